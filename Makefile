@@ -1,0 +1,30 @@
+# make quickstart   everything from an empty machine to a validated model
+# make test         lint, formatting and tests
+# make setup        the environment alone
+# make long         the tests that take minutes
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/installed
+
+.PHONY: setup quickstart test long
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+quickstart: setup
+	$(BIN)/python train.py fit --config configs/quickstart.yaml --ckpt_path last
+	$(BIN)/python train.py validate --config configs/quickstart.yaml --ckpt_path last
+
+test: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+long: setup
+	$(BIN)/python -m pytest -m long

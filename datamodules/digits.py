@@ -1,0 +1,51 @@
+"""The embedded data: scikit-learn's 1797 scans of handwritten digits, 8x8 pixels, packed into shards on first use."""
+
+import os
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+from filelock import FileLock
+from sklearn.datasets import load_digits
+from webdataset import TarWriter
+
+from datamodules.index import scan_shard, write_index
+
+SPLIT_SEED = 0
+TRAIN_SAMPLES = 1400
+SAMPLES_PER_SHARD = 200
+WHITE = 16  # the scans' brightest value
+
+
+def ensure_digits(folder: Path) -> None:
+    """Pack the digits into folder/train (1400) and folder/val (397) unless they are there.
+
+    The folder appears under its name only when it is complete; what a killed packing left is swept away by the next.
+    """
+    if folder.exists():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f"{folder.name}.lock")):
+        if folder.exists():  # packed by another process while this one waited
+            return
+        partial = folder.with_name(f"{folder.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        digits = load_digits()
+        numbers = np.random.default_rng(SPLIT_SEED).permutation(len(digits.target))
+        for split, members in (("train", numbers[:TRAIN_SAMPLES]), ("val", numbers[TRAIN_SAMPLES:])):
+            pack_split(partial / split, members, digits.images, digits.target)
+        os.replace(partial, folder)
+
+
+def pack_split(folder: Path, members: np.ndarray, scans: np.ndarray, labels: np.ndarray) -> None:
+    """Write the scans with the given numbers as PNGs into shards, and their index."""
+    folder.mkdir(parents=True)
+    for shard, first in enumerate(range(0, len(members), SAMPLES_PER_SHARD)):
+        with TarWriter(str(folder / f"{folder.name}-{shard:06d}.tar"), encoder=False, mtime=0) as tar:
+            for number in members[first : first + SAMPLES_PER_SHARD]:
+                gray = np.rint(scans[number] * (255 / WHITE)).astype(np.uint8)
+                _, png = cv2.imencode(".png", gray)
+                tar.write({"__key__": f"digit-{number:04d}", "png": png.tobytes(), "cls": str(labels[number]).encode()})
+    classes = [str(digit) for digit in range(10)]
+    write_index(folder, classes, [scan_shard(path) for path in sorted(folder.glob("*.tar"))])

@@ -1,0 +1,34 @@
+"""What travels from the data to the model: one batch of glimpse sequences."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class GlimpseBatch(NamedTuple):
+    """A batch of B trajectories of T glimpses each.
+
+    The same tuple without its first axis is one sample; torch's default collation stacks samples into a batch.
+    """
+
+    patches: Tensor
+    """(B, T, 3, P, P) uint8, RGB."""
+    positions: Tensor
+    """(B, T, 2) int32: (row, col) of each glimpse's top-left pixel on the canvas."""
+    information_ratio: Tensor
+    """(B, T) float32: share of the image's own pixels seen by glimpses 0..t."""
+    labels: Tensor
+    """(B,) int64: index into the class list."""
+    keys: list[str]
+    """B sample keys, as in the shards."""
+    valid: Tensor
+    """(B,) bool: False for rows that only fill up a batch and must not be counted."""
+
+
+class Cell(NamedTuple):
+    """One cell of a validation table: every validation loader measures one."""
+
+    resolution: int
+    """Canvas side in pixels."""
+    scan: str
+    """Name of the scan pattern, a key of mambaeye.trajectory.SCANS."""

@@ -1,0 +1,213 @@
+"""MambaEye: a causal encoder that predicts after every glimpse (paper section 3; figure 2).
+
+Shapes: B images, T glimpses, P patch side, K axes of a position, D model width.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mambaeye.errors import InputError
+from mambaeye.mamba2 import Mamba2, MixerState
+from mambaeye.moves import embed_moves, moves
+
+DEPTHS = {"tiny": 12, "small": 24, "base": 48}
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Sizes of the encoder."""
+
+    num_classes: int = 1000
+    """Number of classes that the head tells apart."""
+    patch_size: int = 16
+    """Side of a glimpse in pixels."""
+    dim: int = 256
+    """Model width."""
+    depth: int = DEPTHS["tiny"]
+    """Number of Mamba2 blocks: 12 is the paper's tiny, 24 small, 48 base."""
+    d_state: int = 64
+    """State values a channel of the recurrence."""
+    d_conv: int = 4
+    """Taps of the causal convolution, in glimpses."""
+    expand: int = 2
+    """Inner width of a block as a multiple of dim."""
+    headdim: int = 64
+    """Channels a head of the recurrence; divides expand * dim."""
+    move_dim: int = 256
+    """Values that embed a move along one axis, half sines and half cosines."""
+    axes: int = 2
+    """Axes of a position: 2 for (row, col)."""
+
+    @classmethod
+    def named(cls, size: str, **changes: int) -> "EncoderConfig":
+        """The paper's tiny, small or base (5.8, 11.0 and 21.3 M parameters with 1000 classes), with changes."""
+        if size not in DEPTHS:
+            raise InputError(f"no encoder size is called {size!r}: choose one of {', '.join(DEPTHS)}")
+        return replace(cls(depth=DEPTHS[size]), **changes)
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 1:
+                raise InputError(f"encoder.{name} is {value}: give at least 1")
+        if self.move_dim % 2:
+            raise InputError(f"encoder.move_dim is {self.move_dim}: half are sines, so give {self.move_dim + 1}")
+        if self.d_conv < 2:
+            raise InputError("encoder.d_conv is 1: a causal convolution needs 2 taps or more")
+        inner = self.expand * self.dim
+        if inner % self.headdim:
+            divisors = (d for d in range(1, inner + 1) if inner % d == 0)
+            nearest = min(divisors, key=lambda d: abs(d - self.headdim))
+            raise InputError(
+                f"encoder.headdim is {self.headdim}, which does not divide expand * dim = {inner}: "
+                f"the nearest that does is {nearest}"
+            )
+
+
+class EncoderState(NamedTuple):
+    """All that the encoder carries from glimpse to glimpse, one row an image; its size never grows."""
+
+    steps: Tensor
+    """(B,) int64: glimpses seen."""
+    position: Tensor
+    """(B, K) int64: where the last one was."""
+    conv: Tensor
+    """(B, depth, X, W - 1): see MixerState."""
+    ssm: Tensor
+    """(B, depth, H, P, N): see MixerState."""
+
+    def rows(self, index: Tensor | slice) -> "EncoderState":
+        """The state of some of the images: index is what a tensor takes along its first axis."""
+        return EncoderState(*(part[index] for part in self))
+
+    def to(self, device: torch.device | str) -> "EncoderState":
+        """The state on another device."""
+        return EncoderState(*(part.to(device) for part in self))
+
+
+class Block(nn.Module):
+    """Pre-norm residual block: x + Mamba2(RMSNorm(x))."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(config.dim, eps=1e-5)
+        self.mixer = Mamba2(config.dim, config.d_state, config.d_conv, config.expand, config.headdim)
+
+    def forward(self, x: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
+        mixed, state = self.mixer(self.norm(x), state)
+        return x + mixed, state
+
+
+class MambaEye(nn.Module):
+    """Glimpses and their positions -> class logits after every glimpse.
+
+    Args:
+        config: sizes; see EncoderConfig.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        glimpse = 3 * config.patch_size**2 + config.axes * config.move_dim
+        self.projection = nn.Linear(glimpse, config.dim)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.norm = nn.RMSNorm(config.dim, eps=1e-5)
+        self.head = nn.Linear(config.dim, config.num_classes)
+        self.reset_residuals()
+
+    @torch.no_grad()
+    def reset_residuals(self) -> None:
+        """The paper's initialisation where it is not torch's or Mamba2's own: zero biases, residuals scaled by depth."""
+        nn.init.zeros_(self.projection.bias)
+        nn.init.zeros_(self.head.bias)
+        for block in self.blocks:
+            block.mixer.out_proj.weight.div_(math.sqrt(self.config.depth))
+
+    def forward(self, patches: Tensor, positions: Tensor) -> Tensor:
+        """Logits after every glimpse, the whole sequence at once.
+
+        Args:
+            patches: (B, T, 3, P, P) RGB, uint8 or floating in [0, 1].
+            positions: (B, T, K) integers, (row, col) of each glimpse's top-left pixel.
+
+        Returns:
+            (B, T, num_classes).
+
+        Raises:
+            InputError: shapes or dtypes are others than these.
+        """
+        return self.head(self.features(patches, positions))
+
+    def features(self, patches: Tensor, positions: Tensor) -> Tensor:
+        """What the head sees: (B, T, D) after the final norm. Arguments as for a call."""
+        self._check(patches, positions)
+        features, _ = self._run(patches, positions, self.initial_state(patches.shape[0]))
+        return features
+
+    def initial_state(self, batch_size: int) -> EncoderState:
+        """The state of batch_size images of which nothing was seen."""
+        layers = [block.mixer.initial_state(batch_size) for block in self.blocks]
+        weight = self.projection.weight
+        return EncoderState(
+            weight.new_zeros(batch_size, dtype=torch.long),
+            weight.new_zeros(batch_size, self.config.axes, dtype=torch.long),
+            torch.stack([layer.conv for layer in layers], dim=1),
+            torch.stack([layer.ssm for layer in layers], dim=1),
+        )
+
+    def stream(self, patches: Tensor, positions: Tensor, state: EncoderState) -> tuple[Tensor, EncoderState]:
+        """Logits after every glimpse of the next chunk, and the state to go on from.
+
+        Any split of a sequence into chunks gives the logits of the whole. Arguments as for a call, T from 1 up.
+        """
+        self._check(patches, positions)
+        features, state = self._run(patches, positions, state)
+        return self.head(features), state
+
+    def _run(self, patches: Tensor, positions: Tensor, state: EncoderState) -> tuple[Tensor, EncoderState]:
+        x = self._embed(patches, positions, state)  # (B, T, D)
+        layers = []
+        for i, block in enumerate(self.blocks):
+            x, layer = block(x, MixerState(state.conv[:, i], state.ssm[:, i]))
+            layers.append(layer)
+        state = EncoderState(
+            state.steps + positions.shape[1],
+            positions[:, -1].long(),
+            torch.stack([layer.conv for layer in layers], dim=1),
+            torch.stack([layer.ssm for layer in layers], dim=1),
+        )
+        return self.norm(x), state
+
+    def _embed(self, patches: Tensor, positions: Tensor, state: EncoderState) -> Tensor:
+        """Patch vector (channel, row, column) and embedded move -> projection -> SiLU: (B, T, D)."""
+        weight, bias = self.projection.weight, self.projection.bias
+        dtype = weight.dtype
+        of_patch, of_move = weight.split(
+            (3 * self.config.patch_size**2, self.config.axes * self.config.move_dim), dim=1
+        )
+        if patches.dtype == torch.uint8:
+            of_patch = of_patch / 255  # bytes to [0, 1], cheaper on the weight than on the pixels
+        previous = torch.where(state.steps[:, None] == 0, positions[:, 0], state.position)  # the first move is zero
+        embedded = embed_moves(moves(positions, previous), self.config.move_dim, dtype)
+        # one projection of the concatenation (patch, move), without the copy that concatenating makes
+        x = F.linear(patches.flatten(2).to(dtype), of_patch, bias) + F.linear(embedded, of_move)
+        return F.silu(x).to(dtype)  # autocast must not narrow the residual stream
+
+    def _check(self, patches: Tensor, positions: Tensor) -> None:
+        side, axes = self.config.patch_size, self.config.axes
+        if patches.ndim != 5 or patches.shape[2:] != (3, side, side):
+            raise InputError(f"patches have shape {tuple(patches.shape)}: this encoder takes (B, T, 3, {side}, {side})")
+        if positions.shape != (*patches.shape[:2], axes):
+            raise InputError(
+                f"positions have shape {tuple(positions.shape)}: these patches need {(*patches.shape[:2], axes)}"
+            )
+        if patches.shape[1] == 0:
+            raise InputError("the sequence is empty: give at least one glimpse")
+        if patches.dtype != torch.uint8 and not patches.is_floating_point():
+            raise InputError(f"patches are {patches.dtype}: give uint8, or floating values in [0, 1]")
+        if positions.is_floating_point() or positions.is_complex() or positions.dtype == torch.bool:
+            raise InputError(f"positions are {positions.dtype}: give integers, the pixel of each glimpse's corner")

@@ -1,0 +1,109 @@
+"""The LightningModule: encoder, loss, metrics and optimizer, glued together and nothing else."""
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+
+from mambaeye.batch import GlimpseBatch
+from mambaeye.encoder import EncoderConfig, MambaEye
+from mambaeye.loss import Schedule, scheduled_cross_entropy
+from mambaeye.metrics import StepMetrics, powers_of_two
+from mambaeye.optim import OptimizerConfig, build_optimizer, build_schedule
+
+
+class MambaEyeModule(LightningModule):
+    """MambaEye with its loss, metrics and optimizer.
+
+    The data module that it is trained with must have `cells` (what each validation loader measures),
+    `validation_length` (glimpses an image) and `train_batches` (batches an epoch and process).
+
+    Args:
+        encoder: Sizes of the encoder.
+        optimizer: AdamW and its schedule.
+        schedule: Target of the loss: follow the information ratio, or none for plain cross entropy at every step.
+    """
+
+    def __init__(
+        self,
+        encoder: EncoderConfig = EncoderConfig(),
+        optimizer: OptimizerConfig = OptimizerConfig(),
+        schedule: Schedule = "information_ratio",
+    ) -> None:
+        super().__init__()
+        # plain containers, so that a checkpoint loads with weights_only=True
+        self.save_hyperparameters(
+            {"encoder": asdict(encoder), "optimizer": asdict(optimizer), "schedule": schedule}, logger=False
+        )
+        self.encoder = MambaEye(encoder)
+        self.optimizer_config = optimizer
+        self.schedule = schedule
+        self.cell_metrics = nn.ModuleList()
+        self.validation_rows: list[dict[str, Any]] = []
+
+    def setup(self, stage: str) -> None:
+        if stage != "predict":
+            data = self.trainer.datamodule
+            self.cell_metrics = nn.ModuleList(StepMetrics(data.validation_length) for _ in data.cells)
+
+    def training_step(self, batch: GlimpseBatch, batch_idx: int) -> Tensor:
+        logits = self.encoder(batch.patches, batch.positions)
+        loss = scheduled_cross_entropy(logits, batch.labels, batch.information_ratio, self.schedule)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.labels))
+        return loss
+
+    def validation_step(self, batch: GlimpseBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        logits = self.encoder(batch.patches, batch.positions)
+        self.cell_metrics[dataloader_idx].update(logits, batch.labels, batch.valid)
+
+    def test_step(self, batch: GlimpseBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.validation_step(batch, batch_idx, dataloader_idx)
+
+    def predict_step(self, batch: GlimpseBatch, batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
+        """One dictionary an image: its key, the predicted class and the confidence after the last glimpse."""
+        probabilities = self.encoder(batch.patches, batch.positions)[:, -1].float().softmax(-1)  # (B, C)
+        confidence, predicted = probabilities.max(-1)
+        rows = zip(batch.keys, predicted.tolist(), confidence.tolist(), batch.valid.tolist(), strict=True)
+        return [{"key": k, "predicted": p, "confidence": c} for k, p, c, valid in rows if valid]
+
+    def on_validation_epoch_end(self) -> None:
+        self._finish_cells("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._finish_cells("test")
+
+    def _finish_cells(self, stage: str) -> None:
+        """Sums -> rows by step; the last step of every cell as scalars, whose mean top-1 picks the best checkpoint."""
+        self.validation_rows = []
+        last = []
+        for cell, metric in zip(self.trainer.datamodule.cells, self.cell_metrics, strict=True):
+            curves = metric.compute()
+            metric.reset()
+            for step in powers_of_two(len(curves["top1"])):
+                row = {"resolution": cell.resolution, "scan": cell.scan, "step": step}
+                row["samples"] = int(curves["samples"])
+                row |= {name: float(curves[name][step - 1]) for name in ("top1", "top5", "confidence")}
+                self.validation_rows.append(row)
+            last.append(curves["top1"][-1].float())
+            name = f"{cell.resolution}_{cell.scan}"
+            self.log_dict({f"{stage}/{key}/{name}": curves[key][-1].float() for key in ("top1", "top5", "confidence")})
+        self.log(f"{stage}/top1", torch.stack(last).mean(), prog_bar=True)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = build_optimizer(self.encoder, self.optimizer_config)
+        epoch = self._optimizer_steps_an_epoch()
+        total = epoch * self.trainer.max_epochs if self.trainer.max_epochs != -1 else math.inf
+        if self.trainer.max_steps != -1:
+            total = min(total, self.trainer.max_steps)
+        warmup = min(round(self.optimizer_config.warmup_epochs * epoch), total)
+        schedule = build_schedule(optimizer, warmup, total)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _optimizer_steps_an_epoch(self) -> int:
+        # Not trainer.estimated_stepping_batches: it sets the loader up, and a loader that is set up cannot be resumed.
+        batches, limit = self.trainer.datamodule.train_batches, self.trainer.limit_train_batches
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        return max(1, math.ceil(batches / self.trainer.accumulate_grad_batches))

@@ -1,0 +1,123 @@
+"""Trajectories: where the glimpses fall, and how much of the image they have shown.
+
+A position is the (row, col) of a glimpse's top-left pixel, at single-pixel granularity. Along each axis it runs from
+the image's edge to edge + side - patch, inclusive, so that the last row and column are seen. An image narrower than a
+glimpse has one start on that axis: the one that centres the glimpse on it.
+
+A scan pattern is a pure function (box, patch_size, length, rng) -> (length, 2); add one by writing it and naming it in
+SCANS.
+"""
+
+from collections.abc import Callable
+from itertools import cycle, islice, product
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.lib.stride_tricks import sliding_window_view
+from torch import Tensor
+
+from mambaeye.errors import InputError
+
+
+class Box(NamedTuple):
+    """A rectangle of pixels: the image's place on its canvas, or the canvas itself."""
+
+    row: int
+    col: int
+    height: int
+    width: int
+
+
+def start_range(edge: int, side: int, patch_size: int) -> tuple[int, int]:
+    """First and last valid start of a glimpse along one axis, both inclusive."""
+    if side < patch_size:
+        edge, side = edge - (patch_size - side + 1) // 2, patch_size
+    return edge, edge + side - patch_size
+
+
+def random(box: Box, patch_size: int, length: int, rng: np.random.Generator) -> np.ndarray:
+    """Independent positions, uniform over every valid start (the paper's training and main evaluation)."""
+    first_row, last_row = start_range(box.row, box.height, patch_size)
+    first_col, last_col = start_range(box.col, box.width, patch_size)
+    low, high = (first_row, first_col), (last_row, last_col)
+    return rng.integers(low, high, size=(length, 2), endpoint=True, dtype=np.int32)
+
+
+def row_raster(box: Box, patch_size: int, length: int, rng: np.random.Generator) -> np.ndarray:
+    """A grid of glimpses, left to right and top to bottom, begun again when it runs out."""
+    grid = product(
+        grid_starts(box.row, box.height, patch_size),
+        grid_starts(box.col, box.width, patch_size),
+    )
+    return np.array(list(islice(cycle(grid), length)), dtype=np.int32).reshape(length, 2)
+
+
+def grid_starts(edge: int, side: int, patch_size: int) -> list[int]:
+    """Starts a patch apart that cover an axis; the last one is moved back to end at the edge."""
+    first, last = start_range(edge, side, patch_size)
+    return [*range(first, last, patch_size), last]
+
+
+Scan = Callable[[Box, int, int, np.random.Generator], np.ndarray]
+
+SCANS: dict[str, Scan] = {
+    "random": random,
+    "row_raster": row_raster,
+}
+
+
+def scan_pattern(name: str) -> Scan:
+    """The scan pattern of that name.
+
+    Raises:
+        InputError: there is none; the message lists those there are.
+    """
+    if name not in SCANS:
+        raise InputError(f"no scan pattern is called {name!r}: choose one of {', '.join(SCANS)}")
+    return SCANS[name]
+
+
+def information_ratio(positions: Tensor | np.ndarray, box: Box | tuple | Tensor, patch_size: int) -> Tensor:
+    """r_t: the exact share of the box's pixels that the union of glimpses 0..t covers (paper section 3.2).
+
+    Overlaps count once; whatever part of a glimpse lies outside the box counts nothing.
+
+    Args:
+        positions: (..., T, 2) integers, (row, col).
+        box: (row, col, height, width), one for all trajectories or (..., 4), one for each.
+        patch_size: side of a glimpse in pixels.
+
+    Returns:
+        (..., T) float64, non-decreasing, in [0, 1].
+    """
+    positions = np.asarray(positions)
+    leading, length = positions.shape[:-2], positions.shape[-2]
+    boxes = np.broadcast_to(np.asarray(box), (*leading, 4)).reshape(-1, 4)
+    ratios = np.empty((len(boxes), length))
+    for ratio, trajectory, (row, col, height, width) in zip(
+        ratios, positions.reshape(len(boxes), length, 2), boxes, strict=True
+    ):
+        if height < 1 or width < 1:
+            raise InputError(f"the box has {height} x {width} pixels: an information ratio needs at least one")
+        ratio[:] = newly_seen(trajectory - (row, col), height, width, patch_size).cumsum() / (height * width)
+    return torch.from_numpy(ratios.reshape(*leading, length))
+
+
+def newly_seen(positions: np.ndarray, height: int, width: int, patch_size: int) -> np.ndarray:
+    """Pixels of a (height, width) image that each glimpse is the first to show: (T, 2) -> (T,) integers.
+
+    Glimpses are painted with their step, last to first, so that every pixel ends up with the step that saw it first; a
+    glimpse's new pixels are those that kept its number. A margin of one patch takes what falls outside the image.
+    """
+    length, margin = len(positions), patch_size
+    rows, cols = np.clip(positions, -margin, (height, width)).T + margin
+    first_seen = np.full((height + 2 * margin, width + 2 * margin), length, dtype=np.int32)
+    starts = list(zip(rows.tolist(), cols.tolist(), strict=True))
+    for step in range(length - 1, -1, -1):
+        row, col = starts[step]
+        first_seen[row : row + patch_size, col : col + patch_size] = step
+    first_seen[:margin] = first_seen[margin + height :] = length
+    first_seen[:, :margin] = first_seen[:, margin + width :] = length
+    windows = sliding_window_view(first_seen, (patch_size, patch_size))[rows, cols]  # (T, P, P)
+    return (windows == np.arange(length)[:, None, None]).sum(axis=(1, 2))

@@ -1,0 +1,101 @@
+"""The authors' published weights <-> ours."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from torch import Tensor
+
+from mambaeye.encoder import EncoderConfig, MambaEye
+from mambaeye.errors import InputError
+
+# published name -> ours; below a block the names agree
+PREFIXES = {
+    "init_fc.0.": "projection.",
+    "mamba2_net.layers.": "blocks.",
+    "mamba2_net.norm_f.": "norm.",
+    "classification_head.0.": "head.",
+}
+PUBLISHED_MOVE_DIM = 256
+
+
+def load_published(source: str | Path | Mapping[str, Tensor]) -> MambaEye:
+    """A MambaEye with the authors' weights, of the sizes that the shapes tell.
+
+    Args:
+        source: path of a mambaeye_*.pt file, or its state dict.
+
+    Returns:
+        The encoder, on the CPU, in float32.
+
+    Raises:
+        InputError: the file cannot be read as plain tensors, or its keys or shapes are not a MambaEye's.
+    """
+    published = source if isinstance(source, Mapping) else read_tensors(Path(source))
+    state = {}
+    for name, tensor in published.items():
+        prefix = next((p for p in PREFIXES if name.startswith(p)), None)
+        if prefix is None:
+            raise InputError(f"{describe(source)} has a key {name!r} that no published MambaEye has")
+        state[PREFIXES[prefix] + name.removeprefix(prefix)] = tensor
+    model = MambaEye(sizes(state, describe(source)))
+    load_matching(model, state, describe(source))
+    return model
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The state dict in a .pt file, read without executing anything that it holds."""
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist: give the path of a downloaded mambaeye_*.pt") from None
+    except (UnpicklingError, RuntimeError, EOFError) as error:
+        raise InputError(f"{path} is not a file of plain tensors (damaged, or not weights): {error}") from None
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise InputError(f"{path} is not a plain state dict of tensors: give a published mambaeye_*.pt")
+    return loaded
+
+
+def sizes(state: Mapping[str, Tensor], where: str) -> EncoderConfig:
+    """The EncoderConfig that the shapes of a state dict (our names) tell; the embedding has 256 values an axis."""
+    try:
+        dim, glimpse = state["projection.weight"].shape
+        num_classes = state["head.weight"].shape[0]
+        inner = state["blocks.0.mixer.norm.weight"].shape[0]
+        heads = state["blocks.0.mixer.A_log"].shape[0]
+        channels, _, d_conv = state["blocks.0.mixer.conv1d.weight"].shape
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{where} is not a MambaEye: {error} is missing or has another rank") from None
+    return EncoderConfig(
+        num_classes=num_classes,
+        patch_size=math.isqrt((glimpse - 2 * PUBLISHED_MOVE_DIM) // 3),
+        dim=dim,
+        depth=1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks.")),
+        d_state=(channels - inner) // 2,
+        d_conv=d_conv,
+        expand=inner // dim,
+        headdim=inner // heads,
+        move_dim=PUBLISHED_MOVE_DIM,
+    )
+
+
+def load_matching(model: MambaEye, state: Mapping[str, Tensor], where: str) -> None:
+    """Load a state dict whose keys and shapes are the model's own; otherwise say which differ and change nothing."""
+    own = model.state_dict()
+    differences = [f"{name} is missing" for name in own if name not in state]
+    differences += [f"{name} is unknown" for name in state if name not in own]
+    differences += [
+        f"{name} is {tuple(state[name].shape)}, not {tuple(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    if differences:
+        raise InputError(f"{where} does not fit this encoder: {'; '.join(differences)}")
+    model.load_state_dict(state)
+
+
+def describe(source: str | Path | Mapping[str, Tensor]) -> str:
+    """What to call a source of weights in a message."""
+    return "the state dict" if isinstance(source, Mapping) else str(source)

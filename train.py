@@ -1,0 +1,145 @@
+"""MambaEye on the command line: python train.py {fit,validate,test,predict} --help"""
+
+import sys
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from jsonargparse import Namespace, set_parsing_settings
+from lightning import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from callbacks.predictions import PredictionWriter
+from callbacks.validation import ValidationReport
+from datamodules.datamodule import ShardDataModule
+from mambaeye.errors import InputError
+from mambaeye.module import MambaEyeModule
+
+# numbers that two sides need are stated once: where the model gets them from
+LINKS = {"data.num_classes": "model.encoder.num_classes", "data.patch_size": "model.encoder.patch_size"}
+
+
+class MambaEyeCLI(LightningCLI):
+    """LightningCLI with a run directory, and checkpoints that say what they hold.
+
+    A value is looked for in this order: flags and --config, the checkpoint, the defaults.
+    """
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--run_dir",
+            type=str | None,
+            help="Folder for everything that the run writes (default: runs/<name of the config file>; without a "
+            "config, the run that the checkpoint belongs to).",
+        )
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        best = {"monitor": "val/top1", "mode": "max", "filename": "best", "enable_version_counter": False}
+        parser.set_defaults({f"checkpoint.{key}": value for key, value in {**best, "save_last": True}.items()})
+        parser.link_arguments("run_dir", "trainer.default_root_dir")
+        parser.link_arguments("run_dir", "checkpoint.dirpath", compute_fn=checkpoint_dir)
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+        for source, target in LINKS.items():
+            parser.link_arguments(source, target)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse twice: to see which config and checkpoint are meant, then with the defaults that follow from them."""
+        given = sys.argv[1:] if args is None else args
+        first = parser.parse_args([word for word in given if not word.startswith("--print_config")])
+        command = first.subcommand
+        defaults = run_defaults(command, first[command])
+        self._parser(command).set_defaults(defaults)
+        super().parse_arguments(parser, args)
+        self.config[command].ckpt_path = defaults["ckpt_path"]
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning's own reading of a checkpoint's sizes, which overrules flags; ours is in parse_arguments."""
+
+    def before_instantiate_classes(self) -> None:
+        name = "config.yaml" if self.subcommand == "fit" else f"{self.subcommand}.yaml"
+        self.save_config_kwargs = {"config_filename": name, "overwrite": True}
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        config = self.config[self.subcommand]
+        if config.trainer.logger is None:
+            kwargs["logger"] = TensorBoardLogger(config.run_dir, name="", version="", default_hp_metric=False)
+        return super().instantiate_trainer(**kwargs)
+
+
+def checkpoint_dir(run_dir: str | None) -> str:
+    """Where a run keeps its checkpoints."""
+    return str(Path(run_dir or "runs") / "checkpoints")
+
+
+def run_defaults(command: str, config: Namespace) -> dict[str, Any]:
+    """Defaults that follow from what was asked for: the run directory, the checkpoint's path, and what it holds.
+
+    Raises:
+        InputError: the command needs a checkpoint and there is none, or a new run would overwrite another.
+    """
+    asked = config.ckpt_path
+    if config.run_dir:
+        run_dir = Path(config.run_dir)
+    elif config.config:
+        run_dir = Path("runs") / Path(str(config.config[-1])).stem
+    elif asked and Path(asked).parent.name == "checkpoints":
+        run_dir = Path(asked).parent.parent
+    else:
+        run_dir = Path("runs/default")
+    last = Path(checkpoint_dir(str(run_dir))) / "last.ckpt"
+    if asked == "last":
+        asked = str(last) if last.exists() else None
+        if asked is None and command == "fit":
+            print(f"{last} does not exist: starting afresh")
+    elif asked is None and command == "fit" and last.exists():
+        raise InputError(
+            f"{run_dir} already holds a run: continue it with --ckpt_path last, or choose another --run_dir"
+        )
+    if asked is None and command != "fit":
+        raise InputError(f"{command} has no checkpoint to load ({last} may be one): give it with --ckpt_path")
+    defaults = checkpoint_hyperparameters(asked) if asked else {}
+    return {**defaults, "run_dir": str(run_dir), "ckpt_path": asked, "weights_only": True}
+
+
+def checkpoint_hyperparameters(path: str) -> dict[str, Any]:
+    """The model's and the data's arguments that a checkpoint was trained with, as parser keys.
+
+    Raises:
+        InputError: the file is not there, or not a checkpoint of ours.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        model, data = checkpoint["hyper_parameters"], checkpoint["datamodule_hyper_parameters"]
+    except FileNotFoundError:
+        raise InputError(f"--ckpt_path {path} does not exist") from None
+    except (UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--ckpt_path {path} is damaged or not a checkpoint of a MambaEye run: {reason}") from None
+    keys = {f"data.{key}": value for key, value in data.items() if not key.startswith("_") and key != "seed"}
+    for key, value in model.items():
+        nested = value.items() if isinstance(value, dict) else [(None, value)]
+        keys |= {f"model.{key}" + (f".{name}" if name else ""): inner for name, inner in nested if key[0] != "_"}
+    return {key: value for key, value in keys.items() if key not in LINKS.values()}
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line; a user's mistake ends in one sentence and exit code 1."""
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    try:
+        MambaEyeCLI(
+            MambaEyeModule,
+            ShardDataModule,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            trainer_defaults={"callbacks": [ValidationReport(), PredictionWriter()]},
+            args=args,
+        )
+    except InputError as error:
+        sentence = str(error).rpartition("InputError: ")[2].strip()  # of a loader worker's error, its last line
+        sys.exit(f"error: {sentence}")
+
+
+if __name__ == "__main__":
+    main()
