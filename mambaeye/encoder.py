@@ -38,7 +38,7 @@ class EncoderConfig:
     """Inner width of a block as a multiple of dim."""
     headdim: int = 64
     """Channels a head of the recurrence; divides expand * dim."""
-    move_dim: int = 256
+    move_embedding_dim: int = 256
     """Values that embed a move along one axis, half sines and half cosines."""
     axes: int = 2
     """Axes of a position: 2 for (row, col)."""
@@ -54,8 +54,10 @@ class EncoderConfig:
         for name, value in vars(self).items():
             if value < 1:
                 raise InputError(f"encoder.{name} is {value}: give at least 1")
-        if self.move_dim % 2:
-            raise InputError(f"encoder.move_dim is {self.move_dim}: half are sines, so give {self.move_dim + 1}")
+        if self.move_embedding_dim % 2:
+            raise InputError(
+                f"encoder.move_embedding_dim is {self.move_embedding_dim}: half are sines, so give {self.move_embedding_dim + 1}"
+            )
         if self.d_conv < 2:
             raise InputError("encoder.d_conv is 1: a causal convolution needs 2 taps or more")
         inner = self.expand * self.dim
@@ -112,7 +114,7 @@ class MambaEye(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
-        glimpse = 3 * config.patch_size**2 + config.axes * config.move_dim
+        glimpse = 3 * config.patch_size**2 + config.axes * config.move_embedding_dim
         self.projection = nn.Linear(glimpse, config.dim)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.RMSNorm(config.dim, eps=1e-5)
@@ -121,7 +123,7 @@ class MambaEye(nn.Module):
 
     @torch.no_grad()
     def reset_residuals(self) -> None:
-        """The paper's initialisation where it is not torch's or Mamba2's own: zero biases, residuals scaled by depth."""
+        """The paper's initialisation where it is not torch's or Mamba2's own: zero biases, residuals scaled down."""
         nn.init.zeros_(self.projection.bias)
         nn.init.zeros_(self.head.bias)
         for block in self.blocks:
@@ -187,12 +189,12 @@ class MambaEye(nn.Module):
         weight, bias = self.projection.weight, self.projection.bias
         dtype = weight.dtype
         of_patch, of_move = weight.split(
-            (3 * self.config.patch_size**2, self.config.axes * self.config.move_dim), dim=1
+            (3 * self.config.patch_size**2, self.config.axes * self.config.move_embedding_dim), dim=1
         )
         if patches.dtype == torch.uint8:
             of_patch = of_patch / 255  # bytes to [0, 1], cheaper on the weight than on the pixels
         previous = torch.where(state.steps[:, None] == 0, positions[:, 0], state.position)  # the first move is zero
-        embedded = embed_moves(moves(positions, previous), self.config.move_dim, dtype)
+        embedded = embed_moves(moves(positions, previous), self.config.move_embedding_dim, dtype)
         # one projection of the concatenation (patch, move), without the copy that concatenating makes
         x = F.linear(patches.flatten(2).to(dtype), of_patch, bias) + F.linear(embedded, of_move)
         return F.silu(x).to(dtype)  # autocast must not narrow the residual stream

@@ -18,7 +18,7 @@ PREFIXES = {
     "mamba2_net.norm_f.": "norm.",
     "classification_head.0.": "head.",
 }
-PUBLISHED_MOVE_DIM = 256
+MOVE_EMBEDDING_DIM = 256
 
 
 def load_published(source: str | Path | Mapping[str, Tensor]) -> MambaEye:
@@ -70,14 +70,14 @@ def sizes(state: Mapping[str, Tensor], where: str) -> EncoderConfig:
         raise InputError(f"{where} is not a MambaEye: {error} is missing or has another rank") from None
     return EncoderConfig(
         num_classes=num_classes,
-        patch_size=math.isqrt((glimpse - 2 * PUBLISHED_MOVE_DIM) // 3),
+        patch_size=math.isqrt((glimpse - 2 * MOVE_EMBEDDING_DIM) // 3),
         dim=dim,
         depth=1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks.")),
         d_state=(channels - inner) // 2,
         d_conv=d_conv,
         expand=inner // dim,
         headdim=inner // heads,
-        move_dim=PUBLISHED_MOVE_DIM,
+        move_embedding_dim=MOVE_EMBEDDING_DIM,
     )
 
 

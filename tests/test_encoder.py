@@ -1,0 +1,175 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from mambaeye.encoder import DEPTHS, EncoderConfig, EncoderState, MambaEye
+from mambaeye.errors import InputError
+
+SMALL = EncoderConfig(num_classes=5, patch_size=4, dim=16, depth=2, d_state=8, headdim=8, move_embedding_dim=8)
+
+
+def glimpses(batch: int, length: int, config: EncoderConfig = SMALL) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(length)
+    side, axes = config.patch_size, config.axes
+    patches = torch.randint(256, (batch, length, 3, side, side), dtype=torch.uint8, generator=generator)
+    return patches, torch.randint(64, (batch, length, axes), generator=generator)
+
+
+def small_model(dtype: torch.dtype = torch.float64, config: EncoderConfig = SMALL) -> MambaEye:
+    torch.manual_seed(0)
+    return MambaEye(config).to(dtype)
+
+
+def in_pieces(model: MambaEye, patches: Tensor, positions: Tensor, sizes: list[int]) -> tuple[Tensor, EncoderState]:
+    state, logits = model.initial_state(len(patches)), []
+    for piece in torch.arange(patches.shape[1]).split(sizes):
+        some, state = model.stream(patches[:, piece], positions[:, piece], state)
+        logits.append(some)
+    return torch.cat(logits, dim=1), state
+
+
+@pytest.mark.parametrize(("size", "millions"), [("tiny", 5.8), ("small", 11.0), ("base", 21.3)])
+def test_published_sizes(size: str, millions: float) -> None:
+    with torch.device("meta"):
+        model = MambaEye.__new__(MambaEye)
+        MambaEye.__init__(model, EncoderConfig.named(size))
+    assert round(sum(p.numel() for p in model.parameters()) / 1e6, 1) == millions
+
+
+@pytest.mark.parametrize("length", [1, 2, 63, 64, 65, 130])
+def test_recurrent_is_parallel(length: int) -> None:
+    model, (patches, positions) = small_model(), glimpses(2, length)
+    logits, _ = in_pieces(model, patches, positions, [1] * length)
+    torch.testing.assert_close(logits, model(patches, positions), atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("sizes", [[1, 129], [64, 66], [3, 1, 70, 56], [129, 1]])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
+def test_any_split_is_the_whole(sizes: list[int], dtype: torch.dtype, tolerance: float) -> None:
+    model, (patches, positions) = small_model(dtype), glimpses(3, 130)
+    logits, state = in_pieces(model, patches, positions, sizes)
+    torch.testing.assert_close(logits, model(patches, positions), atol=tolerance, rtol=0)
+    assert state.steps.tolist() == [130] * 3
+    assert state.position.equal(positions[:, -1])
+
+
+def test_gradients_of_a_split_are_those_of_the_whole() -> None:
+    model, (patches, positions) = small_model(), glimpses(2, 10)
+    whole = torch.autograd.grad(model(patches, positions).sin().sum(), list(model.parameters()))
+    logits, _ = in_pieces(model, patches, positions, [1, 4, 5])
+    torch.testing.assert_close(torch.autograd.grad(logits.sin().sum(), list(model.parameters())), whole)
+
+
+def test_strictly_causal() -> None:
+    model, (patches, positions) = small_model(), glimpses(1, 70)
+    changed, elsewhere = patches.clone(), positions.clone()
+    changed[:, 40:], elsewhere[:, 40:] = 255 - changed[:, 40:], elsewhere[:, 40:] + 9
+    before, after = model(patches, positions), model(changed, elsewhere)
+    assert before[:, :40].equal(after[:, :40])
+    assert not before[:, 40:].isclose(after[:, 40:]).all(-1).any()
+
+
+def test_only_moves_matter_not_positions() -> None:
+    model, (patches, positions) = small_model(), glimpses(2, 9)
+    assert model(patches, positions).equal(model(patches, positions + 1000))
+    torch.testing.assert_close(model(patches, positions.int()), model(patches, positions))
+
+
+def test_bytes_and_floats_are_the_same_image() -> None:
+    model, (patches, positions) = small_model(), glimpses(2, 9)
+    torch.testing.assert_close(model(patches.double() / 255, positions), model(patches, positions), atol=1e-12, rtol=0)
+
+
+def test_state_can_be_picked_by_row_saved_and_does_not_grow(tmp_path: Path) -> None:
+    model, (patches, positions) = small_model(), glimpses(4, 12)
+    _, state = in_pieces(model, patches[:, :7], positions[:, :7], [7])
+    torch.save(state._asdict(), tmp_path / "state.pt")
+    loaded = EncoderState(**torch.load(tmp_path / "state.pt", weights_only=True)).to("cpu")
+    rows = torch.tensor([2, 0])
+    logits, after = model.stream(patches[rows, 7:], positions[rows, 7:], loaded.rows(rows))
+    torch.testing.assert_close(logits, model(patches, positions)[rows, 7:], atol=1e-10, rtol=0)
+    assert [part.shape for part in after] == [part.shape for part in model.initial_state(2)]
+
+
+def test_rows_of_different_age_go_on_together() -> None:
+    """A fresh image may join images half seen: its first move is zero, theirs is not."""
+    model, (patches, positions) = small_model(), glimpses(2, 8)
+    _, old = model.stream(patches[:1, :5], positions[:1, :5], model.initial_state(1))
+    mixed = EncoderState(*(torch.cat(parts) for parts in zip(old, model.initial_state(1), strict=True)))
+    logits, after = model.stream(patches[:, 5:], positions[:, 5:], mixed)
+    torch.testing.assert_close(logits[0], model(patches[:1], positions[:1])[0, 5:], atol=1e-10, rtol=0)
+    torch.testing.assert_close(logits[1], model(patches[1:, 5:], positions[1:, 5:])[0], atol=1e-10, rtol=0)
+    assert after.steps.tolist() == [8, 3]
+
+
+def test_three_axes() -> None:
+    config = EncoderConfig(num_classes=5, patch_size=4, dim=16, depth=1, headdim=8, move_embedding_dim=8, axes=3)
+    model, (patches, positions) = small_model(config=config), glimpses(2, 6, config)
+    assert model.projection.in_features == 3 * 16 + 3 * 8
+    logits = model(patches, positions)
+    assert logits.shape == (2, 6, 5)
+    later = positions.clone()
+    later[:, 3:, 2] += 5  # a move along the third axis alone is seen, from the step on that makes it
+    assert model(patches, later)[:, :3].equal(logits[:, :3])
+    assert not model(patches, later)[:, 3].isclose(logits[:, 3]).any()
+
+
+def test_autocast_keeps_recurrence_and_residual_wide() -> None:
+    model, (patches, positions) = small_model(torch.float32), glimpses(2, 40)
+    with torch.autocast("cpu", torch.bfloat16):
+        features = model.features(patches, positions)
+        _, state = model.stream(patches, positions, model.initial_state(2))
+    assert features.dtype == state.ssm.dtype == torch.float32
+    torch.testing.assert_close(features, model.features(patches, positions), atol=0.1, rtol=0.1)
+
+
+def test_initialisation() -> None:
+    torch.manual_seed(0)
+    model = MambaEye(EncoderConfig(num_classes=7, dim=64, depth=16, headdim=2))
+    assert model.projection.bias.eq(0).all()
+    assert model.head.bias.eq(0).all()
+    mixers = [block.mixer for block in model.blocks]
+    steps = torch.cat([torch.nn.functional.softplus(m.dt_bias) for m in mixers])
+    decays = torch.cat([m.A_log.exp() for m in mixers])
+    assert 0.001 <= steps.min() < 0.0015
+    assert 0.08 < steps.max() <= 0.1
+    assert steps.log().mean().item() == pytest.approx(-4.6, abs=0.15)  # log-uniform: the middle is 0.01
+    assert 1 <= decays.min() < 1.2
+    assert decays.mean().item() == pytest.approx(8.5, abs=0.5)
+    bound = 1 / (128**0.5 * 16**0.5)  # torch's own bound over the square root of the depth
+    assert 0.98 * bound < max(m.out_proj.weight.abs().max().item() for m in mixers) <= bound
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"headdim": 7}, "headdim is 7, which does not divide expand \\* dim = 512: the nearest that does is 8"),
+        ({"depth": 0}, "encoder.depth is 0: give at least 1"),
+        ({"move_embedding_dim": 7}, "move_embedding_dim is 7: half are sines, so give 8"),
+        ({"d_conv": 1}, "needs 2 taps"),
+    ],
+)
+def test_sizes_that_cannot_be(change: dict[str, int], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        EncoderConfig(**change)
+
+
+def test_unknown_size() -> None:
+    with pytest.raises(InputError, match="'huge': choose one of tiny, small, base"):
+        EncoderConfig.named("huge")
+    assert {name: EncoderConfig.named(name).depth for name in DEPTHS} == DEPTHS
+
+
+def test_wrong_input_is_refused_in_one_sentence() -> None:
+    model, (patches, positions) = small_model(), glimpses(2, 3)
+    for bad_patches, bad_positions, message in [
+        (patches[:, :, :1], positions, r"\(2, 3, 1, 4, 4\): this encoder takes \(B, T, 3, 4, 4\)"),
+        (patches, positions[:, :2], r"\(2, 2, 2\): these patches need \(2, 3, 2\)"),
+        (patches[:, :0], positions[:, :0], "empty: give at least one glimpse"),
+        (patches.int(), positions, "int32: give uint8, or floating"),
+        (patches, positions.float(), "float32: give integers"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            model(bad_patches, bad_positions)

@@ -1,0 +1,46 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mambaeye.loss import scheduled_cross_entropy
+
+
+def random_case(batch: int, length: int, classes: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    logits = (3 * torch.randn(batch, length, classes)).requires_grad_()
+    ratio = torch.rand(batch, length).sort(1).values
+    ratio[0, 0], ratio[-1, -1] = 0.0, 1.0
+    return logits, torch.randint(classes, (batch,)), ratio
+
+
+@pytest.mark.parametrize(("batch", "length", "classes"), [(4, 9, 7), (1, 1, 2), (2, 3, 1000)])
+def test_equals_the_dense_target(batch: int, length: int, classes: int) -> None:
+    logits, labels, ratio = random_case(batch, length, classes)
+    loss = scheduled_cross_entropy(logits, labels, ratio)
+    one_hot = F.one_hot(labels, classes)[:, None].expand(-1, length, -1)
+    target = (1 - ratio)[..., None] / classes + ratio[..., None] * one_hot
+    dense = F.cross_entropy(logits.flatten(0, 1), target.flatten(0, 1))
+    torch.testing.assert_close(loss, dense, atol=1e-6, rtol=0)
+    got, expected = (torch.autograd.grad(value, logits)[0] for value in (loss, dense))
+    torch.testing.assert_close(got, expected, atol=1e-6, rtol=0)
+
+
+def test_equals_label_smoothing() -> None:
+    logits, labels, _ = random_case(3, 5, 11)
+    loss = scheduled_cross_entropy(logits, labels, torch.full((3, 5), 0.7))
+    smoothed = F.cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(5), label_smoothing=0.3)
+    torch.testing.assert_close(loss, smoothed, atol=1e-6, rtol=0)
+
+
+def test_without_schedule_it_is_plain_cross_entropy() -> None:
+    logits, labels, ratio = random_case(3, 5, 11)
+    loss = scheduled_cross_entropy(logits, labels, ratio, schedule="none")
+    plain = F.cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(5))
+    torch.testing.assert_close(loss, plain, atol=1e-6, rtol=0)
+
+
+def test_half_precision_logits_are_widened() -> None:
+    logits, labels, ratio = random_case(3, 5, 1000)
+    loss = scheduled_cross_entropy(logits.bfloat16(), labels, ratio)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, scheduled_cross_entropy(logits.bfloat16().float(), labels, ratio))
