@@ -100,6 +100,8 @@ def run_defaults(command: str, config: Namespace) -> dict[str, Any]:
     if asked is None and command != "fit":
         raise InputError(f"{command} has no checkpoint to load ({last} may be one): give it with --ckpt_path")
     defaults = checkpoint_hyperparameters(asked) if asked else {}
+    if command in ("validate", "test"):
+        defaults["verbose"] = False  # Lightning's own table; ours has every step
     return {**defaults, "run_dir": str(run_dir), "ckpt_path": asked, "weights_only": True}
 
 
@@ -114,7 +116,7 @@ def checkpoint_hyperparameters(path: str) -> dict[str, Any]:
         model, data = checkpoint["hyper_parameters"], checkpoint["datamodule_hyper_parameters"]
     except FileNotFoundError:
         raise InputError(f"--ckpt_path {path} does not exist") from None
-    except (UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
+    except (UnpicklingError, RuntimeError, OSError, EOFError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"--ckpt_path {path} is damaged or not a checkpoint of a MambaEye run: {reason}") from None
     keys = {f"data.{key}": value for key, value in data.items() if not key.startswith("_") and key != "seed"}

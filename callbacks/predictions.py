@@ -1,23 +1,18 @@
 """predictions.jsonl: what `predict` leaves behind."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning import Callback, LightningModule, Trainer
 
 
-class PredictionWriter(BasePredictionWriter):
+class PredictionWriter(Callback):
     """Writes one JSON line an image and cell: key, resolution, scan, predicted class, confidence.
 
     The file is <run directory>/predictions.jsonl, made anew by every run; of several processes each writes its own
     part, predictions-<rank>.jsonl.
     """
-
-    def __init__(self) -> None:
-        super().__init__(write_interval="batch")
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         name = "predictions.jsonl" if trainer.world_size == 1 else f"predictions-{trainer.global_rank}.jsonl"
@@ -25,18 +20,17 @@ class PredictionWriter(BasePredictionWriter):
         path.parent.mkdir(parents=True, exist_ok=True)
         self.file = path.open("w")
 
-    def write_on_batch_end(
+    def on_predict_batch_end(
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        prediction: list[dict[str, Any]],
-        batch_indices: Sequence[int] | None,
+        outputs: list[dict[str, Any]],
         batch: Any,
         batch_idx: int,
-        dataloader_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         cell = trainer.datamodule.cells[dataloader_idx]
-        for row in prediction:
+        for row in outputs:
             self.file.write(json.dumps({**row, **cell._asdict()}) + "\n")
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

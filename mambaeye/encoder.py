@@ -56,7 +56,7 @@ class EncoderConfig:
                 raise InputError(f"encoder.{name} is {value}: give at least 1")
         if self.move_embedding_dim % 2:
             raise InputError(
-                f"encoder.move_embedding_dim is {self.move_embedding_dim}: half are sines, so give {self.move_embedding_dim + 1}"
+                f"encoder.move_embedding_dim is {self.move_embedding_dim}: half are sines, so give an even number"
             )
         if self.d_conv < 2:
             raise InputError("encoder.d_conv is 1: a causal convolution needs 2 taps or more")

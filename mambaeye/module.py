@@ -13,6 +13,7 @@ from mambaeye.encoder import EncoderConfig, MambaEye
 from mambaeye.loss import Schedule, scheduled_cross_entropy
 from mambaeye.metrics import StepMetrics, powers_of_two
 from mambaeye.optim import OptimizerConfig, build_optimizer, build_schedule
+from mambaeye.weights import require_fit
 
 
 class MambaEyeModule(LightningModule):
@@ -36,7 +37,13 @@ class MambaEyeModule(LightningModule):
         super().__init__()
         # plain containers, so that a checkpoint loads with weights_only=True
         self.save_hyperparameters(
-            {"encoder": asdict(encoder), "optimizer": asdict(optimizer), "schedule": schedule}, logger=False
+            {
+                "encoder": asdict(encoder),
+                "optimizer": asdict(optimizer),
+                "schedule": schedule,
+                "_instantiator": "lightning.pytorch.cli.instantiate_module",  # load_from_checkpoint builds with this
+            },
+            logger=False,
         )
         self.encoder = MambaEye(encoder)
         self.optimizer_config = optimizer
@@ -48,6 +55,10 @@ class MambaEyeModule(LightningModule):
         if stage != "predict":
             data = self.trainer.datamodule
             self.cell_metrics = nn.ModuleList(StepMetrics(data.validation_length) for _ in data.cells)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of other shapes before anything is changed."""
+        require_fit(self, checkpoint["state_dict"], "the checkpoint")
 
     def training_step(self, batch: GlimpseBatch, batch_idx: int) -> Tensor:
         logits = self.encoder(batch.patches, batch.positions)

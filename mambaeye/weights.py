@@ -6,7 +6,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mambaeye.encoder import EncoderConfig, MambaEye
 from mambaeye.errors import InputError
@@ -19,6 +19,7 @@ PREFIXES = {
     "classification_head.0.": "head.",
 }
 MOVE_EMBEDDING_DIM = 256
+SHOWN_DIFFERENCES = 8
 
 
 def load_published(source: str | Path | Mapping[str, Tensor]) -> MambaEye:
@@ -83,6 +84,16 @@ def sizes(state: Mapping[str, Tensor], where: str) -> EncoderConfig:
 
 def load_matching(model: MambaEye, state: Mapping[str, Tensor], where: str) -> None:
     """Load a state dict whose keys and shapes are the model's own; otherwise say which differ and change nothing."""
+    require_fit(model, state, where)
+    model.load_state_dict(state)
+
+
+def require_fit(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Nothing, if a state dict has the model's own keys and shapes.
+
+    Raises:
+        InputError: it has not; the message lists the differences.
+    """
     own = model.state_dict()
     differences = [f"{name} is missing" for name in own if name not in state]
     differences += [f"{name} is unknown" for name in state if name not in own]
@@ -92,8 +103,9 @@ def load_matching(model: MambaEye, state: Mapping[str, Tensor], where: str) -> N
         if name in state and state[name].shape != own[name].shape
     ]
     if differences:
-        raise InputError(f"{where} does not fit this encoder: {'; '.join(differences)}")
-    model.load_state_dict(state)
+        shown = "; ".join(differences[:SHOWN_DIFFERENCES])
+        more = f"; and {len(differences) - SHOWN_DIFFERENCES} more" if len(differences) > SHOWN_DIFFERENCES else ""
+        raise InputError(f"{where} does not fit this encoder: {shown}{more}")
 
 
 def describe(source: str | Path | Mapping[str, Tensor]) -> str:

@@ -1,0 +1,254 @@
+"""The command line in full, on the digits, with a model of a few thousand parameters."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mambaeye.module import MambaEyeModule
+from train import main
+
+TINY = {
+    "model.encoder.dim": 16,
+    "model.encoder.depth": 1,
+    "model.encoder.d_state": 8,
+    "model.encoder.headdim": 8,
+    "model.optimizer.warmup_epochs": 0.5,
+    "data.length": 9,
+    "data.validation_length": 9,
+    "data.resolutions": "[32,40]",
+    "data.scans": "[random,row_raster]",
+    "data.num_workers": 0,
+    "trainer.max_epochs": 1,
+    "trainer.accelerator": "cpu",
+    "trainer.enable_progress_bar": "false",
+    "trainer.enable_model_summary": "false",
+}
+
+
+def flags(settings: dict[str, object]) -> list[str]:
+    return [f"--{key}={value}" for key, value in settings.items()]
+
+
+@pytest.fixture(autouse=True)
+def somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs start in an empty directory, and any path of theirs is relative to it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["train.py"])
+
+
+@pytest.fixture(scope="module")
+def trained(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run directory of a tiny model trained for one epoch, without a validation."""
+    run_dir = tmp_path_factory.mktemp("trained") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["train.py"])
+        main(["fit", f"--run_dir={run_dir}", f"--data.data_dir={data_dir}", *flags(TINY)])
+    return run_dir
+
+
+def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What a command that must fail says, all of it: one sentence."""
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    said = str(stop.value) if stop.value.code != 2 else capsys.readouterr().err.splitlines()[-1]
+    assert "Traceback" not in said
+    assert "\n" not in said
+    return said
+
+
+def rows(run_dir: Path, name: str = "validation.json") -> list[dict]:
+    return json.loads((run_dir / name).read_text())["rows"]
+
+
+def test_fit_leaves_a_run_directory(trained: Path) -> None:
+    checkpoint = torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["hyper_parameters"]["encoder"]["num_classes"] == 10
+    assert checkpoint["datamodule_hyper_parameters"]["resolutions"] == [32, 40]
+    assert checkpoint["global_step"] == 1400 // 64
+    assert (trained / "checkpoints" / "best.ckpt").exists()
+    assert "dim: 16" in (trained / "config.yaml").read_text()
+    events = EventAccumulator(str(trained)).Reload()
+    tags = {"train/loss", "val/top1", "val/top1/32_random", "val/top5/40_row_raster", "val/confidence/40_random"}
+    assert tags <= set(events.Tags()["scalars"])
+    expected = [(r, scan, step) for r in (32, 40) for scan in ("random", "row_raster") for step in (1, 2, 4, 8, 9)]
+    assert [(row["resolution"], row["scan"], row["step"]) for row in rows(trained)] == expected
+
+
+def test_validate_needs_only_the_checkpoint(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Sizes, data and cells come from the checkpoint, and the numbers are those at the end of the fit, every time."""
+    before = rows(trained)
+    assert all(row["samples"] == 397 for row in before)
+    for _ in range(2):
+        main(["validate", f"--ckpt_path={trained}/checkpoints/last.ckpt", "--trainer.accelerator=cpu"])
+        assert rows(trained) == before
+    assert "Top-1 (%) after so many glimpses, 397 images" in capsys.readouterr().out
+    assert (trained / "validation.png").stat().st_size > 10_000
+    assert (trained / "validate.yaml").exists()
+
+
+def test_flags_win_over_the_checkpoint(trained: Path) -> None:
+    last = f"--ckpt_path={trained}/checkpoints/last.ckpt"
+    main(["validate", last, "--run_dir=elsewhere", "--data.resolutions=[56]", "--data.batch_size=100"])
+    assert {(row["resolution"], row["scan"]) for row in rows(Path("elsewhere"))} == {(56, "random"), (56, "row_raster")}
+
+
+def test_batch_size_and_workers_do_not_change_the_numbers(trained: Path) -> None:
+    last = f"--ckpt_path={trained}/checkpoints/last.ckpt"
+    main(["validate", last, "--run_dir=other", "--data.batch_size=50", "--data.num_workers=2"])
+    for row, expected in zip(rows(Path("other")), rows(trained), strict=True):
+        for name in ("samples", "top1", "top5", "confidence"):
+            assert row[name] == pytest.approx(expected[name], abs=1e-6)
+
+
+def test_test_and_predict(trained: Path) -> None:
+    last = f"--ckpt_path={trained}/checkpoints/last.ckpt"
+    main(["test", last, "--run_dir=tested"])
+    assert rows(Path("tested"), "test.json") == rows(trained)
+    main(["predict", last, "--run_dir=predicted", "--data.num_workers=2"])
+    lines = [json.loads(line) for line in Path("predicted/predictions.jsonl").read_text().splitlines()]
+    assert len(lines) == 4 * 397
+    first = [line for line in lines if (line["resolution"], line["scan"]) == (32, "random")]
+    assert len({line["key"] for line in first}) == 397
+    last_step = next(row for row in rows(trained) if (row["resolution"], row["scan"], row["step"]) == (32, "random", 9))
+    mean = sum(line["confidence"] for line in first) / len(first)
+    assert mean == pytest.approx(last_step["confidence"], abs=1e-5)
+
+
+def test_continue_a_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(trained, "again")
+    arguments = ["fit", "--run_dir=again", "--trainer.max_epochs=2", "--trainer.enable_progress_bar=false"]
+    said = fails(arguments, capsys)
+    assert said == "error: again already holds a run: continue it with --ckpt_path last, or choose another --run_dir"
+    main([*arguments, "--ckpt_path=last"])
+    checkpoint = torch.load("again/checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["epoch"] == 1
+    assert checkpoint["global_step"] == 2 * (1400 // 64)
+    assert checkpoint["hyper_parameters"]["encoder"]["dim"] == 16  # from the checkpoint: no flag said so
+
+
+def test_last_without_a_checkpoint_starts_afresh_in_fit_alone(
+    data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = ["--trainer.limit_train_batches=1", "--trainer.limit_val_batches=0", f"--data.data_dir={data_dir}"]
+    main(["fit", "--ckpt_path=last", *flags(TINY), *short])
+    assert "runs/default/checkpoints/last.ckpt does not exist: starting afresh" in capsys.readouterr().out
+    said = fails(["validate", "--ckpt_path=last", "--run_dir=nothing"], capsys)
+    assert "validate has no checkpoint to load (nothing/checkpoints/last.ckpt may be one)" in said
+
+
+def test_two_runs_are_the_same(data_dir: Path) -> None:
+    weights = []
+    for run_dir, workers in (("a", 0), ("b", 0)):
+        settings = {**TINY, "run_dir": run_dir, "data.num_workers": workers, "trainer.limit_val_batches": 0}
+        main(["fit", f"--data.data_dir={data_dir}", *flags(settings), "--trainer.limit_train_batches=3"])
+        weights.append(torch.load(f"{run_dir}/checkpoints/last.ckpt", weights_only=True)["state_dict"])
+    for name, value in weights[0].items():
+        assert value.equal(weights[1][name]), name
+
+
+def test_a_module_loads_from_its_checkpoint(trained: Path) -> None:
+    module = MambaEyeModule.load_from_checkpoint(trained / "checkpoints" / "last.ckpt", map_location="cpu")
+    assert module.encoder.config.dim == 16
+    assert module.optimizer_config.warmup_epochs == 0.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["validate"], "validate has no checkpoint to load (runs/default/checkpoints/last.ckpt may be one): give it"),
+        (["predict", "--ckpt_path=x.ckpt"], "--ckpt_path x.ckpt does not exist"),
+        (["fit", "--data.scans=[zigzag]"], "no scan pattern is called 'zigzag': choose one of random, row_raster"),
+        (["fit", "--data.patch_size=40"], "data.canvas is 32..64 pixels and a glimpse 40: give two sides"),
+        (["fit", "--data.patch_size=32"], None),
+        (["fit", "--data.resolutions=[8]"], "data.resolutions has 8, less than a glimpse of 16 pixels"),
+        (["fit", "--data.inside=1.5"], "data.inside is 1.5: give a probability, 0 to 1"),
+        (["fit", "--data.length=0"], "data.length is 0: give at least 1"),
+        (["fit", "--data.batch_size=5000"], "has 1400 samples, less than one batch of 5000 over all processes"),
+        (["fit", "--data.num_classes=7"], "index and data.num_classes is 7: set --data.num_classes 10"),
+        (["fit", "--data.train_shards=nowhere"], "nowhere/index.json does not exist: give a folder of shards"),
+        (["fit", "--model.encoder.headdim=7"], "headdim is 7, which does not divide expand * dim = 32"),
+        (["fit", "--no.such.flag=1"], "no.such.flag"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_mistakes_end_in_one_sentence(
+    arguments: list[str], said: str | None, data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if arguments[0] == "fit":
+        short = ["--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1", f"--data.data_dir={data_dir}"]
+        arguments = ["fit", *flags(TINY), *short, *arguments[1:]]
+    if said is None:  # a glimpse as large as the smallest canvas is no mistake
+        main(arguments)
+    else:
+        assert said in fails(arguments, capsys)
+
+
+def test_checkpoints_that_cannot_be_used(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = trained / "checkpoints" / "last.ckpt"
+    Path("cut.ckpt").write_bytes(good.read_bytes()[:20_000])
+    Path("text.ckpt").write_text("not a checkpoint")
+    torch.save({"state_dict": {}}, "foreign.ckpt")
+    for name in ("cut.ckpt", "text.ckpt", "foreign.ckpt"):
+        said = fails(["validate", f"--ckpt_path={name}"], capsys)
+        assert f"--ckpt_path {name} is damaged or not a checkpoint of a MambaEye run" in said
+    said = fails(["validate", f"--ckpt_path={good}", "--model.encoder.dim=24"], capsys)
+    assert "the checkpoint does not fit this encoder: encoder.projection.weight is (16, 1280), not (24, 1280)" in said
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("damage", ["missing", "shorter", "swapped", "undecodable", "label"])
+def test_damaged_shards(
+    damage: str, workers: int, trained: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(data_dir / "digits" / "val", "shards")
+    index_path, shard = Path("shards/index.json"), Path("shards/val-000001.tar")
+    index, whole = json.loads(index_path.read_text()), shard.read_bytes()
+    if damage == "missing":
+        shard.unlink()
+        expected = "shards/val-000001.tar is missing, though shards/index.json lists it"
+    elif damage == "shorter":
+        shard.write_bytes(whole[:-10_240])
+        expected = f"has {len(whole) - 10_240} bytes and its index says {len(whole)}: copy the shard again"
+    elif damage == "swapped":
+        shard.write_bytes(Path("shards/val-000000.tar").read_bytes()[: len(whole)])
+        expected = "shards/val-000001.tar does not hold sample digit-"
+    elif damage == "undecodable":
+        place, size = index["shards"][1]["offsets"][3], index["shards"][1]["sizes"][3]
+        shard.write_bytes(whole[:place] + b"\0" * size + whole[place + size :])
+        expected = f"the image of sample {index['shards'][1]['keys'][3]} in shards/val-000001.tar"
+    else:
+        index["shards"][1]["labels"][3] = 10
+        index_path.write_text(json.dumps(index))
+        expected = (
+            f"sample {index['shards'][1]['keys'][3]} in shards/val-000001.tar has label 10, outside the 10 classes"
+        )
+    settings = ["--data.val_shards=shards", f"--data.num_workers={workers}", "--trainer.enable_progress_bar=false"]
+    said = fails(["validate", f"--ckpt_path={trained}/checkpoints/last.ckpt", "--run_dir=out", *settings], capsys)
+    assert expected in said
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+def test_every_argument_of_ours_has_a_sentence(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    arguments = " ".join(capsys.readouterr().out.partition("options:")[2].split()).split(" --")
+    ours = [words for words in arguments if words.startswith(("model.", "data.", "run_dir"))]
+    assert len(ours) > 25
+    for words in ours:
+        name, _, help_text = words.partition(" ")
+        sentence = help_text.partition("(type:")[0]
+        assert sentence.rstrip().endswith(".") and len(sentence.split()) > 3, name  # noqa: PT018
+
+
+def test_print_config_states_shared_numbers_once(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["fit"], ["validate", f"--ckpt_path={trained}/checkpoints/last.ckpt"]):
+        with pytest.raises(SystemExit):
+            main([*arguments, "--print_config"])
+        text = capsys.readouterr().out
+        assert text.count("num_classes:") == text.count("patch_size:") == 1
+    assert "dim: 16" in text
