@@ -27,7 +27,7 @@ class EncoderConfig:
     patch_size: int = 16
     """Side of a glimpse in pixels."""
     dim: int = 256
-    """Model width."""
+    """Width of the residual stream: values a glimpse."""
     depth: int = DEPTHS["tiny"]
     """Number of Mamba2 blocks: 12 is the paper's tiny, 24 small, 48 base."""
     d_state: int = 64

@@ -147,7 +147,7 @@ def test_initialisation() -> None:
     [
         ({"headdim": 7}, "headdim is 7, which does not divide expand \\* dim = 512: the nearest that does is 8"),
         ({"depth": 0}, "encoder.depth is 0: give at least 1"),
-        ({"move_embedding_dim": 7}, "move_embedding_dim is 7: half are sines, so give 8"),
+        ({"move_embedding_dim": 7}, "move_embedding_dim is 7: half are sines, so give an even number"),
         ({"d_conv": 1}, "needs 2 taps"),
     ],
 )

@@ -23,6 +23,7 @@ TINY = {
     "data.scans": "[random,row_raster]",
     "data.num_workers": 0,
     "trainer.max_epochs": 1,
+    "trainer.log_every_n_steps": 10,
     "trainer.accelerator": "cpu",
     "trainer.enable_progress_bar": "false",
     "trainer.enable_model_summary": "false",

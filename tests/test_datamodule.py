@@ -1,0 +1,142 @@
+"""The data module as the trainer drives it: which samples, how often, and the same on every call."""
+
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from datamodules.datamodule import ShardDataModule
+from datamodules.glimpses import FixedGlimpses, TrainingGlimpses
+from datamodules.index import ShardIndex
+from mambaeye.batch import GlimpseBatch
+from mambaeye.trajectory import information_ratio
+
+
+def data_module(
+    data_dir: Path, rank: int = 0, world_size: int = 1, epoch: int = 0, **arguments: object
+) -> ShardDataModule:
+    """A data module set up as process `rank` of `world_size`."""
+    data = ShardDataModule(data_dir=str(data_dir), length=5, validation_length=6, **arguments)
+    data.prepare_data()
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, current_epoch=epoch, strategy=strategy)
+    data.setup("fit")
+    return data
+
+
+def keys(batches: list[GlimpseBatch]) -> list[str]:
+    return [key for batch in batches for key, valid in zip(batch.keys, batch.valid, strict=True) if valid]
+
+
+def test_a_batch_is_what_its_documentation_says(data_dir: Path) -> None:
+    batch = next(iter(data_module(data_dir, batch_size=7, num_workers=0).train_dataloader()))
+    assert isinstance(batch, GlimpseBatch)
+    assert (batch.patches.shape, batch.patches.dtype) == ((7, 5, 3, 16, 16), torch.uint8)
+    assert (batch.positions.shape, batch.positions.dtype) == ((7, 5, 2), torch.int32)
+    assert (batch.information_ratio.shape, batch.information_ratio.dtype) == ((7, 5), torch.float32)
+    assert (batch.labels.shape, batch.labels.dtype) == ((7,), torch.int64)
+    assert len(batch.keys) == 7
+    assert batch.valid.tolist() == [True] * 7
+
+
+def test_batches_go_to_a_device_and_into_pinned_memory_whole(data_dir: Path) -> None:
+    from lightning.fabric.utilities import move_data_to_device
+
+    batch = next(iter(data_module(data_dir, batch_size=3, num_workers=0).train_dataloader()))
+    moved = move_data_to_device(batch, torch.device("meta"))
+    assert isinstance(moved, GlimpseBatch)
+    assert moved.patches.device.type == "meta"
+    assert moved.keys == batch.keys
+
+
+@pytest.mark.parametrize(("world_size", "workers"), [(1, 0), (1, 3), (2, 0), (3, 2)])
+def test_a_training_epoch_sees_no_sample_twice_and_drops_less_than_a_global_batch(
+    data_dir: Path, world_size: int, workers: int
+) -> None:
+    seen, lengths = [], set()
+    for rank in range(world_size):
+        data = data_module(data_dir, rank, world_size, batch_size=60, num_workers=workers)
+        loader = data.train_dataloader()
+        batches = list(loader)
+        lengths.add((len(loader), len(batches)))
+        seen += keys(batches)
+    assert lengths == {(1400 // (60 * world_size),) * 2}
+    assert len(seen) == len(set(seen)) > 1400 - 60 * world_size
+
+
+@pytest.mark.parametrize(("world_size", "workers"), [(1, 0), (1, 2), (2, 0), (3, 2), (5, 1)])
+def test_validation_sees_every_sample_once_and_ranks_take_as_many_batches(
+    data_dir: Path, world_size: int, workers: int
+) -> None:
+    seen, lengths = Counter(), set()
+    for rank in range(world_size):
+        data = data_module(data_dir, rank, world_size, batch_size=50, num_workers=workers, resolutions=(32, 40))
+        loaders = data.val_dataloader()
+        assert len(loaders) == 2
+        batches = list(loaders[1])
+        lengths.add(len(batches))
+        assert all(len(batch.labels) == 50 for batch in batches)
+        seen.update(keys(batches))
+    index = ShardIndex.read(data_dir / "digits" / "val")
+    assert seen == Counter(index.key(number) for number in range(397))
+    assert len(lengths) == 1
+
+
+def by_key(batches: list[GlimpseBatch]) -> dict[str, tuple[bytes, bytes]]:
+    return {
+        key: (patches.numpy().tobytes(), positions.numpy().tobytes())
+        for batch in batches
+        for key, patches, positions in zip(batch.keys, batch.patches, batch.positions, strict=True)
+    }
+
+
+def test_draws_depend_on_seed_epoch_and_sample_alone(data_dir: Path) -> None:
+    """Other workers, batch sizes and a second pass draw the same; other epochs and seeds draw anew."""
+    first = by_key(data_module(data_dir, batch_size=50, num_workers=0).train_dataloader())
+    again = by_key(data_module(data_dir, batch_size=35, num_workers=2).train_dataloader())
+    common = first.keys() & again.keys()
+    assert len(common) > 1300
+    assert all(first[key] == again[key] for key in common)
+    for change in ({"epoch": 1}, {"seed": 1}):
+        other = by_key(data_module(data_dir, batch_size=50, num_workers=0, **change).train_dataloader())
+        assert not any(first[key] == other[key] for key in first.keys() & other.keys())
+    data = data_module(data_dir, batch_size=50, num_workers=0)
+    assert keys(data.train_dataloader()) == keys(data.train_dataloader())
+    fixed = [by_key(data_module(data_dir, epoch=e, batch_size=b).val_dataloader()[0]) for e, b in ((0, 40), (7, 64))]
+    assert {k: v for k, v in fixed[0].items() if k} == {k: v for k, v in fixed[1].items() if k}
+
+
+def test_the_epoch_is_asked_for_at_every_pass(data_dir: Path) -> None:
+    data = data_module(data_dir, batch_size=50, num_workers=0)
+    loader = data.train_dataloader()
+    first = keys(loader)
+    data.trainer.current_epoch = 1
+    assert keys(loader) != first
+
+
+def test_training_glimpses_draw_what_they_promise() -> None:
+    """A white image on a black canvas shows where its box is: half of the trajectories keep inside."""
+    white = np.full((20, 10, 3), 255, dtype=np.uint8)
+    glimpses, inside, sides = TrainingGlimpses((40, 44), 8, 50, 0.5), 0, Counter()
+    for number in range(400):
+        sample = glimpses(white, 3, "white", np.random.default_rng(number))
+        patches, positions = sample.patches, sample.positions
+        inside += bool((patches == 255).all())
+        sides[int(positions.max()) + 8] += 1
+        assert positions.min() >= 0
+        # the ratio counts the image's own pixels: 20 x 10 on a canvas of side s becomes s x s/2
+        assert 0 <= sample.information_ratio[0] <= 64 / (40 * 20) + 1e-6
+    assert 160 < inside < 240
+    assert max(sides) <= 44
+
+
+def test_fixed_glimpses_know_their_image_box() -> None:
+    white = np.full((30, 60, 3), 255, dtype=np.uint8)
+    sample = FixedGlimpses(64, "row_raster", 16, 12)(white, 1, "wide", np.random.default_rng(0))
+    assert (sample.patches == 255).all()  # the box is 32 x 64, two rows of four glimpses, and nothing else is seen
+    assert sample.positions[:8].tolist() == [[row, col] for row in (16, 32) for col in (0, 16, 32, 48)]
+    expected = information_ratio(sample.positions, (16, 0, 32, 64), 16)
+    assert sample.information_ratio.tolist() == expected.float().tolist() == [*(n / 8 for n in range(1, 9)), 1, 1, 1, 1]
