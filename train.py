@@ -1,6 +1,7 @@
 """MambaEye on the command line: python train.py {fit,validate,test,predict} --help"""
 
 import sys
+import warnings
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -129,6 +130,7 @@ def checkpoint_hyperparameters(path: str) -> dict[str, Any]:
 def main(args: list[str] | None = None) -> None:
     """Run the command line; a user's mistake ends in one sentence and exit code 1."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    warnings.filterwarnings("ignore", message="`isinstance\\(treespec, LeafSpec\\)` is deprecated")  # Lightning's own
     try:
         MambaEyeCLI(
             MambaEyeModule,

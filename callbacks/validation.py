@@ -8,6 +8,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -44,11 +45,13 @@ class ValidationReport(Callback):
 
 
 def accuracy_table(rows: list[dict[str, Any]]) -> Table:
-    """Top-1 by glimpses for every resolution and scan, with top-5 and confidence after the last glimpse; all in %."""
+    """Top-1 by glimpses for every canvas side and scan; top-5 and mean confidence after the last glimpse. All in %."""
     steps = sorted({row["step"] for row in rows})
-    table = Table(title=f"Top-1 (%) after so many glimpses, {rows[0]['samples']} images")
-    for heading in ("canvas", "scan", *map(str, steps), "top-5", "confidence"):
-        table.add_column(heading, justify="left" if heading == "scan" else "right")
+    table = Table(
+        title=f"Top-1 (%) after so many glimpses, {rows[0]['samples']} images", box=SIMPLE_HEAD, padding=(0, 1)
+    )
+    for heading in ("side", "scan", *map(str, steps), "top-5", "sure"):
+        table.add_column(heading, justify="left" if heading == "scan" else "right", no_wrap=True)
     for resolution, scan in dict.fromkeys((row["resolution"], row["scan"]) for row in rows):
         cell = {row["step"]: row for row in rows if (row["resolution"], row["scan"]) == (resolution, scan)}
         last = cell[steps[-1]]
