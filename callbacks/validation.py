@@ -47,9 +47,8 @@ class ValidationReport(Callback):
 def accuracy_table(rows: list[dict[str, Any]]) -> Table:
     """Top-1 by glimpses for every canvas side and scan; top-5 and mean confidence after the last glimpse. All in %."""
     steps = sorted({row["step"] for row in rows})
-    table = Table(
-        title=f"Top-1 (%) after so many glimpses, {rows[0]['samples']} images", box=SIMPLE_HEAD, padding=(0, 1)
-    )
+    title = f"Top-1 (%) after so many glimpses, {rows[0]['samples']} images"
+    table = Table(title=title, box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     for heading in ("side", "scan", *map(str, steps), "top-5", "sure"):
         table.add_column(heading, justify="left" if heading == "scan" else "right", no_wrap=True)
     for resolution, scan in dict.fromkeys((row["resolution"], row["scan"]) for row in rows):

@@ -48,6 +48,10 @@ class SampleStream(IterableDataset):
         self.glimpses = glimpses
         self.key = key
 
+    def __len__(self) -> int:
+        """Samples of this rank, over all its workers."""
+        return self.batches * self.batch_size
+
     def __iter__(self) -> Iterator[GlimpseBatch]:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
