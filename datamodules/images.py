@@ -10,19 +10,27 @@ from mambaeye.trajectory import Box
 def decode_image(data: bytes, what: str) -> np.ndarray:
     """Decode JPEG, PNG or WebP to (H, W, 3) uint8 RGB, upright.
 
+    What comes out is what Pillow's convert("RGB") gives, to a step of 1: grayscale and palettes are expanded, CMYK and
+    YCCK converted, alpha dropped (not blended: transparent pixels show the colour that is stored with them), of 16 bits
+    the high 8 kept, EXIF's orientation applied, of an animation the first frame taken. Colour profiles are not applied.
+    JPEGs with damage inside that still decode are not noticed here (datamodules.check compares checksums); those that
+    end early are.
+
     Args:
-        data: the file's bytes.
+        data: the file's bytes; the extension does not matter.
         what: names the image in a message.
 
     Raises:
-        InputError: the bytes are not a whole image.
+        InputError: the bytes are not a whole image, or one of more than 2^30 pixels.
     """
+    if not data:
+        raise InputError(f"the image of {what} is empty: replace it or leave it out")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-    except cv2.error:  # no bytes at all
-        image = None
+    except cv2.error as error:  # more pixels than OpenCV reads, or than there is memory for
+        raise InputError(f"the image of {what} does not decode ({error.err}): scale it down or leave it out") from None
     if image is None:
-        raise InputError(f"the image of {what} does not decode: replace it, or take the sample out of its shard")
+        raise InputError(f"the image of {what} does not decode: replace it or leave it out")
     return image
 
 

@@ -1,22 +1,30 @@
 """The index of a folder of shards: where every sample lies, so that epochs can be planned and damage noticed.
 
-A JSON file beside the shards; each list has an entry for every sample:
+A JSON file beside the shards, a shard a line; each list of a shard has an entry for every sample:
 
     {"classes": ["tench", ...],
-     "shards": [{"name": "train-000000.tar", "bytes": 1048576, "sha256": "9f86d0...", "keys": ["n01440764_36", ...],
-                 "labels": [0, ...], "offsets": [512, ...], "sizes": [110354, ...]}, ...]}
+     "shards": [
+      {"name": "shard-000000.tar", "bytes": 1048576, "sha256": "9f86d0...", "keys": ["n01440764/n01440764_36", ...],
+       "labels": [0, ...], "offsets": [1536, ...], "sizes": [110354, ...]},
+      ...]}
 
-An offset is the place of the image's first byte in the shard, and a size its length in bytes.
+An offset is the place of the image's first byte in the shard, and a size its length in bytes. Other entries, such as
+the "packing" that datamodules.pack notes down, are passed over by readers.
+
+Whether an index still fits its shards is told by content, not by clocks, which copying upsets: sizes when it is read,
+a sample's tar header when the sample is read (`header_matches`), checksums by datamodules.check.
 """
 
 import hashlib
 import json
 import os
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 from webdataset.tariterators import base_plus_ext
@@ -27,26 +35,39 @@ INDEX_NAME = "index.json"
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 LABEL_EXTENSION = "cls"
 REMEDY = "index the folder anew with 'python -m datamodules.pack {}'"
+NAME_IN_HEADER = 60  # of a key, that any writer leaves whole in a tar header; longer names go before it
 
 
 @dataclass(frozen=True)
 class Shard:
-    """What one tar file holds; a list has an entry for every sample, in the order of the file."""
+    """What one tar file holds; a column has an entry for every sample, in the order of the file."""
 
     name: str
     """File name, in the index's folder."""
     bytes: int
     """Size of the file."""
     sha256: str
-    """Checksum of the file."""
-    keys: list[str]
-    """Sample keys."""
-    labels: list[int]
+    """Checksum of the file, in hexadecimal."""
+    keys: Sequence[str] | np.ndarray
+    """Sample keys, as webdataset names them; UTF-8 bytes in an array."""
+    labels: Sequence[int] | np.ndarray
     """Places in the class list."""
-    offsets: list[int]
+    offsets: Sequence[int] | np.ndarray
     """Where the image's bytes begin."""
-    sizes: list[int]
+    sizes: Sequence[int] | np.ndarray
     """How many bytes the image has."""
+
+    def compact(self) -> "Shard":
+        """The same with columns held as arrays: (samples,) bytes for the keys, int64 for the rest.
+
+        Raises:
+            ValueError: a column's values are no such thing, or the columns have different lengths.
+        """
+        keys = np.array([key.encode() for key in self.keys], dtype=np.bytes_)
+        numbers = [np.array(column, dtype=np.int64) for column in (self.labels, self.offsets, self.sizes)]
+        if any(column.shape != keys.shape for column in numbers):
+            raise ValueError(f"the columns of {self.name} have different lengths")
+        return Shard(self.name, self.bytes, self.sha256, keys, *numbers)
 
 
 class ShardIndex:
@@ -58,27 +79,40 @@ class ShardIndex:
         folder: where the shards are.
         classes: class names; a label is a place in this list.
         shards: what each holds.
+        sources: where each is read from, as webdataset opens it; by default the files in the folder.
 
     Raises:
-        InputError: a label is outside the class list.
+        InputError: a label is outside the class list; a key comes twice; there is no sample at all.
     """
 
-    def __init__(self, folder: Path, classes: Sequence[str], shards: Sequence[Shard]) -> None:
+    def __init__(
+        self, folder: Path, classes: Sequence[str], shards: Sequence[Shard], sources: Sequence[str] | None = None
+    ) -> None:
+        compact = [shard if isinstance(shard.keys, np.ndarray) else shard.compact() for shard in shards]
         self.folder, self.classes = folder, list(classes)
         self.paths = [folder / shard.name for shard in shards]
+        self.sources = list(sources) if sources is not None else [str(path) for path in self.paths]
         self.bytes = [shard.bytes for shard in shards]
-        self.counts = np.array([len(shard.keys) for shard in shards], dtype=np.int64)
-        self.keys = np.array([key.encode() for shard in shards for key in shard.keys], dtype=np.bytes_)
+        self.counts = np.array([len(shard.keys) for shard in compact], dtype=np.int64)
+        self.keys = np.concatenate([np.empty(0, np.bytes_), *(shard.keys for shard in compact)])
         self.labels, self.offsets, self.sizes = (
-            np.array([value for shard in shards for value in getattr(shard, name)], dtype=np.int64)
+            np.concatenate([np.empty(0, np.int64), *(getattr(shard, name) for shard in compact)])
             for name in ("labels", "offsets", "sizes")
         )
         wrong = np.flatnonzero((self.labels < 0) | (self.labels >= len(self.classes)))
         if len(wrong):
             raise InputError(
                 f"sample {self.key(wrong[0])} in {self.shard_path(wrong[0])} has label {self.labels[wrong[0]]}, "
-                f"outside the {len(self.classes)} classes of its index: mend its .{LABEL_EXTENSION} file, or the class list "
-                f"(labels count from 0)"
+                f"outside the {len(self.classes)} classes of its index: mend its .{LABEL_EXTENSION} file, or the class "
+                f"list (labels count from 0)"
+            )
+        ordered = np.sort(self.keys)
+        repeated = ordered[1:][ordered[1:] == ordered[:-1]]
+        if len(repeated):
+            first, second = np.flatnonzero(self.keys == repeated[0])[:2]
+            raise InputError(
+                f"sample {self.key(first)} comes twice, in {self.shard_path(first)} and in {self.shard_path(second)}: "
+                f"take one away, or give each a key of its own"
             )
 
     def __len__(self) -> int:
@@ -97,23 +131,22 @@ class ShardIndex:
         """The file that a sample is in."""
         return self.paths[np.searchsorted(self.starts, number, side="right") - 1]
 
+    def source(self, number: int) -> str:
+        """Where a sample's shard is read from."""
+        return self.sources[np.searchsorted(self.starts, number, side="right") - 1]
+
     @classmethod
     def read(cls, folder: str | Path) -> "ShardIndex":
         """Read the index in a folder and hold it against the files there.
 
         Raises:
             InputError: no or a damaged index; a shard that is missing or has another size than the index says; a label
-                outside the class list; no sample at all.
+                outside the class list; a key that comes twice; no sample at all.
         """
         folder = Path(folder)
         path, remedy = folder / INDEX_NAME, REMEDY.format(folder)
-        try:
-            content = json.loads(path.read_text())
-            index = cls(folder, content["classes"], [Shard(**shard) for shard in content["shards"]])
-        except FileNotFoundError:
-            raise InputError(f"{path} does not exist: give a folder of shards with its index, or {remedy}") from None
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise InputError(f"{path} is not an index of shards ({error}): {remedy}") from None
+        content = read_index(folder)
+        index = cls(folder, content["classes"], content["shards"])
         for shard, expected in zip(index.paths, index.bytes, strict=True):
             try:
                 size = shard.stat().st_size
@@ -129,57 +162,164 @@ class ShardIndex:
         return index
 
 
-def write_index(folder: Path, classes: Sequence[str], shards: Sequence[Shard]) -> None:
-    """Write index.json beside the shards; it appears whole or not at all."""
-    path = folder / INDEX_NAME
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({"classes": list(classes), "shards": [asdict(shard) for shard in shards]}))
+def read_index(folder: Path) -> dict[str, Any]:
+    """Read index.json, without a look at the shards.
+
+    Returns:
+        What the file holds: "classes", a list of str; "shards", a list of Shard, compact; and whatever else it has.
+
+    Raises:
+        InputError: there is none, or it is no such file.
+    """
+    path, remedy = folder / INDEX_NAME, REMEDY.format(folder)
+    try:
+        return parse_index(path.read_bytes(), str(path), remedy)
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{path} does not exist: give a folder of shards with its index, or {remedy}") from None
+
+
+def parse_index(data: bytes, where: str, remedy: str) -> dict[str, Any]:
+    """read_index for what was read already; where and remedy are for messages."""
+    try:
+        # a shard becomes arrays as soon as it is parsed: a million samples are never lists all at once
+        content = json.loads(data, object_hook=shard_from_json)
+        if not all(isinstance(name, str) for name in content["classes"]):
+            raise TypeError("a class name is not text")
+        if not all(isinstance(shard, Shard) for shard in content["shards"]):
+            raise TypeError("a shard has no keys")
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        raise InputError(f"{where} is not an index of shards ({error}): {remedy}") from None
+    return content
+
+
+def shard_from_json(content: dict[str, Any]) -> Shard | dict[str, Any]:
+    """A JSON object: a compact Shard if it looks like one, else itself."""
+    return Shard(**content).compact() if "keys" in content else content
+
+
+def write_index(
+    folder: Path, classes: Sequence[str], shards: Sequence[Shard], packing: dict[str, Any] | None = None
+) -> None:
+    """Write index.json beside the shards; it appears whole or not at all.
+
+    Args:
+        folder: where the shards are.
+        classes: class names; a label is a place in this list.
+        shards: what each holds, with columns that are lists.
+        packing: how the shards came about, if that is known; for people and for datamodules.pack.
+    """
+    with write_whole(folder / INDEX_NAME, folder / f"{INDEX_NAME}.partial") as file:
+        known = {"classes": list(classes)} | ({"packing": packing} if packing is not None else {})
+        lines = ",\n".join(json.dumps(asdict(shard)) for shard in shards)
+        file.write(f'{json.dumps(known)[:-1]}, "shards": [\n{lines}\n]}}\n'.encode())
+
+
+@contextmanager
+def write_whole(path: Path, partial: Path) -> Iterator[BinaryIO]:
+    """A file to write that gets its name when all of it is on disk; until then it is partial, on the same disk."""
+    with partial.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(partial, path)
 
 
 def scan_shard(path: Path) -> Shard:
-    """Read a shard front to back and note what it holds. Members with other extensions than ours are passed over.
+    """Read a shard front to back and note what it holds. Members with other extensions than ours are not looked into.
 
     Raises:
-        InputError: the tar is damaged or cut short; a sample has no image, two, or no integer label; a key comes twice.
+        InputError: the tar is damaged, cut short or without a sample; a sample has no image, two, or no integer label;
+            a key comes twice or is not UTF-8.
     """
     samples: dict[str, dict[str, int]] = {}
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                key, extension = base_plus_ext(member.name)
-                if not member.isreg() or key is None:
-                    continue
-                extension = extension.lower()
-                if extension in IMAGE_EXTENSIONS:
-                    sample = samples.setdefault(key, {})
-                    if "offset" in sample:
-                        raise InputError(f"sample {key} in {path} has two images: give each a key of its own")
-                    sample |= {"offset": member.offset_data, "size": member.size}
-                elif extension == LABEL_EXTENSION:
-                    sample = samples.setdefault(key, {})
-                    sample["label"] = parse_label(tar.extractfile(member).read(), key, path)
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist: give a folder with .tar files") from None
-    except (tarfile.ReadError, EOFError) as error:
-        raise InputError(f"{path} is damaged or not a tar file ({error}): copy it again") from None
+    for tar, member in tar_members(path):
+        key, extension = base_plus_ext(member.name)
+        if not member.isreg() or key is None:
+            continue
+        extension = extension.lower()
+        if extension in IMAGE_EXTENSIONS:
+            sample = samples.setdefault(key, {})
+            if "offset" in sample:
+                raise InputError(f"sample {key} in {path} has two images: give each a key of its own")
+            if member.issparse():
+                raise InputError(f"sample {key} in {path} is stored sparse: write the shard without tar's --sparse")
+            sample |= {"offset": member.offset_data, "size": member.size}
+        elif extension == LABEL_EXTENSION:
+            sample = samples.setdefault(key, {})
+            if "label" in sample:
+                raise InputError(f"sample {key} in {path} has two labels: give each sample a key of its own")
+            sample["label"] = read_label(tar, member, key, path)
     for key, sample in samples.items():
         if "offset" not in sample:
             raise InputError(f"sample {key} in {path} has no image: give it one of .{', .'.join(IMAGE_EXTENSIONS)}")
         if "label" not in sample:
             raise InputError(f"sample {key} in {path} has no label: give it a .{LABEL_EXTENSION} file with its number")
-    size = path.stat().st_size
+        if not is_utf8(key):
+            raise InputError(f"the key {key!a} in {path} is not UTF-8: rename the sample")
+    if not samples:
+        raise InputError(f"{path} holds no sample: take it out of the folder, or pack it again")
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     columns = ([sample[name] for sample in samples.values()] for name in ("label", "offset", "size"))
-    return Shard(path.name, size, digest, list(samples), *columns)
+    return Shard(path.name, path.stat().st_size, digest, list(samples), *columns)
 
 
-def parse_label(data: bytes, key: str, path: Path) -> int:
+def tar_members(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+    """The members of an uncompressed tar, in order.
+
+    tarfile takes a damaged header, or the end of the file, for the end of the archive; here that must be an empty block
+    with nothing but zeros behind it.
+
+    Raises:
+        InputError: there is no such file; it is damaged, cut short or no tar.
+    """
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                yield tar, member
+                tar.members.clear()  # or a tar with a million members stays in memory
+            end = tar.offset
+        with path.open("rb") as file:
+            file.seek(end)
+            marked = len(file.peek(tarfile.BLOCKSIZE)) >= tarfile.BLOCKSIZE
+            clean = all(chunk.count(0) == len(chunk) for chunk in iter(lambda: file.read(1 << 20), b""))
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist: give a folder with .tar files") from None
+    except (tarfile.ReadError, EOFError) as error:
+        raise InputError(f"{path} is damaged or not a tar file ({error}): copy it again") from None
+    if not clean:
+        raise InputError(f"{path} is damaged, or two tars in one file: no header at byte {end}: copy it again")
+    if not marked:
+        raise InputError(f"{path} is cut short: it ends after {end} bytes without a tar's end mark: copy it again")
+
+
+def header_matches(block: bytes, key: str, size: int) -> bool:
+    """Whether the tar header block before an image may be that of the given sample.
+
+    Compared are the block's own checksum, the size in bytes, and the name as far as it is surely there: a long or
+    non-ASCII name lies in a block further ahead.
+    """
+    try:
+        member = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    named = not key.isascii() or member.name.startswith(key[:NAME_IN_HEADER])
+    return named and member.isreg() and member.size == size
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a file name can be written as UTF-8; Python marks the bytes that could not be read as such."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def read_label(tar: tarfile.TarFile, member: tarfile.TarInfo, key: str, path: Path) -> int:
     """The number in a .cls member; key and path are for the message."""
     try:
+        data = tar.extractfile(member).read()
         return int(data)
+    except tarfile.ReadError as error:
+        raise InputError(f"{path} is cut short ({error}): copy it again") from None
     except ValueError:
         raise InputError(
-            f"sample {key} in {path} has the label {data[:20]!r}: write its class number into the .{LABEL_EXTENSION} file"
+            f"sample {key} in {path} has the label {data[:20]!r}: write its class number into its .{LABEL_EXTENSION}"
         ) from None

@@ -1,0 +1,204 @@
+"""Shards against their index: python -m datamodules.check SHARDS prints what is damaged, a line each."""
+
+import argparse
+import os
+import sys
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from pathlib import Path
+from threading import Event
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from datamodules.images import decode_image
+from datamodules.index import INDEX_NAME, Shard, ShardIndex, header_matches, read_index, scan_shard
+from mambaeye.errors import InputError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+COLUMNS = ("keys", "labels", "offsets", "sizes")
+
+
+class Stopped(Exception):  # noqa: N818
+    """Another thread has failed, or the user has interrupted: the work is not wanted any more."""
+
+
+class RateColumn(ProgressColumn):
+    """Steps a second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.0f}/s" if speed else "")
+
+
+def in_parallel(
+    work: Callable[[Item, Callable[[int], None]], Result], items: Sequence[Item], jobs: int, total: int, what: str
+) -> list[Result]:
+    """Do work(item, advance) for every item, under a progress bar with rate and time left, on standard error.
+
+    On threads: decoding, hashing and reading let go of Python's lock, and a killed process leaves none behind.
+
+    Args:
+        work: calls advance(steps) as it goes along, which also ends it when another item has failed.
+        items: in the order of the results.
+        jobs: threads.
+        total: steps over all items.
+        what: the bar's title, with the unit of a step.
+    """
+    stop = Event()
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        RateColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        console=Console(stderr=True),
+    )
+    with bar, ThreadPoolExecutor(jobs) as pool:
+        task = bar.add_task(what, total=total)
+
+        def advance(steps: int) -> None:
+            bar.advance(task, steps)
+            if stop.is_set():
+                raise Stopped
+
+        try:
+            futures = [pool.submit(work, item, advance) for item in items]
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            for future in done:
+                future.result()
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+    return [future.result() for future in futures]
+
+
+def check(folder: Path, jobs: int, decode: bool) -> list[str]:
+    """What is damaged in a folder of shards, a line for each finding; none when all is well.
+
+    Args:
+        folder: with the shards and their index.
+        jobs: threads.
+        decode: also decode every image.
+
+    Raises:
+        InputError: there is no index that can be read.
+    """
+    content = read_index(folder)
+    shards = content["shards"]
+    findings = []
+    try:
+        ShardIndex(folder, content["classes"], shards)
+    except InputError as error:  # labels outside the class list, keys that come twice
+        findings.append(str(error))
+    strays = {path.name for path in folder.glob("*.tar")} - {shard.name for shard in shards}
+    findings += [f"{folder / name} is not in the index" for name in sorted(strays)]
+    if not shards:
+        findings.append(f"{folder / INDEX_NAME} lists no shard")
+
+    def work(shard: Shard, advance: Callable[[int], None]) -> list[str]:
+        return list(check_shard(folder / shard.name, shard, decode, advance))
+
+    total = sum(len(shard.keys) for shard in shards)
+    for found in in_parallel(work, shards, jobs, total, f"checking {folder.name}, images"):
+        findings += found
+    return findings
+
+
+def check_shard(path: Path, expected: Shard, decode: bool, advance: Callable[[int], None]) -> Iterator[str]:
+    """What differs between a shard and its index, and with decode, which of its images are damaged."""
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        yield f"{path} is missing"
+        advance(len(expected.keys))
+        return
+    if size != expected.bytes:
+        yield f"{path} has {size} bytes, and {expected.bytes} in the index"
+    try:
+        found = scan_shard(path)
+    except (InputError, OSError) as error:
+        yield str(error)
+    else:
+        if found.sha256 != expected.sha256:
+            yield f"{path} has another checksum than in the index (sha256)"
+        yield from compare(path, found.compact(), expected)
+    if decode:
+        yield from damaged_images(path, expected, advance)
+    else:
+        advance(len(expected.keys))
+
+
+def compare(path: Path, found: Shard, expected: Shard) -> Iterator[str]:
+    """Which samples differ: the first of every column, and how many."""
+    if len(found.keys) != len(expected.keys):
+        yield f"{path} has {len(found.keys)} samples, and {len(expected.keys)} in the index"
+        return
+    for name in COLUMNS:
+        here, there = getattr(found, name), getattr(expected, name)
+        places = (here != there).nonzero()[0]
+        if len(places):
+            first = places[0]
+            yield (
+                f"{path} has other {name} than the index in {len(places)} samples, the first "
+                f"{shown(expected.keys[first])}: {shown(here[first])}, and {shown(there[first])} in the index"
+            )
+
+
+def shown(value: object) -> str:
+    """A key or a number, for a message."""
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def damaged_images(path: Path, expected: Shard, advance: Callable[[int], None]) -> Iterator[str]:
+    """Decode the images of a shard from where the index says that they are."""
+    with path.open("rb") as file:
+        for encoded, offset, size in zip(
+            expected.keys, expected.offsets.tolist(), expected.sizes.tolist(), strict=True
+        ):
+            key = encoded.decode()
+            file.seek(min(max(0, offset - tarfile.BLOCKSIZE), expected.bytes))  # a wrong index may say anything
+            try:
+                if header_matches(file.read(tarfile.BLOCKSIZE), key, size):
+                    decode_image(file.read(size), f"sample {key} in {path}")
+                else:
+                    yield f"{path} does not hold sample {key} where the index says"
+            except (InputError, OSError) as error:
+                yield str(error)
+            advance(1)
+
+
+def positive(text: str) -> int:
+    """A number of at least 1, for argparse."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return number
+
+
+def main(args: list[str] | None = None) -> None:
+    """The command line: exit code 0 when all is well, 1 when something is damaged or cannot be checked."""
+    parser = argparse.ArgumentParser(prog="python -m datamodules.check", description=__doc__)
+    parser.add_argument("shards", type=Path, metavar="SHARDS", help="folder of shards with their index.json")
+    parser.add_argument("--decode", action="store_true", help="also decode every image")
+    parser.add_argument("--jobs", type=positive, default=os.cpu_count(), help="threads (default: one a core)")
+    given = parser.parse_args(args)
+    try:
+        findings = check(given.shards, given.jobs, given.decode)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted: nothing is known of the shards that were not reached")
+    for finding in findings:
+        print(finding)
+    if findings:
+        sys.exit(1)
+    print(f"{given.shards} is as its index says" + (", and every image decodes" if given.decode else ""))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""What there is to pack: the images of a folder or a tar of class folders, with their keys and labels."""
+
+import bz2
+import gzip
+import lzma
+import os
+import shutil
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from webdataset.tariterators import base_plus_ext
+
+from datamodules.index import IMAGE_EXTENSIONS, is_utf8, tar_members
+from mambaeye.errors import InputError
+
+SPLITS = {"train", "training", "val", "valid", "validation", "test"}
+DECOMPRESSORS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
+
+
+class Member(NamedTuple):
+    """A file of the source."""
+
+    path: str
+    """From the class folder on, with slashes."""
+    offset: int
+    """Where it begins in the source's tar, in bytes; 0 in a folder."""
+    size: int
+    """In bytes."""
+    changed: int
+    """Time of the last change, in the source's own unit."""
+
+
+class Entry(NamedTuple):
+    """An image that is to be packed."""
+
+    key: str
+    extension: str
+    label: int
+    member: Member
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the images come from: a folder or an uncompressed tar."""
+
+    name: str
+    """For messages."""
+    path: Path
+    prefix: str = ""
+    """What stands before the class folder; ends with a slash if it is not empty."""
+
+    def members(self) -> Iterator[Member]:
+        """All files under the prefix that are not hidden, in no certain order."""
+        for name, offset, size, changed in self._tar() if self.path.is_file() else self._folder():
+            parts = [part for part in name.split("/") if part not in ("", ".")]
+            if ".." in parts:
+                raise InputError(f"{self.name} holds {name}, a path that leads out of it: pack a clean copy")
+            path = "/".join(parts)
+            if path.startswith(self.prefix) and not any(part.startswith(".") for part in parts):
+                yield Member(path.removeprefix(self.prefix), offset, size, changed)
+
+    def _folder(self) -> Iterator[Member]:
+        if not (self.path / self.prefix).is_dir():
+            return
+        for folder, folders, names in os.walk(self.path / self.prefix, onerror=fail, followlinks=True):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            inside = Path(folder).relative_to(self.path).as_posix()
+            for name in names:
+                status = os.stat(os.path.join(folder, name))
+                yield Member(f"{inside}/{name}", 0, status.st_size, status.st_mtime_ns)
+
+    def _tar(self) -> Iterator[Member]:
+        places = {}  # for hard links, which name a member before them
+        for _, member in tar_members(self.path):
+            if member.issym() or member.issparse():
+                raise InputError(f"{self.name} has {member.name} as a link or sparse: write it with tar --dereference")
+            if member.isreg():
+                places[member.name] = member.offset_data, member.size
+            if member.isreg() or member.islnk():
+                place = places.get(member.name if member.isreg() else member.linkname)
+                if place is None:
+                    raise InputError(
+                        f"{self.name} has {member.name} as a link to {member.linkname}, which is not there"
+                    )
+                yield Member(member.name, *place, int(member.mtime))
+
+    def read(self, member: Member) -> bytes:
+        """A file's bytes."""
+        if not self.path.is_file():
+            return (self.path / self.prefix / member.path).read_bytes()
+        with self.path.open("rb") as file:
+            file.seek(member.offset)
+            return file.read(member.size)
+
+
+def fail(error: OSError) -> None:
+    """For os.walk, which passes over folders that it cannot read."""
+    raise error
+
+
+def list_entries(source: Source, classes: Sequence[str] | None) -> tuple[list[Entry], list[str], Counter[str]]:
+    """What there is to pack.
+
+    Args:
+        source: with class folders.
+        classes: the class list; None takes the sorted names of the class folders.
+
+    Returns:
+        The images, sorted by key; the class list; how many other files there are, by extension.
+
+    Raises:
+        InputError: no image; one outside class folders, or in one that is not in the class list; two with the same key.
+    """
+    images, others = [], Counter()
+    for member in source.members():
+        stem, dot, extension = member.path.rpartition(".")
+        if extension.lower() not in IMAGE_EXTENSIONS:
+            others[dot + extension.rpartition("/")[2] if dot else "without extension"] += 1
+            continue
+        if "/" not in member.path:
+            raise InputError(f"image {member.path} lies in no class folder: move it into one, or away")
+        if not is_utf8(member.path):
+            raise InputError(f"the path {member.path!a} is not UTF-8: rename the file")
+        images.append((stem, extension.lower(), member))
+    if not images:
+        kinds = ", ".join(f".{name}" for name in IMAGE_EXTENSIONS)
+        raise InputError(
+            f"{source.name} has no images ({kinds}) under {source.prefix or 'its class folders'!r}: look at --prefix"
+        )
+    found = sorted({member.path.partition("/")[0] for _, _, member in images})
+    if classes is None and set(found) <= SPLITS:
+        raise InputError(
+            f"{source.name} holds splits ({', '.join(found)}), not classes: choose one with --prefix {found[0]}/"
+        )
+    labels = {name: label for label, name in enumerate(classes or found)}
+    strangers = [name for name in found if name not in labels]
+    if strangers:
+        raise InputError(f"class folder {strangers[0]} ({len(strangers)} such) is not in the class list: add it there")
+    entries: dict[str, Entry] = {}
+    for stem, extension, member in images:
+        folder, _, name = stem.rpartition("/")
+        key = f"{folder}/{name.replace('.', '_')}"  # webdataset ends a key at the first dot of the name
+        if base_plus_ext(f"{key}.{extension}") != (key, extension):
+            raise InputError(f"the path {member.path!r} makes no key for webdataset: rename the file")
+        entry = Entry(key, extension, labels[folder.partition("/")[0]], member)
+        other = entries.setdefault(key, entry)
+        if other is not entry:
+            raise InputError(
+                f"{other.member.path} and {member.path} would have the same key, {key}: rename one of them"
+            )
+    return [entries[key] for key in sorted(entries)], list(labels), others
+
+
+def decompressed(path: Path, folder: Path) -> Path:
+    """The source itself, or if it is a compressed file, what it is compressed from, as a file in the given folder.
+
+    Raises:
+        InputError: there is no source, or it is damaged.
+    """
+    if path.is_dir():
+        return path
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+        opener = next((opener for magic, opener in DECOMPRESSORS.items() if start.startswith(magic)), None)
+        if opener is None:
+            return path
+        with opener(path) as compressed, (folder / "source.tar").open("wb") as file:
+            shutil.copyfileobj(compressed, file, 1 << 20)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist: give a folder or a tar of class folders") from None
+    except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{path} is damaged or cut short ({error}): copy it again") from None
+    return folder / "source.tar"
