@@ -38,10 +38,9 @@ def start_range(edge: int, side: int, patch_size: int) -> tuple[int, int]:
 
 def random(box: Box, patch_size: int, length: int, rng: np.random.Generator) -> np.ndarray:
     """Independent positions, uniform over every valid start (the paper's training and main evaluation)."""
-    first_row, last_row = start_range(box.row, box.height, patch_size)
-    first_col, last_col = start_range(box.col, box.width, patch_size)
-    low, high = (first_row, first_col), (last_row, last_col)
-    return rng.integers(low, high, size=(length, 2), endpoint=True, dtype=np.int32)
+    rows = rng.integers(*start_range(box.row, box.height, patch_size), size=length, endpoint=True, dtype=np.int32)
+    cols = rng.integers(*start_range(box.col, box.width, patch_size), size=length, endpoint=True, dtype=np.int32)
+    return np.stack((rows, cols), axis=1)  # (T, 2)
 
 
 def row_raster(box: Box, patch_size: int, length: int, rng: np.random.Generator) -> np.ndarray:
@@ -112,12 +111,11 @@ def newly_seen(positions: np.ndarray, height: int, width: int, patch_size: int) 
     """
     length, margin = len(positions), patch_size
     rows, cols = np.clip(positions, -margin, (height, width)).T + margin
-    first_seen = np.full((height + 2 * margin, width + 2 * margin), length, dtype=np.int32)
-    starts = list(zip(rows.tolist(), cols.tolist(), strict=True))
-    for step in range(length - 1, -1, -1):
-        row, col = starts[step]
-        first_seen[row : row + patch_size, col : col + patch_size] = step
+    steps = np.arange(length, dtype=np.min_scalar_type(length))[:, None, None]  # the smallest integers are the fastest
+    first_seen = np.full((height + 2 * margin, width + 2 * margin), length, dtype=steps.dtype)
+    windows = sliding_window_view(first_seen, (patch_size, patch_size), writeable=True)  # at each pixel, (P, P)
+    backwards = np.arange(length - 1, -1, -1)  # as indices, for NumPy may walk a reversed view from its other end
+    windows[rows[backwards], cols[backwards]] = steps[backwards]  # of overlapping windows the last one written stays
     first_seen[:margin] = first_seen[margin + height :] = length
     first_seen[:, :margin] = first_seen[:, margin + width :] = length
-    windows = sliding_window_view(first_seen, (patch_size, patch_size))[rows, cols]  # (T, P, P)
-    return (windows == np.arange(length)[:, None, None]).sum(axis=(1, 2))
+    return (windows[rows, cols] == steps).sum(axis=(1, 2), dtype=np.uint32)

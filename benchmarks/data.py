@@ -1,0 +1,170 @@
+"""How fast encoded images become training samples, against the least that any pipeline must do.
+
+    python -m benchmarks.data --source data/train [--num_workers 4]
+
+One process, one thread, image bytes in memory, canvas 256..1024, T 1024, patches 16x16. For every image of every
+round, interleaved: the floor (decode, one cv2 resize to the canvas, cut T glimpses), the pipeline as trained with
+(bytes -> augment -> positions -> glimpses -> information ratio -> sample), and the stages by themselves. The time of a
+round is its mean over the images; of the rounds the median is taken. Prints one JSON line:
+
+- images_per_second of the pipeline, floor_images_per_second, and ratio: the first by the second;
+- bytes_per_sample: of all tensors of a sample;
+- milliseconds an image, by stage; decode is a part of augment, floor_resize of the floor;
+- loader_images_per_second, with --num_workers N: a DataLoader's rate for 0, 1, 2 and N workers, batches of 16.
+"""
+
+import argparse
+import json
+import tarfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from statistics import mean, median
+from time import perf_counter
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.augment import augment
+from datamodules.draws import Augmentation
+from datamodules.glimpses import RawSample, TrainingGlimpses
+from datamodules.images import decode_image
+from mambaeye.batch import GlimpseBatch
+from mambaeye.patches import cut_patches
+from mambaeye.trajectory import Box, information_ratio, random
+
+GLIMPSES = TrainingGlimpses(
+    canvas=(256, 1024), patch_size=16, length=1024, inside=0.5, augmentation=Augmentation(), mixing=None
+)
+BATCH_SIZE = 16
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
+
+
+def read_images(source: Path) -> Iterator[bytes]:
+    """The encoded images of a tar, or of all tars and image files below a folder."""
+    for path in [source] if source.is_file() else sorted(source.rglob("*")):
+        if path.suffix == ".tar":
+            with tarfile.open(path) as tar:
+                for member in tar:
+                    if member.isfile() and member.name.lower().endswith(EXTENSIONS):
+                        yield tar.extractfile(member).read()
+        elif path.suffix.lower() in EXTENSIONS:
+            yield path.read_bytes()
+
+
+class Samples(Dataset):
+    """Image bytes -> training samples; each pass over it draws the same."""
+
+    def __init__(self, images: list[bytes]) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, number: int) -> GlimpseBatch:
+        raw = RawSample(str(number), self.images[number], 0)
+        return GLIMPSES(raw, np.random.default_rng(number), lambda rng: raw)
+
+
+class Stopwatch:
+    """Milliseconds by stage, one list a round."""
+
+    def __init__(self) -> None:
+        self.rounds: list[dict[str, list[float]]] = []
+
+    def new_round(self) -> None:
+        self.rounds.append(defaultdict(list))
+
+    def __call__(self, stage: str, function: Callable, *args: Any, **kwargs: Any) -> Any:
+        """What the function returns; its time is noted under the stage."""
+        start = perf_counter()
+        result = function(*args, **kwargs)
+        self.rounds[-1][stage].append((perf_counter() - start) * 1e3)
+        return result
+
+    def medians(self) -> dict[str, float]:
+        """Of the rounds' means over the images."""
+        return {stage: median(mean(times[stage]) for times in self.rounds) for stage in self.rounds[0]}
+
+
+def floor(data: bytes, side: int, positions: np.ndarray) -> np.ndarray:
+    """The least that any pipeline must do: decode, one resize to the canvas, cut."""
+    return cut_patches(cv2.resize(decode_image(data, "an image"), (side, side)), positions, GLIMPSES.patch_size)
+
+
+def measure(images: list[bytes], rounds: int) -> dict[str, float]:
+    """Milliseconds by stage, of the whole pipeline and of the floor."""
+    watch = Stopwatch()
+    size, length = GLIMPSES.patch_size, GLIMPSES.length
+    samples = Samples(images)
+    for round_number in range(rounds):
+        watch.new_round()
+        for number, data in enumerate(images):
+            rng = np.random.default_rng(number)
+            side = int(rng.integers(*GLIMPSES.canvas, endpoint=True))
+            everywhere = random(Box(0, 0, side, side), size, length, rng)
+            both = [("pipeline", samples.__getitem__, number), ("floor", floor, data, side, everywhere)]
+            for stage in both if round_number % 2 else both[::-1]:
+                watch(*stage)
+            image = watch("decode", decode_image, data, "an image")
+            watch("floor_resize", cv2.resize, image, (side, side))
+            canvas, box = watch("augment", augment, data, side, GLIMPSES.augmentation, rng, "an image")
+            area = box if rng.random() < GLIMPSES.inside else Box(0, 0, side, side)
+            positions = watch("positions", random, area, size, length, rng)
+            watch("patches", cut_patches, canvas, positions, size)
+            watch("information_ratio", information_ratio, positions, box, size)
+    return watch.medians()
+
+
+def loader_rate(images: list[bytes], num_workers: int) -> float:
+    """Images a second of a DataLoader that has started."""
+    loader = DataLoader(
+        Samples(images * (1 + num_workers)),
+        BATCH_SIZE,
+        num_workers=num_workers,
+        worker_init_fn=lambda _: cv2.setNumThreads(0),
+    )
+    batches = iter(loader)
+    for _ in range(1 + num_workers):  # workers start and fill their queues
+        next(batches)
+    start = perf_counter()
+    count = sum(len(batch.keys) for batch in batches)
+    return count / (perf_counter() - start)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", type=Path, required=True, help="shards, a tar of images or a folder of either")
+    parser.add_argument("--num_workers", type=int, help="also measure a DataLoader with 0, 1, 2 and so many workers")
+    parser.add_argument("--images", type=int, default=240, help="how many images, the source's first")
+    parser.add_argument("--rounds", type=int, default=7, help="how often each is timed")
+    args = parser.parse_args()
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+    images = list(islice(read_images(args.source), args.images))
+    if not images:
+        parser.error(f"{args.source} has no images: give a tar or a folder with {', '.join(EXTENSIONS)} files")
+    one = Samples(images)[0]
+    measure(images[:20], 1)  # caches and allocators warm up
+    milliseconds = measure(images, args.rounds)
+    report = {
+        "images_per_second": round(1e3 / milliseconds["pipeline"], 1),
+        "floor_images_per_second": round(1e3 / milliseconds["floor"], 1),
+        "ratio": round(milliseconds["floor"] / milliseconds["pipeline"], 3),
+        "bytes_per_sample": sum(part.nbytes for part in one if isinstance(part, torch.Tensor)),
+        "images": len(images),
+        "milliseconds": {stage: round(time, 3) for stage, time in milliseconds.items()},
+    }
+    if args.num_workers is not None:
+        counts = sorted({0, 1, 2, args.num_workers})
+        report["loader_images_per_second"] = {count: round(loader_rate(images, count), 1) for count in counts}
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

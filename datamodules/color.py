@@ -1,0 +1,49 @@
+"""What augmentation does to the values of pixels: colour and blur."""
+
+from math import ceil
+
+import cv2
+import numpy as np
+
+GRAY = (0.299, 0.587, 0.114)  # weights of red, green and blue (ITU-R BT.601)
+
+
+def color_matrix(brightness: float, contrast: float, saturation: float, mean: tuple[float, ...]) -> np.ndarray:
+    """(3, 4) float64: (red, green, blue, 1) -> (red, green, blue), the three one after another.
+
+    Args:
+        brightness: factor of all values.
+        contrast: factor of the differences from the gray of the mean, after brightness.
+        saturation: factor of the differences from each pixel's gray.
+        mean: red, green and blue, before brightness.
+    """
+    saturate = saturation * np.eye(3) + (1 - saturation) * np.array(GRAY)  # each row blends one colour with the gray
+    offset = (1 - contrast) * brightness * np.dot(GRAY, mean)  # is gray, and saturation leaves it
+    return np.column_stack([brightness * contrast * saturate, np.full(3, offset)])
+
+
+def turn_hue(image: np.ndarray, turns: float) -> np.ndarray:
+    """Hue + turns in HSV, with 256 steps to a turn: (h, w, 3) uint8 -> same."""
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
+    hsv[..., 0] += np.uint8(round(turns * 256) % 256)  # wraps around
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
+
+
+def blur_kernel(taps: int, sigma: float, pitch: float) -> np.ndarray:
+    """A Gaussian of that many taps, one pixel apart, on a grid of another pitch: (n,) float64, n odd, sum 1.
+
+    What the taps would find on the fitted image is interpolated linearly from the pixels at hand, or, where those are
+    denser, averaged over as many: each tap is shared out over them by a triangle.
+
+    Args:
+        taps: an odd number.
+        sigma: in pixels of the fitted image.
+        pitch: of the pixels at hand, in those of the fitted image.
+    """
+    offsets = np.arange(taps) - taps // 2
+    gaussian = np.exp(-0.5 * (offsets / sigma) ** 2)
+    reach = max(1.0, 1 / pitch)  # half the triangle's base, in pixels at hand
+    radius = ceil(taps // 2 / pitch + reach) - 1
+    grid = np.arange(-radius, radius + 1)[:, None]  # (n, 1)
+    kernel = np.maximum(0, 1 - np.abs(grid - offsets / pitch) / reach) @ gaussian
+    return kernel / kernel.sum()
