@@ -39,6 +39,8 @@ class MambaEyeCLI(LightningCLI):
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         best = {"monitor": "val/top1", "mode": "max", "filename": "best", "enable_version_counter": False}
         parser.set_defaults({f"checkpoint.{key}": value for key, value in {**best, "save_last": True}.items()})
+        # an epoch that began under other ranks, workers or batch sizes has another length
+        parser.set_defaults({"trainer.reload_dataloaders_every_n_epochs": 1})
         parser.link_arguments("run_dir", "trainer.default_root_dir")
         parser.link_arguments("run_dir", "checkpoint.dirpath", compute_fn=checkpoint_dir)
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)

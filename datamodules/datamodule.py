@@ -1,41 +1,49 @@
 """The LightningDataModule: which shards are streamed, and how they become batches of glimpses."""
 
-from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader
 
 from datamodules.digits import ensure_digits
+from datamodules.draws import Augmentation
 from datamodules.glimpses import FixedGlimpses, TrainingGlimpses
 from datamodules.index import ShardIndex
-from datamodules.order import epoch_order
-from datamodules.stream import SampleStream
-from mambaeye.batch import Cell, GlimpseBatch
+from datamodules.loader import EpochLoader, FixedLoader
+from datamodules.locate import open_index
+from datamodules.mixing import Mixing
+from datamodules.order import Crew, batches_of
+from mambaeye.batch import Cell
 from mambaeye.errors import InputError
 from mambaeye.trajectory import scan_pattern
-
-TRAINING, VALIDATION = 0, 1  # the first part of every random key
 
 
 class ShardDataModule(LightningDataModule):
     """Streams WebDataset shards as sequences of glimpses.
 
     Args:
-        train_shards: Folder of training shards with their index.json; null for the embedded digits.
-        val_shards: Folder of validation shards with their index.json; null for the embedded digits.
+        train_shards: Training shards: a folder or URL with their index.json, a brace pattern of paths or URLs, or a
+            pipe: command; null for the embedded digits.
+        val_shards: Validation shards, likewise.
+        train_index: Path or URL of the training shards' index.json, if it is not beside them.
+        val_index: Path or URL of the validation shards' index.json, if it is not beside them.
         data_dir: Folder that the embedded digits are packed into on first use.
         num_classes: Number of classes, as in the index's class list; the encoder's head takes it from here.
         patch_size: Side of a glimpse in pixels; the encoder takes it from here.
         canvas: Smallest and largest canvas side in training, in pixels, drawn anew for every sample.
         length: Glimpses an image in training (T).
         inside: Probability that a training trajectory keeps to the image instead of the whole canvas.
+        augmentation: How training images are changed; null for not at all, {} for the paper's augmentations.
+        mixing: Mixup and CutMix of training images; null for neither.
         resolutions: Canvas sides to validate at, in pixels.
         scans: Scan patterns to validate with.
         validation_length: Glimpses an image in validation (T).
         batch_size: Images a batch and process.
         num_workers: Worker processes that load data, for each process.
+        tolerated: Samples an epoch and process that may be unreadable: left out, counted and reported. One more stops
+            the run.
+        timeout: Seconds without a batch after which worker processes count as stuck and the run stops; 0 for never.
         seed: Seed of the order, the canvases and the trajectories.
     """
 
@@ -43,21 +51,30 @@ class ShardDataModule(LightningDataModule):
         self,
         train_shards: str | None = None,
         val_shards: str | None = None,
+        train_index: str | None = None,
+        val_index: str | None = None,
         data_dir: str = "data",
         num_classes: int = 10,
         patch_size: int = 16,
         canvas: tuple[int, int] = (32, 64),
         length: int = 64,
         inside: float = 0.5,
+        augmentation: Augmentation | None = None,
+        mixing: Mixing | None = None,
         resolutions: tuple[int, ...] = (48,),
         scans: tuple[str, ...] = ("random",),
         validation_length: int = 64,
         batch_size: int = 64,
         num_workers: int = 1,
+        tolerated: int = 0,
+        timeout: float = 600.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
+        for name, config in (("augmentation", augmentation), ("mixing", mixing)):
+            if config is not None:  # plain containers, so that a checkpoint loads with weights_only=True
+                self.hparams[name] = asdict(config)
         smallest, largest = canvas
         if not patch_size <= smallest <= largest:
             raise InputError(
@@ -79,8 +96,11 @@ class ShardDataModule(LightningDataModule):
             scan_pattern(scan)
         embedded = Path(data_dir) / "digits"
         self.embedded = embedded if train_shards is None or val_shards is None else None
-        self.train_folder = Path(train_shards) if train_shards is not None else embedded / "train"
-        self.val_folder = Path(val_shards) if val_shards is not None else embedded / "val"
+        self.train_shards = train_shards or str(embedded / "train")
+        self.val_shards = val_shards or str(embedded / "val")
+        self.augmentation, self.mixing = augmentation, mixing
+        self.train_loader: EpochLoader | None = None
+        self.place: dict[str, Any] = {"epoch": -1}  # of the run that is continued
         self.cells = [Cell(resolution, scan) for resolution in resolutions for scan in scans]
         self.validation_length = validation_length
 
@@ -90,80 +110,76 @@ class ShardDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
-            self.train_index = self._read_index(self.train_folder)
-        self.val_index = self._read_index(self.val_folder)
+            self.train_index = self._open_index(self.train_shards, self.hparams.train_index)
+        self.val_index = self._open_index(self.val_shards, self.hparams.val_index)
 
-    def _read_index(self, folder: Path) -> ShardIndex:
-        index = ShardIndex.read(folder)
+    def _open_index(self, shards: str, where: str | None) -> ShardIndex:
+        index = open_index(shards, where)
         if len(index.classes) != self.hparams.num_classes:
             raise InputError(
-                f"{folder} has {len(index.classes)} classes in its index and data.num_classes is "
+                f"{shards} has {len(index.classes)} classes in its index and data.num_classes is "
                 f"{self.hparams.num_classes}: set --data.num_classes {len(index.classes)}, or give other shards"
             )
         return index
 
     @property
+    def crew(self) -> Crew:
+        """Who shares the samples."""
+        return Crew(self.trainer.world_size, max(1, self.hparams.num_workers), self.hparams.batch_size)
+
+    @property
     def train_batches(self) -> int:
         """Training batches an epoch and process; the samples of an incomplete global batch are left out."""
-        global_batch = self.hparams.batch_size * self.trainer.world_size
-        batches = len(self.train_index) // global_batch
+        batches = batches_of(len(self.train_index), self.crew)
         if not batches:
             raise InputError(
-                f"{self.train_folder} has {len(self.train_index)} samples, less than one batch of {global_batch} over "
-                f"all processes: set a smaller --data.batch_size"
+                f"{self.train_index.folder} has {len(self.train_index)} samples, less than one batch of "
+                f"{self.crew.ranks * self.crew.batch_size} over all processes: set a smaller --data.batch_size"
             )
         return batches
 
-    def train_dataloader(self) -> "EpochLoader":
-        return EpochLoader(self._train_epoch, lambda: self.trainer.current_epoch, self.train_batches)
-
-    def _train_epoch(self, epoch: int) -> DataLoader:
+    def train_dataloader(self) -> EpochLoader:
+        """Every training sample once over all ranks, in an order of this epoch's own."""
         h = self.hparams
-        order = epoch_order(self.train_index.counts, h.seed, epoch)
-        glimpses = TrainingGlimpses(tuple(h.canvas), h.patch_size, h.length, h.inside)
-        return self._loader(self.train_index, order, self.train_batches, glimpses, (TRAINING, h.seed, epoch))
+        glimpses = TrainingGlimpses(tuple(h.canvas), h.patch_size, h.length, h.inside, self.augmentation, self.mixing)
+        arguments = self._loader_arguments(self.train_index, glimpses)
+        self.train_loader = EpochLoader(**arguments, epoch=lambda: self.trainer.current_epoch)
+        self.train_loader.load_state_dict(self.place)
+        return self.train_loader
 
-    def val_dataloader(self) -> list[DataLoader]:
-        """One loader a cell: every sample once over all ranks, in the order of the shards, at fixed positions."""
+    def val_dataloader(self) -> list[FixedLoader]:
+        """One loader a cell: every validation sample once over all ranks, at fixed positions."""
         h = self.hparams
-        order = np.arange(len(self.val_index))
-        batches = -(-len(order) // (h.batch_size * self.trainer.world_size))
-        loaders = []
-        for resolution, scan in self.cells:
-            glimpses = FixedGlimpses(resolution, scan, h.patch_size, h.validation_length)
-            loaders.append(self._loader(self.val_index, order, batches, glimpses, (VALIDATION, h.seed, resolution)))
-        return loaders
+        cells = (FixedGlimpses(cell.resolution, cell.scan, h.patch_size, h.validation_length) for cell in self.cells)
+        return [FixedLoader(**self._loader_arguments(self.val_index, glimpses)) for glimpses in cells]
 
-    def test_dataloader(self) -> list[DataLoader]:
+    def test_dataloader(self) -> list[FixedLoader]:
         """The validation shards: testing is validating under another name."""
         return self.val_dataloader()
 
-    def predict_dataloader(self) -> list[DataLoader]:
+    def predict_dataloader(self) -> list[FixedLoader]:
         """The validation shards."""
         return self.val_dataloader()
 
-    def _loader(
-        self,
-        index: ShardIndex,
-        order: np.ndarray,
-        batches: int,
-        glimpses: TrainingGlimpses | FixedGlimpses,
-        key: tuple[int, ...],
-    ) -> DataLoader:
+    def _loader_arguments(self, index: ShardIndex, glimpses: TrainingGlimpses | FixedGlimpses) -> dict[str, Any]:
+        """What every loader wants to know."""
         h = self.hparams
-        stream = SampleStream(index, order, batches, h.batch_size, self.trainer.global_rank, glimpses, key)
-        pin = self.trainer.strategy.root_device.type == "cuda"
-        return DataLoader(stream, h.batch_size, num_workers=h.num_workers, pin_memory=pin)
+        return {
+            "index": index,
+            "glimpses": glimpses,
+            "crew": self.crew,
+            "rank": self.trainer.global_rank,
+            "num_workers": h.num_workers,
+            "tolerated": h.tolerated,
+            "timeout": h.timeout,
+            "pin_memory": self.trainer.strategy.root_device.type == "cuda",
+            "seed": h.seed,
+        }
 
+    def state_dict(self) -> dict[str, Any]:
+        """The training loader's place, kept here too: Lightning asks a loader how long it is before it restores it."""
+        return self.train_loader.state_dict() if self.train_loader else {}
 
-class EpochLoader:
-    """A loader whose every pass is another epoch: it asks which one it is and streams that epoch's order."""
-
-    def __init__(self, stream: Callable[[int], DataLoader], epoch: Callable[[], int], batches: int) -> None:
-        self.stream, self.epoch, self.batches = stream, epoch, batches
-
-    def __len__(self) -> int:
-        return self.batches
-
-    def __iter__(self) -> Iterator[GlimpseBatch]:
-        return iter(self.stream(self.epoch()))
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the place that the next training loader begins from."""
+        self.place = state_dict or self.place

@@ -1,14 +1,31 @@
 """An image -> one sequence of glimpses, for training (everything drawn) and for validation (everything fixed)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from datamodules.images import fit_on_canvas
+from datamodules.augment import augment
+from datamodules.draws import Augmentation
+from datamodules.images import decode_image, fit_on_canvas
+from datamodules.mixing import Mixing, cutmix, mixup
 from mambaeye.batch import GlimpseBatch
 from mambaeye.patches import cut_patches
 from mambaeye.trajectory import Box, information_ratio, random, scan_pattern
+
+
+class RawSample(NamedTuple):
+    """A sample as it lies in its shard."""
+
+    key: str
+    image: bytes
+    """Still encoded."""
+    label: int
+
+
+Partner = Callable[[np.random.Generator], RawSample]
 
 
 @dataclass(frozen=True)
@@ -22,14 +39,34 @@ class TrainingGlimpses:
     """T, glimpses an image."""
     inside: float
     """Probability that a trajectory keeps to the image; otherwise it may fall anywhere on the canvas."""
+    augmentation: Augmentation | None
+    """None leaves images as they are, fitted into the canvas."""
+    mixing: Mixing | None
+    """None leaves every image by itself."""
 
-    def __call__(self, image: np.ndarray, label: int, key: str, rng: np.random.Generator) -> GlimpseBatch:
-        """One sample; rng decides everything random about it."""
+    def __call__(self, raw: RawSample, rng: np.random.Generator, partner: Partner) -> GlimpseBatch:
+        """One sample; rng decides everything random about it, partner draws another image to mix in."""
         side = int(rng.integers(*self.canvas, endpoint=True))
-        canvas, box = fit_on_canvas(image, side)
+        canvas, box = self._place(raw, side, rng)
+        partner_label, share = raw.label, 1.0
+        if self.mixing and (mix := self.mixing.choose(rng)):
+            other = partner(rng)
+            partner_label = other.label
+            other_canvas, other_box = self._place(other, side, rng)
+            if mix == "mixup":
+                canvas, box, share = mixup(canvas, box, other_canvas, other_box, self.mixing.mixup_alpha, rng)
+            else:
+                canvas, box, share = cutmix(canvas, box, other_canvas, other_box, self.mixing.cutmix_alpha, rng)
         area = box if rng.random() < self.inside else Box(0, 0, side, side)
         positions = random(area, self.patch_size, self.length, rng)
-        return sample(canvas, box, positions, self.patch_size, label, key)
+        return sample(canvas, box, positions, self.patch_size, raw, partner_label, share)
+
+    def _place(self, raw: RawSample, side: int, rng: np.random.Generator) -> tuple[np.ndarray, Box]:
+        """The image on a canvas (side, side, 3), augmented if it is to be, and its box there."""
+        what = f"sample {raw.key}"
+        if self.augmentation is None:
+            return fit_on_canvas(decode_image(raw.image, what), side)
+        return augment(raw.image, side, self.augmentation, rng, what)
 
 
 @dataclass(frozen=True)
@@ -44,32 +81,44 @@ class FixedGlimpses:
     length: int
     """T, glimpses an image."""
 
-    def __call__(self, image: np.ndarray, label: int, key: str, rng: np.random.Generator) -> GlimpseBatch:
+    def __call__(self, raw: RawSample, rng: np.random.Generator, partner: Partner | None = None) -> GlimpseBatch:
         """One sample; rng decides the positions of a random scan."""
-        canvas, box = fit_on_canvas(image, self.resolution)
+        canvas, box = fit_on_canvas(decode_image(raw.image, f"sample {raw.key}"), self.resolution)
         positions = scan_pattern(self.scan)(box, self.patch_size, self.length, rng)
-        return sample(canvas, box, positions, self.patch_size, label, key)
+        return sample(canvas, box, positions, self.patch_size, raw, raw.label, 1.0)
 
 
-def sample(canvas: np.ndarray, box: Box, positions: np.ndarray, patch_size: int, label: int, key: str) -> GlimpseBatch:
+def sample(
+    canvas: np.ndarray,
+    box: Box,
+    positions: np.ndarray,
+    patch_size: int,
+    raw: RawSample,
+    partner_label: int,
+    label_share: float,
+) -> GlimpseBatch:
     """Cut the glimpses and note what they show: a GlimpseBatch without its first axis."""
     return GlimpseBatch(
         torch.from_numpy(cut_patches(canvas, positions, patch_size)),
         torch.from_numpy(positions),
         information_ratio(positions, box, patch_size).float(),
-        torch.tensor(label),
-        key,
+        torch.tensor(raw.label),
+        torch.tensor(partner_label),
+        torch.tensor(label_share, dtype=torch.float32),
+        raw.key,
         torch.tensor(True),
     )
 
 
-def filler(patch_size: int, length: int) -> GlimpseBatch:
-    """A row that only fills up a batch: black, with an empty key, and marked invalid."""
+def filler(patch_size: int, length: int, key: str = "") -> GlimpseBatch:
+    """A row that fills up a batch: black, marked invalid, with the key of the sample that is missing, if one is."""
     return GlimpseBatch(
         torch.zeros(length, 3, patch_size, patch_size, dtype=torch.uint8),
         torch.zeros(length, 2, dtype=torch.int32),
         torch.zeros(length),
         torch.tensor(0),
-        "",
+        torch.tensor(0),
+        torch.tensor(1.0),
+        key,
         torch.tensor(False),
     )

@@ -1,6 +1,34 @@
-"""Which sample comes when: pure functions of (seed, epoch), the same on every rank and worker."""
+"""Which sample comes when: pure functions of (seed, epoch, position), the same on every rank and worker.
+
+An epoch is one sequence of all its samples: shards in a seeded order, and a seeded permutation inside each. A crew (so
+many ranks with so many workers, so many samples a batch) cuts what is left of the sequence into contiguous runs of
+whole batches, one for every worker; less than one batch of all ranks together stays over. When a run is interrupted,
+the place in the epoch is told by the crews that worked on it and the batches that each handed out: the same crew goes
+on where it was, and another crew cuts what is left anew. So no sample is seen twice, none is lost but that last part
+of a batch, and a shard that was used up is not read again, however often the crew changes.
+"""
+
+from typing import NamedTuple
 
 import numpy as np
+
+
+class Crew(NamedTuple):
+    """Who shares the samples of an epoch."""
+
+    ranks: int
+    workers: int
+    """Loader workers of every rank, at least 1: without worker processes the rank itself."""
+    batch_size: int
+    """Samples of one rank's batch."""
+
+
+class Leg(NamedTuple):
+    """A stretch of an epoch under one crew."""
+
+    crew: Crew
+    batches: int
+    """Batches that every rank was handed."""
 
 
 def epoch_order(counts: np.ndarray, seed: int, epoch: int) -> np.ndarray:
@@ -19,18 +47,36 @@ def epoch_order(counts: np.ndarray, seed: int, epoch: int) -> np.ndarray:
     return np.concatenate([starts[shard] + rng.permutation(counts[shard]) for shard in rng.permutation(len(counts))])
 
 
-def lane(batches: int, batch_size: int, rank: int, worker: int, workers: int) -> slice:
-    """The part of an epoch's order that one worker of one rank reads: contiguous, and whole batches.
+def batches_of(samples: int, crew: Crew) -> int:
+    """Batches that every rank of a crew gets out of so many samples."""
+    return samples // (crew.ranks * crew.batch_size)
 
-    A rank's batches are dealt to its workers as a DataLoader asks for them: in turn, beginning with worker 0.
 
-    Args:
-        batches: batches of every rank.
-        batch_size: samples of one rank's batch.
-        rank: of this process.
-        worker: number of this worker in its process.
-        workers: workers of every process.
-    """
-    share, extra = divmod(batches, workers)
-    first = rank * batches + worker * share + min(worker, extra)
-    return slice(first * batch_size, (first + share + (worker < extra)) * batch_size)
+def deal(batches: int, crew: Crew) -> np.ndarray:
+    """(ranks, workers) int64: batches for every worker, as a DataLoader asks for them: in turn, from worker 0 on."""
+    share = (batches + np.arange(crew.workers)[::-1]) // crew.workers
+    return np.tile(share, (crew.ranks, 1))
+
+
+def runs(samples: int, crew: Crew) -> np.ndarray:
+    """(ranks, workers, 2) int64: where every worker's run of the samples left starts and stops."""
+    lengths = deal(batches_of(samples, crew), crew) * crew.batch_size
+    stops = lengths.cumsum().reshape(lengths.shape)
+    return np.stack((stops - lengths, stops), axis=-1)
+
+
+def remaining(order: np.ndarray, legs: list[Leg]) -> np.ndarray:
+    """What is left of an epoch's order after some legs, in order."""
+    for crew, batches in legs:
+        left = np.ones(len(order), dtype=bool)
+        done = deal(batches, crew) * crew.batch_size
+        for (start, _), length in zip(runs(len(order), crew).reshape(-1, 2), done.flat, strict=True):
+            left[start : start + length] = False
+        order = order[left]
+    return order
+
+
+def share(order: np.ndarray, crew: Crew, done: int, rank: int, worker: int) -> np.ndarray:
+    """The samples that a worker still has to read of what was left when its crew began, after `done` batches a rank."""
+    start, stop = runs(len(order), crew)[rank, worker]
+    return order[start + deal(done, crew)[rank, worker] * crew.batch_size : stop]

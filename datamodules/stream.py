@@ -1,89 +1,75 @@
-"""Shards -> samples, streamed by DataLoader workers in a given order."""
+"""Shards -> samples: what one DataLoader worker reads, and what becomes of a sample that cannot be read."""
 
-import tarfile
+import logging
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
-from datamodules.glimpses import FixedGlimpses, TrainingGlimpses, filler
-from datamodules.images import decode_image
-from datamodules.index import REMEDY, ShardIndex
-from datamodules.order import lane
+from datamodules.glimpses import FixedGlimpses, RawSample, TrainingGlimpses, filler
+from datamodules.index import ShardIndex
+from datamodules.order import Crew, share
+from datamodules.reading import read_images
 from mambaeye.batch import GlimpseBatch
 from mambaeye.errors import InputError
 
-LONGEST_NAME = 60  # of a key, that a tar header holds without an extension to it
+ATTEMPTS = 3  # to go on with a shard that breaks off
+
+log = logging.getLogger(__name__)
 
 
+@dataclass
 class SampleStream(IterableDataset):
-    """One rank's samples of one pass, each worker reading its own lane of the order.
+    """One rank's samples of the rest of a pass; in a worker process, that worker's.
 
-    Args:
-        index: the shards.
-        order: sample numbers of the pass over all ranks; it is cut, or filled up with invalid rows, to batches of
-            batch_size for every rank.
-        batches: batches of every rank.
-        batch_size: samples of one rank's batch.
-        rank: of this process.
-        glimpses: makes the sample of an image.
-        key: what a sample's random draws depend on besides its number, as a tuple of integers.
+    A sample that cannot be read or decoded ends the pass with an InputError or, if some are tolerated, leaves a row
+    that is marked invalid and bears its key; the loader counts those.
     """
 
-    def __init__(
-        self,
-        index: ShardIndex,
-        order: np.ndarray,
-        batches: int,
-        batch_size: int,
-        rank: int,
-        glimpses: TrainingGlimpses | FixedGlimpses,
-        key: tuple[int, ...],
-    ) -> None:
-        super().__init__()
-        self.index = index
-        self.order = order
-        self.batches, self.batch_size, self.rank = batches, batch_size, rank
-        self.glimpses = glimpses
-        self.key = key
-
-    def __len__(self) -> int:
-        """Samples of this rank, over all its workers."""
-        return self.batches * self.batch_size
+    index: ShardIndex
+    order: np.ndarray
+    """Sample numbers of the pass when this crew began, over all ranks; a negative number stands for a row of filler."""
+    crew: Crew
+    rank: int
+    done: int
+    """Batches that this crew has handed out on every rank."""
+    glimpses: TrainingGlimpses | FixedGlimpses
+    """Makes the sample of an image."""
+    key: tuple[int, ...]
+    """What a sample's random draws depend on, besides its number."""
+    tolerant: bool
+    """Whether a sample may be unreadable."""
 
     def __iter__(self) -> Iterator[GlimpseBatch]:
         info = get_worker_info()
-        worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        if info:  # one core a worker, as for torch's own operations
-            cv2.setNumThreads(0)
-        mine = lane(self.batches, self.batch_size, self.rank, worker, workers)
-        numbers = self.order[mine]
-        for number in numbers.tolist():
-            key = self.index.key(number)
-            image = decode_image(read_image(self.index, number), f"sample {key} in {self.index.shard_path(number)}")
-            rng = np.random.default_rng((*self.key, number))
-            yield self.glimpses(image, int(self.index.labels[number]), key, rng)
-        for _ in range(mine.stop - mine.start - len(numbers)):
+        if info:
+            cv2.setNumThreads(0)  # one core a worker, as for torch's own operations
+        # a DataLoader asks its first worker first; the batch that comes next belongs to this one
+        worker = ((info.id if info else 0) + self.done) % self.crew.workers
+        numbers = share(self.order, self.crew, self.done, self.rank, worker)
+        real = numbers[numbers >= 0]
+        for number, image in zip(real.tolist(), read_images(self.index, real, ATTEMPTS), strict=True):
+            yield self._sample(number, image)
+        for _ in range(len(numbers) - len(real)):
             yield filler(self.glimpses.patch_size, self.glimpses.length)
 
+    def _sample(self, number: int, image: bytes | InputError) -> GlimpseBatch:
+        try:
+            return self.glimpses(self._raw(number, image), np.random.default_rng((*self.key, number)), self._partner)
+        except InputError as error:
+            if not self.tolerant:
+                raise InputError(f"{error} (in {self.index.source(number)})") from None
+            log.warning("left out: %s (in %s)", error, self.index.source(number))
+            return filler(self.glimpses.patch_size, self.glimpses.length, self.index.key(number))
 
-def read_image(index: ShardIndex, number: int) -> bytes:
-    """A sample's image, still encoded, after a look at the tar header before it.
+    def _raw(self, number: int, image: bytes | InputError) -> RawSample:
+        if isinstance(image, InputError):
+            raise image
+        return RawSample(self.index.key(number), image, int(self.index.labels[number]))
 
-    Raises:
-        InputError: the shard holds something else there than its index says.
-    """
-    path, size = index.shard_path(number), int(index.sizes[number])
-    with path.open("rb") as file:
-        file.seek(int(index.offsets[number]) - tarfile.BLOCKSIZE)
-        header, data = file.read(tarfile.BLOCKSIZE), file.read(size)
-    try:
-        member = tarfile.TarInfo.frombuf(header, tarfile.ENCODING, "surrogateescape")
-    except tarfile.HeaderError:
-        member = None
-    if member is None or member.size != size or not member.name.startswith(index.key(number)[:LONGEST_NAME]):
-        raise InputError(
-            f"{path} does not hold sample {index.key(number)} where its index says: {REMEDY.format(index.folder)}"
-        )
-    return data
+    def _partner(self, rng: np.random.Generator) -> RawSample:
+        """Any sample of the index."""
+        number = rng.integers(len(self.index), size=1)
+        return self._raw(int(number[0]), next(read_images(self.index, number, ATTEMPTS)))

@@ -19,6 +19,10 @@ class GlimpseBatch(NamedTuple):
     """(B, T) float32: share of the image's own pixels seen by glimpses 0..t."""
     labels: Tensor
     """(B,) int64: index into the class list."""
+    partner_labels: Tensor
+    """(B,) int64: the label of the image that was mixed in (mixup, CutMix)."""
+    label_shares: Tensor
+    """(B,) float32: the label's share of the target, 1 where nothing was mixed in; the rest is the partner's."""
     keys: list[str]
     """B sample keys, as in the shards."""
     valid: Tensor

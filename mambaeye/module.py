@@ -8,12 +8,12 @@ import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 
+from mambaeye import weights
 from mambaeye.batch import GlimpseBatch
 from mambaeye.encoder import EncoderConfig, MambaEye
 from mambaeye.loss import Schedule, scheduled_cross_entropy
 from mambaeye.metrics import StepMetrics, powers_of_two
 from mambaeye.optim import OptimizerConfig, build_optimizer, build_schedule
-from mambaeye.weights import require_fit
 
 
 class MambaEyeModule(LightningModule):
@@ -26,6 +26,8 @@ class MambaEyeModule(LightningModule):
         encoder: Sizes of the encoder.
         optimizer: AdamW and its schedule.
         schedule: Target of the loss: follow the information ratio, or none for plain cross entropy at every step.
+        init_from: Weights to start from: a published mambaeye_*.pt or a checkpoint of ours, of the same sizes; null for
+            random ones.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class MambaEyeModule(LightningModule):
         encoder: EncoderConfig = EncoderConfig(),
         optimizer: OptimizerConfig = OptimizerConfig(),
         schedule: Schedule = "information_ratio",
+        init_from: str | None = None,
     ) -> None:
         super().__init__()
         # plain containers, so that a checkpoint loads with weights_only=True
@@ -46,6 +49,8 @@ class MambaEyeModule(LightningModule):
             logger=False,
         )
         self.encoder = MambaEye(encoder)
+        if init_from is not None:
+            weights.init_from(self.encoder, init_from)
         self.optimizer_config = optimizer
         self.schedule = schedule
         self.cell_metrics = nn.ModuleList()
@@ -58,11 +63,19 @@ class MambaEyeModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of other shapes before anything is changed."""
-        require_fit(self, checkpoint["state_dict"], "the checkpoint")
+        weights.require_fit(self, checkpoint["state_dict"], "the checkpoint")
 
     def training_step(self, batch: GlimpseBatch, batch_idx: int) -> Tensor:
         logits = self.encoder(batch.patches, batch.positions)
-        loss = scheduled_cross_entropy(logits, batch.labels, batch.information_ratio, self.schedule)
+        loss = scheduled_cross_entropy(
+            logits,
+            batch.labels,
+            batch.information_ratio,
+            self.schedule,
+            batch.valid,
+            batch.partner_labels,
+            batch.label_shares,
+        )
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.labels))
         return loss
 

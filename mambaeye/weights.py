@@ -34,26 +34,48 @@ def load_published(source: str | Path | Mapping[str, Tensor]) -> MambaEye:
     Raises:
         InputError: the file cannot be read as plain tensors, or its keys or shapes are not a MambaEye's.
     """
-    published = source if isinstance(source, Mapping) else read_tensors(Path(source))
-    state = {}
-    for name, tensor in published.items():
-        prefix = next((p for p in PREFIXES if name.startswith(p)), None)
-        if prefix is None:
-            raise InputError(f"{describe(source)} has a key {name!r} that no published MambaEye has")
-        state[PREFIXES[prefix] + name.removeprefix(prefix)] = tensor
-    model = MambaEye(sizes(state, describe(source)))
-    load_matching(model, state, describe(source))
+    where = "the state dict" if isinstance(source, Mapping) else str(source)
+    state = from_published(source if isinstance(source, Mapping) else read_tensors(Path(source)), where)
+    model = MambaEye(sizes(state, where))
+    load_matching(model, state, where)
     return model
 
 
+def from_published(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """The published names -> ours; where is for messages."""
+    state = {}
+    for name, tensor in tensors.items():
+        prefix = next((p for p in PREFIXES if name.startswith(p)), None)
+        if prefix is None:
+            raise InputError(f"{where} has a key {name!r} that no published MambaEye has")
+        state[PREFIXES[prefix] + name.removeprefix(prefix)] = tensor
+    return state
+
+
+def init_from(model: MambaEye, path: str | Path) -> None:
+    """Take the weights of a published .pt file, or of the encoder in a checkpoint of ours.
+
+    Raises:
+        InputError: the file cannot be read as tensors, or does not fit; the model is left as it was.
+    """
+    tensors = read_tensors(Path(path))
+    if all(name.startswith("encoder.") for name in tensors):
+        state = {name.removeprefix("encoder."): tensor for name, tensor in tensors.items()}
+    else:
+        state = from_published(tensors, str(path))
+    load_matching(model, state, str(path))
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The state dict in a .pt file, read without executing anything that it holds."""
+    """The state dict in a .pt file or checkpoint, read without executing anything that it holds."""
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist: give the path of a downloaded mambaeye_*.pt") from None
     except (UnpicklingError, RuntimeError, EOFError) as error:
         raise InputError(f"{path} is not a file of plain tensors (damaged, or not weights): {error}") from None
+    if isinstance(loaded, dict) and "state_dict" in loaded:  # a checkpoint of Lightning's
+        loaded = loaded["state_dict"]
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise InputError(f"{path} is not a plain state dict of tensors: give a published mambaeye_*.pt")
     return loaded
@@ -106,8 +128,3 @@ def require_fit(model: nn.Module, state: Mapping[str, Tensor], where: str) -> No
         shown = "; ".join(differences[:SHOWN_DIFFERENCES])
         more = f"; and {len(differences) - SHOWN_DIFFERENCES} more" if len(differences) > SHOWN_DIFFERENCES else ""
         raise InputError(f"{where} does not fit this encoder: {shown}{more}")
-
-
-def describe(source: str | Path | Mapping[str, Tensor]) -> str:
-    """What to call a source of weights in a message."""
-    return "the state dict" if isinstance(source, Mapping) else str(source)

@@ -19,4 +19,4 @@ def test_every_config_parses_and_its_header_says_the_command(
     assert stop.value.code == 0
     parsed, given = yaml.safe_load(capsys.readouterr().out), yaml.safe_load(path.read_text())
     assert parsed["model"]["encoder"].items() >= given["model"]["encoder"].items()
-    assert f"# {' ' * 2}python train.py fit --config configs/{path.name}" in path.read_text()
+    assert f"#   python train.py fit --config configs/{path.name}" in path.read_text()

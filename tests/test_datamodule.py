@@ -4,12 +4,13 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from datamodules.datamodule import ShardDataModule
-from datamodules.glimpses import FixedGlimpses, TrainingGlimpses
+from datamodules.glimpses import FixedGlimpses, RawSample, TrainingGlimpses
 from datamodules.index import ShardIndex
 from mambaeye.batch import GlimpseBatch
 from mambaeye.trajectory import information_ratio
@@ -38,6 +39,8 @@ def test_a_batch_is_what_its_documentation_says(data_dir: Path) -> None:
     assert (batch.positions.shape, batch.positions.dtype) == ((7, 5, 2), torch.int32)
     assert (batch.information_ratio.shape, batch.information_ratio.dtype) == ((7, 5), torch.float32)
     assert (batch.labels.shape, batch.labels.dtype) == ((7,), torch.int64)
+    assert batch.partner_labels.equal(batch.labels)
+    assert (batch.label_shares.tolist(), batch.label_shares.dtype) == ([1.0] * 7, torch.float32)
     assert len(batch.keys) == 7
     assert batch.valid.tolist() == [True] * 7
 
@@ -119,10 +122,10 @@ def test_the_epoch_is_asked_for_at_every_pass(data_dir: Path) -> None:
 
 def test_training_glimpses_draw_what_they_promise() -> None:
     """A white image on a black canvas shows where its box is: half of the trajectories keep inside."""
-    white = np.full((20, 10, 3), 255, dtype=np.uint8)
-    glimpses, inside, sides = TrainingGlimpses((40, 44), 8, 50, 0.5), 0, Counter()
+    white = cv2.imencode(".png", np.full((20, 10, 3), 255, dtype=np.uint8))[1].tobytes()
+    glimpses, inside, sides = TrainingGlimpses((40, 44), 8, 50, 0.5, None, None), 0, Counter()
     for number in range(400):
-        sample = glimpses(white, 3, "white", np.random.default_rng(number))
+        sample = glimpses(RawSample("white", white, 3), np.random.default_rng(number), partner=None)
         patches, positions = sample.patches, sample.positions
         inside += bool((patches == 255).all())
         sides[int(positions.max()) + 8] += 1
@@ -134,8 +137,8 @@ def test_training_glimpses_draw_what_they_promise() -> None:
 
 
 def test_fixed_glimpses_know_their_image_box() -> None:
-    white = np.full((30, 60, 3), 255, dtype=np.uint8)
-    sample = FixedGlimpses(64, "row_raster", 16, 12)(white, 1, "wide", np.random.default_rng(0))
+    white = cv2.imencode(".png", np.full((30, 60, 3), 255, dtype=np.uint8))[1].tobytes()
+    sample = FixedGlimpses(64, "row_raster", 16, 12)(RawSample("wide", white, 1), np.random.default_rng(0))
     assert (sample.patches == 255).all()  # the box is 32 x 64, two rows of four glimpses, and nothing else is seen
     assert sample.positions[:8].tolist() == [[row, col] for row in (16, 32) for col in (0, 16, 32, 48)]
     expected = information_ratio(sample.positions, (16, 0, 32, 64), 16)

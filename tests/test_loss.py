@@ -39,6 +39,27 @@ def test_without_schedule_it_is_plain_cross_entropy() -> None:
     torch.testing.assert_close(loss, plain, atol=1e-6, rtol=0)
 
 
+def test_invalid_rows_are_left_out() -> None:
+    logits, labels, ratio = random_case(4, 5, 11)
+    valid = torch.tensor([True, False, True, False])
+    loss = scheduled_cross_entropy(logits, labels, ratio, valid=valid)
+    torch.testing.assert_close(loss, scheduled_cross_entropy(logits[valid], labels[valid], ratio[valid]))
+    assert torch.autograd.grad(loss, logits)[0][~valid].eq(0).all()
+    none = scheduled_cross_entropy(logits, labels, ratio, valid=torch.zeros(4, dtype=torch.bool))
+    assert none == 0
+    assert torch.autograd.grad(none, logits)[0].eq(0).all()
+
+
+def test_mixed_images_have_mixed_targets() -> None:
+    logits, labels, ratio = random_case(4, 5, 11)
+    partners, shares = labels.flip(0), torch.tensor([1.0, 0.3, 0.0, 0.5])
+    loss = scheduled_cross_entropy(logits, labels, ratio, partner_labels=partners, label_shares=shares)
+    mixed = shares[:, None] * F.one_hot(labels, 11) + (1 - shares[:, None]) * F.one_hot(partners, 11)
+    target = (1 - ratio)[..., None] / 11 + ratio[..., None] * mixed[:, None]
+    dense = F.cross_entropy(logits.flatten(0, 1), target.flatten(0, 1))
+    torch.testing.assert_close(loss, dense, atol=1e-6, rtol=0)
+
+
 def test_half_precision_logits_are_widened() -> None:
     logits, labels, ratio = random_case(3, 5, 1000)
     loss = scheduled_cross_entropy(logits.bfloat16(), labels, ratio)

@@ -1,12 +1,13 @@
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from mambaeye.encoder import EncoderConfig
+from mambaeye.encoder import EncoderConfig, MambaEye
 from mambaeye.errors import InputError
-from mambaeye.weights import load_published
+from mambaeye.weights import init_from, load_published
 
 GOLDEN = torch.load(Path(__file__).with_name("authors_model_small.pt"), weights_only=True)
 
@@ -22,6 +23,22 @@ def test_the_authors_logits(as_file: bool, tmp_path: Path) -> None:
     with torch.no_grad():
         logits = model(GOLDEN["patches"], GOLDEN["positions"])
     torch.testing.assert_close(logits, GOLDEN["logits"], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["published", "checkpoint"])
+def test_start_from_weights(kind: str, tmp_path: Path) -> None:
+    expected, path = load_published(GOLDEN["state_dict"]), tmp_path / "weights.pt"
+    ours = {f"encoder.{name}": tensor for name, tensor in expected.state_dict().items()}
+    torch.save(GOLDEN["state_dict"] if kind == "published" else {"state_dict": ours, "epoch": 3}, path)
+    model = MambaEye(expected.config)
+    init_from(model, path)
+    for name, tensor in model.state_dict().items():
+        assert tensor.equal(expected.state_dict()[name]), name
+    other = MambaEye(replace(expected.config, num_classes=7))
+    before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+    with pytest.raises(InputError, match=r"head.weight is \(10, 64\), not \(7, 64\)"):
+        init_from(other, path)
+    assert all(tensor.equal(before[name]) for name, tensor in other.state_dict().items())
 
 
 def test_a_state_dict_that_does_not_fit_says_where() -> None:

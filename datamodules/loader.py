@@ -1,0 +1,165 @@
+"""The loaders that Lightning drives: a DataLoader a pass, with a place in the epoch that survives interruptions."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader
+
+from datamodules.glimpses import FixedGlimpses, TrainingGlimpses
+from datamodules.index import ShardIndex
+from datamodules.order import Crew, Leg, batches_of, epoch_order, remaining
+from datamodules.stream import SampleStream
+from mambaeye.batch import GlimpseBatch
+from mambaeye.errors import InputError
+
+TRAINING, VALIDATION = 0, 1  # the first part of every random key
+
+
+class GlimpseLoader:
+    """What loaders of training and of validation share: one pass over a SampleStream.
+
+    Args:
+        index: where the samples are.
+        glimpses: makes the sample of an image.
+        crew: who shares the samples.
+        rank: of this process.
+        num_workers: worker processes; 0 loads in this one.
+        tolerated: samples a pass and process that may be unreadable before the run stops.
+        timeout: seconds without a batch after which worker processes count as stuck.
+        pin_memory: whether batches are for a CUDA device.
+    """
+
+    def __init__(
+        self,
+        index: ShardIndex,
+        glimpses: TrainingGlimpses | FixedGlimpses,
+        crew: Crew,
+        rank: int,
+        num_workers: int,
+        tolerated: int,
+        timeout: float,
+        pin_memory: bool,
+    ) -> None:
+        assert crew.workers == max(1, num_workers)
+        self.index, self.glimpses = index, glimpses
+        self.crew, self.rank, self.num_workers = crew, rank, num_workers
+        self.tolerated, self.timeout, self.pin_memory = tolerated, timeout, pin_memory
+
+    def batches(self, order: np.ndarray, done: int, key: tuple[int, ...]) -> Iterator[GlimpseBatch]:
+        """The batches that are left of a pass, and a count of what could not be read.
+
+        Raises:
+            InputError: more samples than are tolerated could not be read; or nothing came for too long.
+        """
+        stream = SampleStream(
+            self.index, order, self.crew, self.rank, done, self.glimpses, key, tolerant=self.tolerated > 0
+        )
+        timeout = self.timeout if self.num_workers else 0
+        loader = DataLoader(
+            stream, self.crew.batch_size, num_workers=self.num_workers, timeout=timeout, pin_memory=self.pin_memory
+        )
+        unreadable: list[str] = []
+        try:
+            for batch in loader:
+                rows = zip(batch.keys, batch.valid.tolist(), strict=True)
+                unreadable += [key for key, valid in rows if key and not valid]
+                if len(unreadable) > self.tolerated:
+                    raise InputError(
+                        f"{len(unreadable)} samples of {self.index.folder} could not be read, more than the "
+                        f"{self.tolerated} of --data.tolerated ({', '.join(unreadable[:5])}, ...): mend the shards"
+                    )
+                yield batch
+        except RuntimeError as error:
+            if "timed out after" not in str(error):
+                raise
+            raise InputError(
+                f"no batch of {self.index.folder} came for {self.timeout:g} seconds: look after the storage, or set a "
+                f"longer --data.timeout"
+            ) from None
+
+
+class FixedLoader(GlimpseLoader):
+    """Every sample once over all ranks, in the order of the shards, at fixed positions; the same on every pass.
+
+    The last batches are filled up with invalid rows, so that all ranks have as many.
+    """
+
+    def __init__(self, *args: Any, seed: int, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.key = (VALIDATION, seed, self.glimpses.resolution)
+        global_batch = self.crew.ranks * self.crew.batch_size
+        self.order = np.full(-(-len(self.index) // global_batch) * global_batch, -1)
+        self.order[: len(self.index)] = np.arange(len(self.index))
+
+    def __len__(self) -> int:
+        return batches_of(len(self.order), self.crew)
+
+    def __iter__(self) -> Iterator[GlimpseBatch]:
+        return self.batches(self.order, 0, self.key)
+
+
+class EpochLoader(GlimpseLoader):
+    """Every pass is an epoch with an order of its own, or what is left of one.
+
+    Its state is the same on every rank, counts batches that were handed out (not those that workers prefetched), and
+    may be loaded by a loader with another crew.
+
+    Args:
+        seed: of the order and of all draws.
+        epoch: says which epoch it is. It is asked when the first batch is, not before: Lightning makes an iterator
+            before it has restored its own counters.
+    """
+
+    def __init__(self, *args: Any, seed: int, epoch: Callable[[], int], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.seed, self.current_epoch = seed, epoch
+        self.place: dict[str, Any] = {"epoch": -1}
+
+    def _left(self, legs: list[Leg], seed: int, epoch: int) -> np.ndarray:
+        return remaining(epoch_order(self.index.counts, seed, epoch), legs)
+
+    def _legs(self) -> tuple[int, list[Leg]]:
+        """Seed and legs of the current epoch, the last one this crew's."""
+        if self.place["epoch"] != self.current_epoch():
+            return self.seed, [Leg(self.crew, 0)]
+        legs = [Leg(Crew(*crew), batches) for *crew, batches in self.place["legs"]]
+        return self.place["seed"], legs if legs[-1].crew == self.crew else [*legs, Leg(self.crew, 0)]
+
+    def __len__(self) -> int:
+        """Batches of the current epoch, those before an interruption included."""
+        seed, legs = self._legs()
+        left = self._left(legs[:-1], seed, self.current_epoch())
+        return sum(leg.batches for leg in legs[:-1]) + batches_of(len(left), self.crew)
+
+    def __iter__(self) -> Iterator[GlimpseBatch]:
+        epoch = self.current_epoch()
+        seed, (*before, leg) = self._legs()
+        order, done = self._left(before, seed, epoch), leg.batches
+        for batch in self.batches(order, done, (TRAINING, seed, epoch)):
+            done += 1
+            self.place = {
+                "seed": seed,
+                "epoch": epoch,
+                "samples": len(self.index),
+                "legs": [[*crew, batches] for crew, batches in (*before, Leg(self.crew, done))],
+            }
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the epoch: seed, epoch, samples, and the legs as [ranks, workers, batch size, batches]."""
+        return dict(self.place)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a place.
+
+        Raises:
+            InputError: it is a place among other samples.
+        """
+        samples = state.get("samples", len(self.index))
+        if samples != len(self.index):
+            raise InputError(
+                f"the checkpoint was saved in an epoch over {samples} samples and {self.index.folder} has "
+                f"{len(self.index)}: go on with the same shards, or load the weights alone into a new run"
+            )
+        self.place = dict(state)

@@ -1,0 +1,208 @@
+"""Shards read by place, front to back, over HTTP and from commands that break: always the same bytes, once each."""
+
+import http.server
+import shutil
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from datamodules import reading
+from datamodules.datamodule import ShardDataModule
+from datamodules.index import ShardIndex
+from datamodules.locate import open_index
+from datamodules.order import epoch_order
+from datamodules.reading import read_images
+from mambaeye.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "PAUSE", 0.0)
+
+
+@pytest.fixture
+def val(data_dir: Path) -> Path:
+    return data_dir / "digits" / "val"
+
+
+@pytest.fixture
+def url(val: Path) -> Iterator[str]:
+    """The validation shards on a web server of this machine."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(val))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def by_tar(folder: Path) -> dict[str, bytes]:
+    """Every image by key, as tarfile finds it."""
+    import tarfile
+
+    images = {}
+    for path in folder.glob("*.tar"):
+        with tarfile.open(path) as tar:
+            for member in tar:
+                if member.name.endswith(".png"):
+                    images[member.name.removesuffix(".png")] = tar.extractfile(member).read()
+    return images
+
+
+def sources(val: Path, url: str) -> dict[str, tuple[str, str | None]]:
+    return {
+        "folder": (str(val), None),
+        "pattern": (f"{val}/val-{{000000..000001}}.tar", None),
+        "url": (url, None),
+        "url with a slash": (f"{url}/", None),
+        "url pattern": (f"{url}/val-{{000000..000001}}.tar", None),
+        "command": (f"pipe:cat {val}/val-{{000000..000001}}.tar", f"{val}/index.json"),
+        "command, index by url": (f"pipe:cat {val}/val-{{000001,000000}}.tar", f"{url}/index.json"),
+        "one shard": (f"{val}/val-000001.tar", None),
+    }
+
+
+@pytest.mark.parametrize("name", sources(Path(), ""))
+def test_every_source_gives_the_same_bytes_in_the_order_asked_for(name: str, val: Path, url: str) -> None:
+    shards, where = sources(val, url)[name]
+    index, images = open_index(shards, where), by_tar(val)
+    assert len(index) == (197 if name == "one shard" else 397)
+    numbers = epoch_order(index.counts, 0, 0)
+    for number, image in zip(numbers, read_images(index, numbers, attempts=0), strict=True):
+        assert image == images[index.key(number)]
+
+
+def test_a_streaming_shard_is_read_once(val: Path, tmp_path: Path) -> None:
+    log = tmp_path / "reads"
+    command = f"pipe:echo >> {log}; cat {val}/val-{{000000..000001}}.tar"
+    index = open_index(command, f"{val}/index.json")
+    numbers = epoch_order(index.counts, 1, 1)
+    assert len(list(read_images(index, numbers, attempts=0))) == 397
+    assert log.read_text() == "\n\n"
+
+
+@pytest.mark.parametrize("breaks", [1, 2])
+def test_a_read_that_breaks_goes_on_without_repeating_or_dropping(breaks: int, val: Path, tmp_path: Path) -> None:
+    """The command prints only the first part of the shard, as often as `breaks` says; then all of it."""
+    script, count = tmp_path / "flaky.sh", tmp_path / "count"
+    count.write_text("0")
+    script.write_text(
+        f"n=$(cat {count}); echo $((n + 1)) > {count}\n"
+        f"if [ $n -lt {breaks} ]; then head -c $((20000 * (n + 1))) {val}/val-000000.tar; exit 1; fi\n"
+        f"cat {val}/val-000000.tar\n"
+    )
+    index = open_index(f"pipe:sh {script} val-000000.tar", f"{val}/index.json")
+    images = by_tar(val)
+    for numbers in (np.arange(200), np.random.default_rng(0).permutation(200)):
+        count.write_text("0")
+        delivered = list(read_images(index, numbers, attempts=2))
+        assert delivered == [images[index.key(n)] for n in numbers]
+        assert count.read_text() == f"{breaks + 1}\n"
+
+
+def test_a_shard_that_stays_broken_is_an_error_for_every_sample_left(val: Path, tmp_path: Path) -> None:
+    index = open_index(f"pipe:head -c 30000 {val}/val-000000.tar", f"{val}/index.json")
+    results = list(read_images(index, np.arange(200), attempts=2))
+    whole = [isinstance(result, bytes) for result in results]
+    assert len(results) == 200
+    assert whole == sorted(whole, reverse=True)
+    assert 5 < sum(whole) < 100
+    assert f"sample {index.key(199)} cannot be read, for pipe:head" in str(results[-1])
+    gone = open_index(f"pipe:cat {tmp_path}/val-000000.tar", f"{val}/index.json")
+    assert all(isinstance(result, InputError) for result in read_images(gone, np.arange(3), attempts=1))
+
+
+def test_other_content_of_the_same_size_is_noticed(val: Path, tmp_path: Path) -> None:
+    shutil.copytree(val, tmp_path / "val")
+    shard = tmp_path / "val" / "val-000001.tar"
+    content = bytearray(shard.read_bytes())
+    index = ShardIndex.read(tmp_path / "val")
+    offset = int(index.offsets[300])
+    content[offset - 512 : offset - 500] = b"digit-9999.p"
+    shard.write_bytes(content)
+    good, bad = read_images(index, np.array([299, 300]), attempts=0)
+    assert isinstance(good, bytes)
+    assert f"does not hold sample {index.key(300)} where its index says" in str(bad)
+
+
+@pytest.mark.parametrize(
+    ("shards", "where", "message"),
+    [
+        ("nowhere", None, "nowhere/index.json does not exist"),
+        ("pipe:cat a.tar", None, "does not say where the index of the shards is: give it with --data.train_index"),
+        ("{val}/other-{{000..002}}.tar", None, "other-000.tar is none of the shards in"),
+        ("{val}/val-{{000000..000001.tar", None, "braces of .* do not match"),
+        ("pipe:cat val-000000.tar val-000001.tar", "{val}/index.json", "is several of the shards"),
+        ("{val}/val-000000.tar", "nowhere.json", "index nowhere.json cannot be read"),
+        ("{val}/val-000000.tar", "{val}/val-000000.tar", "val-000000.tar is not an index of shards"),
+        ("http://127.0.0.1:9/shards", None, "index http://127.0.0.1:9/shards/index.json cannot be read"),
+        ("elsewhere/val-000000.tar", "{val}/index.json", "elsewhere/val-000000.tar is missing"),
+    ],
+)
+def test_sources_that_cannot_be(shards: str, where: str | None, message: str, val: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        open_index(shards.format(val=val), where and where.format(val=val))
+
+
+def loaders(data: ShardDataModule) -> ShardDataModule:
+    data.trainer = SimpleNamespace(
+        global_rank=0,
+        world_size=1,
+        current_epoch=0,
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
+    )
+    data.setup("fit")
+    return data
+
+
+def test_batches_over_http_are_the_local_ones(val: Path, url: str) -> None:
+    local, remote = (
+        loaders(ShardDataModule(shards, shards, length=3, batch_size=40, num_workers=2)) for shards in (str(val), url)
+    )
+    for batch, expected in zip(remote.train_dataloader(), local.train_dataloader(), strict=True):
+        assert batch.keys == expected.keys
+        assert batch.patches.equal(expected.patches)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_unreadable_samples_are_counted_and_past_a_threshold_fatal(workers: int, val: Path, tmp_path: Path) -> None:
+    shutil.copytree(val, tmp_path / "val")
+    index = ShardIndex.read(val)
+    bad = [3, 77, 250]
+    for number in bad:
+        with (tmp_path / "val" / index.shard_path(number).name).open("r+b") as file:
+            file.seek(index.offsets[number])
+            file.write(b"\0" * int(index.sizes[number]))
+    shards = str(tmp_path / "val")
+    for tolerated in (3, 2, 0):
+        arguments = {"length": 3, "batch_size": 40, "num_workers": workers, "tolerated": tolerated}
+        data = loaders(ShardDataModule(shards, shards, **arguments))
+        if tolerated == 3:
+            for loader in (data.train_dataloader(), data.val_dataloader()[0]):
+                batches = list(loader)
+                rows = [row for batch in batches for row in zip(batch.keys, batch.valid.tolist(), strict=True)]
+                missing = {key for key, valid in rows if key and not valid}
+                assert missing <= {index.key(number) for number in bad}
+            assert len(missing) == 3  # validation leaves none over
+            assert sum(valid for _, valid in rows) == 394
+        else:
+            message = "3 samples of .* could not be read, more than the 2" if tolerated else "does not decode"
+            with pytest.raises(InputError, match=message):
+                list(data.val_dataloader()[0])
+
+
+def test_storage_that_hangs_ends_the_run(val: Path) -> None:
+    shards = f"pipe:cat {val}/val-000000.tar | (head -c 50000; sleep 30)"
+    arguments = {"train_index": f"{val}/index.json", "val_index": f"{val}/index.json", "timeout": 1.0}
+    data = loaders(ShardDataModule(shards, shards, length=3, batch_size=150, num_workers=1, **arguments))
+    with pytest.raises(InputError, match="came for 1 seconds: look after the storage"):
+        list(data.train_dataloader())

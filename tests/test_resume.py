@@ -1,0 +1,154 @@
+"""An interrupted run goes on with exactly the samples that were left: through Lightning, in one process."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from resuming import BATCH, EPOCHS, InterruptAfter, Recorder, run
+
+from datamodules.datamodule import ShardDataModule
+from datamodules.index import ShardIndex
+
+BATCHES = 397 // BATCH
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(data_dir: Path) -> dict[int, list]:
+    """What a run sees that nothing interrupts, by number of workers."""
+    runs = {workers: run(data_dir, num_workers=workers) for workers in (0, 2)}
+    assert all(len(seen) == EPOCHS * BATCHES for seen in runs.values())
+    assert [epoch for epoch, *_ in runs[0]] == [epoch for epoch in range(EPOCHS) for _ in range(BATCHES)]
+    return runs
+
+
+@pytest.mark.parametrize("validate", [True, False])
+@pytest.mark.parametrize("after", [1, 3, BATCHES - 1, BATCHES, BATCHES + 1, 2 * BATCHES, EPOCHS * BATCHES - 1])
+def test_same_crew_goes_on_bit_for_bit(
+    after: int, validate: bool, uninterrupted: dict[int, list], data_dir: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "place.ckpt"
+    before = run(data_dir, InterruptAfter(after, place), validate=validate)
+    assert len(before) == after
+    assert before + run(data_dir, ckpt_path=place, validate=validate) == uninterrupted[0]
+
+
+def test_workers_that_read_ahead_change_nothing(uninterrupted: dict[int, list], data_dir: Path, tmp_path: Path) -> None:
+    """Interrupted twice, at odd batches: the worker whose turn it was has the next batch."""
+    first, second = tmp_path / "first.ckpt", tmp_path / "second.ckpt"
+    seen = run(data_dir, InterruptAfter(3, first), num_workers=2)
+    seen += run(data_dir, InterruptAfter(2, second), ckpt_path=first, num_workers=2)
+    seen += run(data_dir, ckpt_path=second, num_workers=2)
+    assert seen == uninterrupted[2]
+
+
+@pytest.mark.parametrize("when", ["validation", "train epoch"])
+def test_checkpoints_of_an_epoch_s_end(
+    when: str, uninterrupted: dict[int, list], data_dir: Path, tmp_path: Path
+) -> None:
+    saver = ModelCheckpoint(
+        dirpath=tmp_path, filename="{epoch}", save_top_k=-1, save_on_train_epoch_end=when == "train epoch"
+    )
+    assert run(data_dir, saver) == uninterrupted[0]
+    for epoch in range(EPOCHS):
+        rest = run(data_dir, ckpt_path=tmp_path / f"epoch={epoch}.ckpt")
+        assert rest == uninterrupted[0][(epoch + 1) * BATCHES :]
+
+
+@pytest.mark.parametrize(
+    "crews",
+    [
+        [{"num_workers": 0}, {"num_workers": 3}],
+        [{"num_workers": 2}, {"num_workers": 4}, {"num_workers": 1}],
+        [{"batch_size": 50}, {"batch_size": 31}, {"batch_size": 64, "num_workers": 2}],
+        [{"batch_size": 10}, {"batch_size": 100}],
+    ],
+)
+def test_other_crews_see_what_is_left_once(crews: list[dict[str, int]], data_dir: Path, tmp_path: Path) -> None:
+    seen, place = [], None
+    for number, crew in enumerate(crews[:-1]):
+        at = tmp_path / f"{number}.ckpt"
+        seen += run(data_dir, InterruptAfter(2, at), ckpt_path=place, **crew)
+        place = at
+    seen += run(data_dir, ckpt_path=place, **crews[-1])
+    index = ShardIndex.read(data_dir / "digits" / "val")
+    everything = {index.key(number) for number in range(len(index))}
+    last = crews[-1].get("batch_size", BATCH)
+    for epoch in range(EPOCHS):
+        keys = list(itertools.chain.from_iterable(keys for e, keys, _ in seen if e == epoch))
+        assert set(keys) <= everything
+        assert len(keys) == len(set(keys)) > 397 - last
+    draws = {}  # who draws a sample does not matter: the same epoch gives it the same canvas and positions
+    for epoch, keys, digest in run(data_dir, batch_size=1):
+        draws[epoch, keys] = digest
+    for epoch, keys, digest in seen:
+        assert sum(draws[epoch, (key,)] for key in keys) == digest
+    lengths = [sum(1 for e, *_ in seen if e == epoch) for epoch in range(EPOCHS)]
+    assert lengths[1:] == [397 // last] * (EPOCHS - 1)
+
+
+def test_validation_goes_on_after_an_epoch_of_several_crews(data_dir: Path, tmp_path: Path) -> None:
+    """Lightning validates at the last batch of an epoch, and knows it only if every epoch's length is right."""
+
+    class CountValidations(Callback):
+        count = 0
+
+        def on_validation_end(self, *_: object) -> None:
+            self.count += 1
+
+    counter = CountValidations()
+    run(data_dir, InterruptAfter(30, tmp_path / "place.ckpt"), batch_size=10)
+    run(data_dir, counter, ckpt_path=tmp_path / "place.ckpt", batch_size=90)
+    assert counter.count == EPOCHS
+
+
+def test_other_samples_are_refused(data_dir: Path, tmp_path: Path) -> None:
+    run(data_dir, InterruptAfter(2, tmp_path / "place.ckpt"))
+    train = str(data_dir / "digits" / "train")
+    data = ShardDataModule(train, train, length=3, batch_size=BATCH, num_workers=0)
+    trainer = Trainer(accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, barebones=True)
+    with pytest.raises(ValueError, match="in an epoch over 397 samples and .* has 1400: go on with the same shards"):
+        trainer.fit(Recorder(), data, ckpt_path=tmp_path / "place.ckpt", weights_only=True)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "crews",
+    [
+        [(1, 0, 30), (2, 0, 15)],
+        [(2, 2, 20), (1, 1, 40)],
+        [(2, 1, 20), (3, 2, 11), (1, 4, 50)],
+    ],
+    ids=str,
+)
+def test_other_ranks_see_what_is_left_once(crews: list[tuple[int, int, int]], data_dir: Path, tmp_path: Path) -> None:
+    """Real processes that talk to each other: (ranks, workers, batch size), two batches each, the last to the end."""
+    seen, place = [], None
+    for leg, (ranks, workers, batch_size) in enumerate(crews):
+        last = leg == len(crews) - 1
+        asked = {
+            "data_dir": str(data_dir),
+            "seen": str(tmp_path / f"seen-{leg}"),
+            "save": str(tmp_path / f"{leg}.ckpt"),
+            "ckpt_path": place,
+            "batches": -1 if last else 2,
+            "ranks": ranks,
+            "workers": workers,
+            "batch_size": batch_size,
+        }
+        script = Path(__file__).with_name("resuming.py")
+        environment = os.environ | {"PYTHONPATH": str(script.parents[1])}
+        subprocess.run([sys.executable, str(script), json.dumps(asked)], env=environment, check=True, timeout=300)
+        parts = [json.loads((tmp_path / f"seen-{leg}-{rank}.json").read_text()) for rank in range(ranks)]
+        assert len({len(part) for part in parts}) == 1
+        seen += itertools.chain.from_iterable(parts)
+        place = asked["save"]
+    ranks, _, batch_size = crews[-1]
+    for epoch in range(EPOCHS):
+        keys = list(itertools.chain.from_iterable(keys for e, keys, _ in seen if e == epoch))
+        assert len(keys) == len(set(keys)) > 397 - ranks * batch_size
