@@ -4,77 +4,15 @@ import argparse
 import os
 import sys
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from threading import Event
-from typing import TypeVar
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from datamodules.images import decode_image
 from datamodules.index import INDEX_NAME, Shard, ShardIndex, header_matches, read_index, scan_shard
+from datamodules.parallel import in_parallel, positive
 from mambaeye.errors import InputError
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 COLUMNS = ("keys", "labels", "offsets", "sizes")
-
-
-class Stopped(Exception):  # noqa: N818
-    """Another thread has failed, or the user has interrupted: the work is not wanted any more."""
-
-
-class RateColumn(ProgressColumn):
-    """Steps a second."""
-
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.0f}/s" if speed else "")
-
-
-def in_parallel(
-    work: Callable[[Item, Callable[[int], None]], Result], items: Sequence[Item], jobs: int, total: int, what: str
-) -> list[Result]:
-    """Do work(item, advance) for every item, under a progress bar with rate and time left, on standard error.
-
-    On threads: decoding, hashing and reading let go of Python's lock, and a killed process leaves none behind.
-
-    Args:
-        work: calls advance(steps) as it goes along, which also ends it when another item has failed.
-        items: in the order of the results.
-        jobs: threads.
-        total: steps over all items.
-        what: the bar's title, with the unit of a step.
-    """
-    stop = Event()
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        RateColumn(),
-        TimeRemainingColumn(elapsed_when_finished=True),
-        console=Console(stderr=True),
-    )
-    with bar, ThreadPoolExecutor(jobs) as pool:
-        task = bar.add_task(what, total=total)
-
-        def advance(steps: int) -> None:
-            bar.advance(task, steps)
-            if stop.is_set():
-                raise Stopped
-
-        try:
-            futures = [pool.submit(work, item, advance) for item in items]
-            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-            for future in done:
-                future.result()
-        finally:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-    return [future.result() for future in futures]
 
 
 def check(folder: Path, jobs: int, decode: bool) -> list[str]:
@@ -170,14 +108,6 @@ def damaged_images(path: Path, expected: Shard, advance: Callable[[int], None]) 
             except (InputError, OSError) as error:
                 yield str(error)
             advance(1)
-
-
-def positive(text: str) -> int:
-    """A number of at least 1, for argparse."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return number
 
 
 def main(args: list[str] | None = None) -> None:

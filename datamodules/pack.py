@@ -24,7 +24,6 @@ import numpy as np
 from filelock import FileLock, Timeout
 from webdataset import TarWriter
 
-from datamodules.check import in_parallel, positive
 from datamodules.images import decode_image
 from datamodules.index import (
     INDEX_NAME,
@@ -36,6 +35,7 @@ from datamodules.index import (
     write_index,
     write_whole,
 )
+from datamodules.parallel import in_parallel, positive
 from datamodules.sources import Entry, Source, decompressed, list_entries
 from mambaeye.errors import InputError
 
@@ -120,7 +120,7 @@ class Packing:
         fingerprint, shard, unreadable = json.loads(self.note(task).read_text())
         path = self.folder / task.name
         same = fingerprint == task.fingerprint and path.exists() and path.stat().st_size == shard["bytes"]
-        return Done(fingerprint, Shard(**shard), unreadable) if same and (self.skip or not unreadable) else None
+        return Done(fingerprint, Shard(**shard), unreadable) if same else None
 
 
 def pack(

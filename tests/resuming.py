@@ -1,4 +1,4 @@
-"""A run that learns nothing and keeps what it was given, to be interrupted and continued; main() is for several ranks."""
+"""A run that learns nothing and keeps what it was given, to be interrupted and continued; main() runs it on ranks."""
 
 import json
 import os

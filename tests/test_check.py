@@ -15,8 +15,9 @@ import cv2
 import numpy as np
 import pytest
 
-from datamodules.check import Stopped, in_parallel, main
+from datamodules.check import main
 from datamodules.index import scan_shard, write_index
+from datamodules.parallel import Stopped, in_parallel
 from mambaeye.errors import InputError
 
 ROOT = Path(__file__).parents[1]

@@ -1,11 +1,54 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from train import main
 
 ROOT = Path(__file__).parents[1]
+
+
+SMALL = [
+    "--trainer.accelerator=cpu",
+    "--trainer.devices=1",
+    "--trainer.precision=32-true",
+    "--trainer.max_steps=2",
+    "--trainer.limit_val_batches=1",
+    "--trainer.check_val_every_n_epoch=1",
+    "--trainer.enable_progress_bar=false",
+    "--model.encoder.depth=1",
+    "--data.train_shards=null",
+    "--data.val_shards=null",
+    "--data.num_classes=10",
+    "--data.canvas=[32,64]",
+    "--data.length=8",
+    "--data.validation_length=8",
+    "--data.resolutions=[32]",
+    "--data.batch_size=4",
+    "--data.num_workers=0",
+]
+
+
+def test_the_imagenet_recipe_runs_is_fine_tuned_and_validated(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two steps of each on the digits: augmentations, mixing and weights to start from, all by config."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    small = [*SMALL, f"--data.data_dir={data_dir}"]
+    mixing = ["--data.mixing.mixup=0.5", "--data.mixing.cutmix=0.5"]
+    main(["fit", f"--config={ROOT}/configs/imagenet_tiny.yaml", *small, *mixing])
+    weights = tmp_path / "runs/imagenet_tiny/checkpoints/last.ckpt"
+    main(["fit", f"--config={ROOT}/configs/finetune_tiny.yaml", *small, f"--model.init_from={weights}"])
+    checkpoint = torch.load(tmp_path / "runs/finetune_tiny/checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 2
+    assert checkpoint["datamodule_hyper_parameters"]["augmentation"]["perspective"] == 0.3
+    start, end = torch.load(weights, weights_only=True)["state_dict"], checkpoint["state_dict"]
+    change = max((end[name] - start[name]).abs().max().item() for name in start)
+    assert 0 < change < 0.01  # two small steps from where the first run ended
+    main(["validate", f"--ckpt_path={tmp_path}/runs/finetune_tiny/checkpoints/last.ckpt", "--trainer.accelerator=cpu"])
+    assert (tmp_path / "runs/finetune_tiny/validate.yaml").exists()
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)

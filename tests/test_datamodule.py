@@ -88,6 +88,18 @@ def test_validation_sees_every_sample_once_and_ranks_take_as_many_batches(
     assert len(lengths) == 1
 
 
+def test_every_number_of_workers_sees_the_same_samples(data_dir: Path) -> None:
+    modules = [data_module(data_dir, batch_size=60, num_workers=workers) for workers in (0, 1, 2, 4)]
+    sets = [set(keys(data.train_dataloader())) for data in modules]
+    assert sets[0] == sets[1] == sets[2] == sets[3]
+
+
+def test_more_workers_than_batches(data_dir: Path) -> None:
+    data = data_module(data_dir, batch_size=600, num_workers=4)
+    assert [len(batch.labels) for batch in data.train_dataloader()] == [600, 600]
+    assert len(keys(data.val_dataloader()[0])) == 397
+
+
 def by_key(batches: list[GlimpseBatch]) -> dict[str, tuple[bytes, bytes]]:
     return {
         key: (patches.numpy().tobytes(), positions.numpy().tobytes())

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -171,14 +172,16 @@ def test_the_same_whatever_the_threads_and_another_order_by_seed(images: Path, t
 CHANGES = ("replace", "fsync", "unlink", "rmdir", "mkdir")  # of os: what a packing changes on the disk, besides writing
 
 
-def run_until(moment: int, *args: object) -> bool:
-    """Pack in a child process that is killed as it is about to make, rename or remove a file for the n-th time."""
+def pack_until(moment: int, args: list[str]) -> bool:
+    """Pack in a forked process that is killed as it is about to make its n-th change. Whether it was."""
     child = os.fork()
     if child:
-        return os.waitpid(child, 0)[1] != 0
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert code in (0, -signal.SIGKILL)
+        return code != 0
     left = moment
 
-    def watched(call: object) -> object:
+    def watched(call: Callable[..., object]) -> Callable[..., object]:
         def before(*arguments: object, **options: object) -> object:
             nonlocal left
             left -= 1
@@ -189,6 +192,7 @@ def run_until(moment: int, *args: object) -> bool:
         return before
 
     try:
+        os.dup2(2, 1)  # the answers go to standard output
         for name in CHANGES:
             setattr(os, name, watched(getattr(os, name)))
         pack(*args)
@@ -197,7 +201,25 @@ def run_until(moment: int, *args: object) -> bool:
         os._exit(1)
 
 
-def test_killed_at_any_moment_it_continues_to_the_same_bytes(images: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def run_until() -> Iterator[Callable[..., bool]]:
+    """pack_until, asked of a process without threads: where some just ended, a fork may find OpenCV's locks held."""
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    with subprocess.Popen(
+        [sys.executable, __file__], env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=ROOT, **streams
+    ) as server:
+
+        def ask(moment: int, *args: object) -> bool:
+            print(json.dumps([moment, [str(arg) for arg in args]]), file=server.stdin, flush=True)
+            return json.loads(server.stdout.readline())
+
+        yield ask
+        server.stdin.close()
+
+
+def test_killed_at_any_moment_it_continues_to_the_same_bytes(
+    run_until: Callable[..., bool], images: Path, tmp_path: Path
+) -> None:
     pack(images, tmp_path / "whole", *SMALL)
     expected = packed(tmp_path / "whole")
     moment = 0
@@ -215,7 +237,9 @@ def test_killed_at_any_moment_it_continues_to_the_same_bytes(images: Path, tmp_p
     assert packed(tmp_path / f"{moment}") == expected
 
 
-def test_other_arguments_do_not_mix_with_an_unfinished_packing(images: Path, tmp_path: Path) -> None:
+def test_other_arguments_do_not_mix_with_an_unfinished_packing(
+    run_until: Callable[..., bool], images: Path, tmp_path: Path
+) -> None:
     pack(images, tmp_path / "whole", "--samples_per_shard", 9, "--seed", 5)
     for moment in range(5, 30, 4):
         out = tmp_path / f"{moment}"
@@ -225,7 +249,7 @@ def test_other_arguments_do_not_mix_with_an_unfinished_packing(images: Path, tmp
 
 
 def test_unfinished_packings_of_two_seeds_and_lengths(
-    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_until: Callable[..., bool], images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed, started with other arguments and killed again, and then finished with the first ones."""
     flags, moments = [*SMALL, "--jobs", 1], []
@@ -310,7 +334,9 @@ def test_unreadable_images_are_left_out_if_told(
     check([str(tmp_path / "out"), "--decode"])
 
 
-def test_what_was_left_out_before_an_interruption_is_not_taken_for_whole(images: Path, tmp_path: Path) -> None:
+def test_what_was_left_out_before_an_interruption_is_not_taken_for_whole(
+    run_until: Callable[..., bool], images: Path, tmp_path: Path
+) -> None:
     (images / "ant" / "im.00.jpg").write_bytes(b"text")
     moment = 5
     while run_until(moment, images, tmp_path / f"{moment}", *SMALL, "--jobs", 1, "--unreadable", "skip"):
@@ -483,3 +509,8 @@ def test_malformed_arguments(tmp_path: Path, flags: list[str]) -> None:
         pack(tmp_path, tmp_path / "out", *flags)
     assert error.value.code == 2
     assert "--seed is -1" in refusal(tmp_path, tmp_path / "out", "--seed", "-1")
+
+
+if __name__ == "__main__":  # the process that run_until asks
+    for line in sys.stdin:
+        print(json.dumps(pack_until(*json.loads(line))), flush=True)
