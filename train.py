@@ -36,13 +36,19 @@ class MambaEyeCLI(LightningCLI):
             help="Folder for everything that the run writes (default: runs/<name of the config file>; without a "
             "config, the run that the checkpoint belongs to).",
         )
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        best = {"monitor": "val/top1", "mode": "max", "filename": "best", "enable_version_counter": False}
-        parser.set_defaults({f"checkpoint.{key}": value for key, value in {**best, "save_last": True}.items()})
+        # two, for Lightning's save_last saves only when the best improves
+        checkpoints = {
+            "last": {"save_on_train_epoch_end": True},
+            "best": {"monitor": "val/top1", "mode": "max"},
+        }
+        for name, settings in checkpoints.items():
+            parser.add_lightning_class_args(ModelCheckpoint, name)
+            settings |= {"filename": name, "enable_version_counter": False}
+            parser.set_defaults({f"{name}.{key}": value for key, value in settings.items()})
+            parser.link_arguments("run_dir", f"{name}.dirpath", compute_fn=checkpoint_dir)
         # an epoch that began under other ranks, workers or batch sizes has another length
         parser.set_defaults({"trainer.reload_dataloaders_every_n_epochs": 1})
         parser.link_arguments("run_dir", "trainer.default_root_dir")
-        parser.link_arguments("run_dir", "checkpoint.dirpath", compute_fn=checkpoint_dir)
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         for source, target in LINKS.items():
             parser.link_arguments(source, target)

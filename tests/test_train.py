@@ -131,6 +131,17 @@ def test_continue_a_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert checkpoint["hyper_parameters"]["encoder"]["dim"] == 16  # from the checkpoint: no flag said so
 
 
+def test_last_is_the_last_even_if_the_best_was_earlier(data_dir: Path) -> None:
+    settings = {**TINY, "run_dir": "flat", "model.optimizer.lr": 0, "trainer.max_epochs": 3, "data.scans": "[random]"}
+    short = ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1", "--data.resolutions=[32]"]
+    main(["fit", f"--data.data_dir={data_dir}", *flags(settings), *short])
+    steps = {
+        name: torch.load(f"flat/checkpoints/{name}.ckpt", weights_only=True)["global_step"] for name in ("best", "last")
+    }
+    assert steps == {"best": 2, "last": 6}
+    assert sorted(path.name for path in Path("flat/checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
 def test_last_without_a_checkpoint_starts_afresh_in_fit_alone(
     data_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
