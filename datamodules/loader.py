@@ -1,9 +1,11 @@
 """The loaders that Lightning drives: a DataLoader a pass, with a place in the epoch that survives interruptions."""
 
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader
 
 from datamodules.glimpses import FixedGlimpses, TrainingGlimpses
@@ -14,6 +16,8 @@ from mambaeye.batch import GlimpseBatch
 from mambaeye.errors import InputError
 
 TRAINING, VALIDATION = 0, 1  # the first part of every random key
+
+log = logging.getLogger(__name__)
 
 
 class GlimpseLoader:
@@ -55,9 +59,13 @@ class GlimpseLoader:
         stream = SampleStream(
             self.index, order, self.crew, self.rank, done, self.glimpses, key, tolerant=self.tolerated > 0
         )
-        timeout = self.timeout if self.num_workers else 0
         loader = DataLoader(
-            stream, self.crew.batch_size, num_workers=self.num_workers, timeout=timeout, pin_memory=self.pin_memory
+            stream,
+            self.crew.batch_size,
+            num_workers=self.num_workers,
+            timeout=self.timeout if self.num_workers else 0,
+            pin_memory=self.pin_memory,
+            generator=torch.Generator(),  # its own, for it would draw from the global one
         )
         unreadable: list[str] = []
         try:
@@ -70,6 +78,8 @@ class GlimpseLoader:
                         f"{self.tolerated} of --data.tolerated ({', '.join(unreadable[:5])}, ...): mend the shards"
                     )
                 yield batch
+            if unreadable:
+                log.warning("%d samples of %s were left out of this pass", len(unreadable), self.index.folder)
         except RuntimeError as error:
             if "timed out after" not in str(error):
                 raise

@@ -174,7 +174,9 @@ def test_batches_over_http_are_the_local_ones(val: Path, url: str) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_unreadable_samples_are_counted_and_past_a_threshold_fatal(workers: int, val: Path, tmp_path: Path) -> None:
+def test_unreadable_samples_are_counted_and_past_a_threshold_fatal(
+    workers: int, val: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     shutil.copytree(val, tmp_path / "val")
     index = ShardIndex.read(val)
     bad = [3, 77, 250]
@@ -193,6 +195,7 @@ def test_unreadable_samples_are_counted_and_past_a_threshold_fatal(workers: int,
                 missing = {key for key, valid in rows if key and not valid}
                 assert missing <= {index.key(number) for number in bad}
             assert len(missing) == 3  # validation leaves none over
+            assert f"3 samples of {shards} were left out of this pass" in caplog.text
             assert sum(valid for _, valid in rows) == 394
         else:
             message = "3 samples of .* could not be read, more than the 2" if tolerated else "does not decode"
