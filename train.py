@@ -128,7 +128,8 @@ def checkpoint_hyperparameters(path: str) -> dict[str, Any]:
     except (UnpicklingError, RuntimeError, OSError, EOFError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"--ckpt_path {path} is damaged or not a checkpoint of a MambaEye run: {reason}") from None
-    keys = {f"data.{key}": value for key, value in data.items() if not key.startswith("_") and key != "seed"}
+    keys = {f"data.{key}": value for key, value in data.items() if key[0] != "_"}
+    keys["seed_everything"] = keys.pop("data.seed")
     for key, value in model.items():
         nested = value.items() if isinstance(value, dict) else [(None, value)]
         keys |= {f"model.{key}" + (f".{name}" if name else ""): inner for name, inner in nested if key[0] != "_"}

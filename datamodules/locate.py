@@ -15,8 +15,8 @@ def open_index(shards: str, where: str | None = None) -> ShardIndex:
 
     Args:
         shards: a local folder; a URL of one (http or https); a brace pattern of paths or URLs, such as
-            "data/train-{000000..000146}.tar"; or "pipe:" and a command that prints a shard, such as
-            "pipe:aws s3 cp s3://bucket/train-{000000..000146}.tar -". A pattern may name some of the index's shards.
+            "data/shard-{000000..001281}.tar"; or "pipe:" and a command that prints a shard, such as
+            "pipe:aws s3 cp s3://bucket/shard-{000000..001281}.tar -". A pattern may name some of the index's shards.
         where: path or URL of the index; by default beside the shards. A pipe: command needs it.
 
     Raises:
@@ -74,7 +74,7 @@ def expand(shards: str) -> list[str]:
     try:
         return list(braceexpand(shards))
     except UnbalancedBracesError:
-        raise InputError(f"the braces of {shards} do not match: write {{000000..000146}}") from None
+        raise InputError(f"the braces of {shards} do not match: write {{000000..001281}}") from None
 
 
 def shard_name(source: str, known: dict, where: str) -> str:

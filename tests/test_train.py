@@ -22,6 +22,7 @@ TINY = {
     "data.resolutions": "[32,40]",
     "data.scans": "[random,row_raster]",
     "data.num_workers": 0,
+    "seed_everything": 3,
     "trainer.max_epochs": 1,
     "trainer.log_every_n_steps": 10,
     "trainer.accelerator": "cpu",
