@@ -113,8 +113,9 @@ class MambaEyeModule(LightningModule):
                 self.validation_rows.append(row)
             last.append(curves["top1"][-1].float())
             name = f"{cell.resolution}_{cell.scan}"
-            self.log_dict({f"{stage}/{key}/{name}": curves[key][-1].float() for key in ("top1", "top5", "confidence")})
-        self.log(f"{stage}/top1", torch.stack(last).mean(), prog_bar=True)
+            scalars = {f"{stage}/{key}/{name}": curves[key][-1].float() for key in ("top1", "top5", "confidence")}
+            self.log_dict(scalars, sync_dist=True)  # the same on every rank already; Lightning warns without
+        self.log(f"{stage}/top1", torch.stack(last).mean(), prog_bar=True, sync_dist=True)
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = build_optimizer(self.encoder, self.optimizer_config)
