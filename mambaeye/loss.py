@@ -10,9 +10,12 @@ The second form needs no dense target: it is label smoothing with epsilon = 1 - 
 from typing import Literal
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 Schedule = Literal["information_ratio", "none"]
+LOGITS_AT_ONCE = 1 << 20  # numbers; 4 MiB in float32
 
 
 def scheduled_cross_entropy(
@@ -47,6 +50,83 @@ def scheduled_cross_entropy(
     if valid is None:
         return of_image.mean()
     return (of_image * valid).sum() / valid.sum().clamp(min=1)
+
+
+def scheduled_cross_entropy_of_features(
+    features: Tensor,
+    head: nn.Linear,
+    labels: Tensor,
+    information_ratio: Tensor,
+    schedule: Schedule = "information_ratio",
+    valid: Tensor | None = None,
+    partner_labels: Tensor | None = None,
+    label_shares: Tensor | None = None,
+) -> Tensor:
+    """scheduled_cross_entropy of head(features), without the logits of all steps at once.
+
+    The steps are taken in pieces, and each piece's gradient is computed with its value, so that the memory for logits
+    does not grow with T and nothing is computed twice.
+
+    Args:
+        features: (B, T, D).
+        head: D -> C, with a bias.
+        labels, information_ratio, schedule, valid, partner_labels, label_shares: as for scheduled_cross_entropy.
+    """
+    steps = features.shape[1]
+    ratio = information_ratio if schedule == "information_ratio" else torch.ones_like(information_ratio)
+    valid = torch.ones_like(labels, dtype=torch.bool) if valid is None else valid
+    if partner_labels is None or label_shares is None:
+        partner_labels, label_shares = labels, torch.ones_like(ratio[:, 0])
+    of_image = valid.to(features.dtype) / (valid.sum().clamp(min=1) * steps)  # (B,): the weight of each of its steps
+    rows = (t.repeat_interleave(steps) for t in (labels, partner_labels, label_shares, of_image))
+    return _LossOfFeatures.apply(features.flatten(0, 1), head.weight, head.bias, ratio.flatten(), *rows)
+
+
+class _LossOfFeatures(torch.autograd.Function):
+    """The loss of M rows and its gradients, some rows at a time. Letters: M = B T rows, D features, C classes."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        ratio: Tensor,
+        labels: Tensor,
+        partners: Tensor,
+        shares: Tensor,
+        row_weights: Tensor,
+    ) -> Tensor:
+        """features (M, D), weight (C, D), bias (C,), all others (M,) -> scalar."""
+        classes = weight.shape[0]
+        wide = torch.promote_types(features.dtype, torch.float32)
+        loss = torch.zeros((), dtype=wide, device=features.device)
+        g_features, g_weight, g_bias = torch.empty_like(features), torch.zeros_like(weight), torch.zeros_like(bias)
+        at_once = max(1, LOGITS_AT_ONCE // classes)
+        for first in range(0, len(features), at_once):
+            rows = slice(first, first + at_once)
+            x, r, w = features[rows], ratio[rows, None].to(wide), row_weights[rows, None].to(wide)
+            to_label, to_partner = r * shares[rows, None].to(wide), r * (1 - shares[rows, None].to(wide))
+            label, partner = labels[rows, None], partners[rows, None]
+            logits = F.linear(x, weight, bias).to(wide)  # (m, C)
+            normalizer = logits.logsumexp(1, keepdim=True)  # (m, 1)
+            expected = to_label * logits.gather(1, label) + to_partner * logits.gather(1, partner)
+            expected += (1 - r) * logits.mean(1, keepdim=True)
+            loss += (w * (normalizer - expected)).sum()
+            # the gradient of the logits: softmax minus the target, weighted
+            g = logits.sub_(normalizer).exp_().sub_((1 - r) / classes)
+            g.scatter_add_(1, label, -to_label).scatter_add_(1, partner, -to_partner).mul_(w)
+            g_features[rows] = (g @ weight).to(features.dtype)
+            g_weight += g.T @ x
+            g_bias += g.sum(0)
+        ctx.save_for_backward(g_features, g_weight, g_bias)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, g_loss: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients are ready; they are scaled by that of the loss."""
+        return *(g * g_loss.to(g.dtype) for g in ctx.saved_tensors), None, None, None, None, None
 
 
 def logits_of(logits: Tensor, labels: Tensor) -> Tensor:

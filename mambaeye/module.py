@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mambaeye import weights
 from mambaeye.batch import GlimpseBatch
 from mambaeye.encoder import EncoderConfig, MambaEye
-from mambaeye.loss import Schedule, scheduled_cross_entropy
+from mambaeye.loss import Schedule, scheduled_cross_entropy_of_features
 from mambaeye.metrics import StepMetrics, powers_of_two
 from mambaeye.optim import OptimizerConfig, build_optimizer, build_schedule
 
@@ -66,15 +66,15 @@ class MambaEyeModule(LightningModule):
         weights.require_fit(self, checkpoint["state_dict"], "the checkpoint")
 
     def training_step(self, batch: GlimpseBatch, batch_idx: int) -> Tensor:
-        logits = self.encoder(batch.patches, batch.positions)
-        loss = scheduled_cross_entropy(
-            logits,
+        loss = scheduled_cross_entropy_of_features(
+            self.encoder.features(batch.patches, batch.positions),
+            self.encoder.head,
             batch.labels,
             batch.information_ratio,
-            self.schedule,
-            batch.valid,
-            batch.partner_labels,
-            batch.label_shares,
+            schedule=self.schedule,
+            valid=batch.valid,
+            partner_labels=batch.partner_labels,
+            label_shares=batch.label_shares,
         )
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.labels))
         return loss

@@ -1,8 +1,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from mambaeye.loss import scheduled_cross_entropy
+from mambaeye.loss import LOGITS_AT_ONCE, scheduled_cross_entropy, scheduled_cross_entropy_of_features
 
 
 def random_case(batch: int, length: int, classes: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -58,6 +59,59 @@ def test_mixed_images_have_mixed_targets() -> None:
     target = (1 - ratio)[..., None] / 11 + ratio[..., None] * mixed[:, None]
     dense = F.cross_entropy(logits.flatten(0, 1), target.flatten(0, 1))
     torch.testing.assert_close(loss, dense, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("at_once", [1, 200, 10_000])
+@pytest.mark.parametrize("schedule", ["information_ratio", "none"])
+def test_in_pieces_it_is_the_same(at_once: int, schedule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Value and gradients of features and head, whatever the pieces; 13 steps that few sizes divide."""
+    monkeypatch.setattr("mambaeye.loss.LOGITS_AT_ONCE", at_once)
+    _, labels, ratio = random_case(4, 13, 11)
+    head, features = torch.nn.Linear(6, 11).double(), torch.randn(4, 13, 6, dtype=torch.float64, requires_grad=True)
+    rest = {
+        "schedule": schedule,
+        "valid": torch.tensor([True, True, False, True]),
+        "partner_labels": labels.flip(0),
+        "label_shares": torch.rand(4),
+    }
+    whole = scheduled_cross_entropy(head(features), labels, ratio, **rest)
+    pieces = scheduled_cross_entropy_of_features(features, head, labels, ratio, **rest)
+    torch.testing.assert_close(pieces, whole, atol=1e-12, rtol=0)
+    wanted = [features, *head.parameters()]
+    got, expected = (torch.autograd.grad(value, wanted) for value in (pieces, whole))
+    torch.testing.assert_close(got, expected, atol=1e-12, rtol=0)
+
+
+def test_in_pieces_no_logits_of_all_steps_are_kept() -> None:
+    """No tensor that the loss makes, forward or backward, is larger than the features or one piece of logits."""
+
+    class Largest(TorchDispatchMode):
+        numbers = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            for tensor in result if isinstance(result, tuple | list) else (result,):
+                if isinstance(tensor, torch.Tensor):
+                    self.numbers = max(self.numbers, tensor.numel())
+            return result
+
+    features, head = torch.randn(2, 4096, 8, requires_grad=True), torch.nn.Linear(8, 1000)
+    with Largest() as largest:
+        scheduled_cross_entropy_of_features(features, head, torch.tensor([3, 4]), torch.rand(2, 4096)).backward()
+    assert features.numel() <= largest.numbers <= LOGITS_AT_ONCE < 2 * 4096 * 1000
+
+
+def test_in_pieces_under_autocast() -> None:
+    _, labels, ratio = random_case(4, 13, 11)
+    head, features = torch.nn.Linear(6, 11), torch.randn(4, 13, 6, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        pieces = scheduled_cross_entropy_of_features(features, head, labels, ratio)
+        whole = scheduled_cross_entropy(head(features), labels, ratio)
+    assert pieces.dtype == torch.float32
+    torch.testing.assert_close(pieces, whole, atol=1e-5, rtol=0)
+    wanted = [features, *head.parameters()]
+    got, expected = (torch.autograd.grad(value, wanted) for value in (pieces, whole))
+    torch.testing.assert_close(got, expected, atol=2e-3, rtol=0.05)
 
 
 def test_half_precision_logits_are_widened() -> None:
