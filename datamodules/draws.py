@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from datamodules.images import fitted_size
 from datamodules.warping import rectangle
 from mambaeye.errors import InputError
 from mambaeye.trajectory import Box
@@ -135,12 +136,6 @@ def draw(height: int, width: int, side: int, config: Augmentation, rng: np.rando
     return Draw(
         fitted, flip, brightness, contrast, saturation, changes[3], grayscale, blurred, corners, crop, size, erased
     )
-
-
-def fitted_size(height: int, width: int, side: int) -> tuple[int, int]:
-    """Height and width, scaled so that the longer one is side; as in fit_on_canvas."""
-    scale = side / max(height, width)
-    return max(1, round(scale * height)), max(1, round(scale * width))
 
 
 def uniform_integer(low: int, high: int, share: float) -> int:

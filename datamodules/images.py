@@ -34,6 +34,12 @@ def decode_image(data: bytes, what: str) -> np.ndarray:
     return image
 
 
+def fitted_size(height: int, width: int, side: int) -> tuple[int, int]:
+    """Height and width of an image, scaled so that the longer one is side; at least one pixel."""
+    scale = side / max(height, width)
+    return max(1, round(scale * height)), max(1, round(scale * width))
+
+
 def fit_on_canvas(image: np.ndarray, side: int) -> tuple[np.ndarray, Box]:
     """Scale an image to fit a square canvas, aspect kept, and centre it; the rest of the canvas is black.
 
@@ -44,9 +50,8 @@ def fit_on_canvas(image: np.ndarray, side: int) -> tuple[np.ndarray, Box]:
     Returns:
         The canvas (side, side, 3) uint8, and the image's box on it.
     """
-    scale = side / max(image.shape[:2])
-    height, width = (max(1, round(scale * length)) for length in image.shape[:2])
-    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    height, width = fitted_size(*image.shape[:2], side)
+    interpolation = cv2.INTER_AREA if side < max(image.shape[:2]) else cv2.INTER_LINEAR
     fitted = cv2.resize(image, (width, height), interpolation=interpolation)
     box = Box((side - height) // 2, (side - width) // 2, height, width)
     canvas = np.zeros((side, side, 3), dtype=np.uint8)

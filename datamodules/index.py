@@ -82,7 +82,7 @@ class ShardIndex:
         sources: where each is read from, as webdataset opens it; by default the files in the folder.
 
     Raises:
-        InputError: a label is outside the class list; a key comes twice; there is no sample at all.
+        InputError: a label is outside the class list; a key comes twice.
     """
 
     def __init__(
@@ -147,19 +147,38 @@ class ShardIndex:
         path, remedy = folder / INDEX_NAME, REMEDY.format(folder)
         content = read_index(folder)
         index = cls(folder, content["classes"], content["shards"])
-        for shard, expected in zip(index.paths, index.bytes, strict=True):
+        index.require_shards(str(path), remedy)
+        return index
+
+    def require_shards(self, where: str, remedy: str) -> None:
+        """Nothing, if there are samples, and every local shard is there and as long as it should be.
+
+        Args:
+            where: the index, for messages.
+            remedy: what else to do, for messages.
+
+        Raises:
+            InputError: no sample at all; a local shard is missing or has another size.
+        """
+        if not len(self):
+            raise InputError(f"{where} lists no sample: pack some, or give other shards")
+        for source, expected in zip(self.sources, self.bytes, strict=True):
+            if streams(source):
+                continue
             try:
-                size = shard.stat().st_size
+                size = os.stat(source).st_size
             except FileNotFoundError:
-                raise InputError(f"{shard} is missing, though {path} lists it: copy it there, or {remedy}") from None
+                raise InputError(f"{source} is missing, though {where} lists it: copy it there, or {remedy}") from None
             if size != expected:
                 raise InputError(
-                    f"{shard} has {size} bytes and its index says {expected}: "
+                    f"{source} has {size} bytes and its index says {expected}: "
                     f"copy the shard again if it was cut short, or {remedy} if the shard is the newer"
                 )
-        if not len(index):
-            raise InputError(f"{path} lists no sample: pack some, or give another folder")
-        return index
+
+
+def streams(source: str) -> bool:
+    """Whether a source of bytes (a URL, a pipe: command) can only be read front to back."""
+    return "://" in source or source.startswith("pipe:")
 
 
 def read_index(folder: Path) -> dict[str, Any]:

@@ -5,8 +5,7 @@ from pathlib import Path
 from braceexpand import UnbalancedBracesError, braceexpand
 from webdataset import gopen
 
-from datamodules.index import INDEX_NAME, ShardIndex, parse_index
-from datamodules.reading import streams
+from datamodules.index import INDEX_NAME, ShardIndex, parse_index, streams
 from mambaeye.errors import InputError
 
 
@@ -34,9 +33,7 @@ def open_index(shards: str, where: str | None = None) -> ShardIndex:
         sources = [f"{shards.rstrip('/')}/{name}" for name in known]
         chosen = list(known.values())
     index = ShardIndex(Path(shards), content["classes"], chosen, sources)
-    for source, shard in zip(sources, chosen, strict=True):
-        if not streams(source):
-            require_size(Path(source), shard.bytes)
+    index.require_shards(where, "mend the pattern or the index")
     return index
 
 
@@ -86,13 +83,3 @@ def shard_name(source: str, known: dict, where: str) -> str:
     if len(names) != 1:
         raise InputError(f"{source} is {'none' if not names else 'several'} of the shards in {where}: mend the pattern")
     return names[0]
-
-
-def require_size(path: Path, expected: int) -> None:
-    """Nothing, if a local shard has the size that its index says."""
-    try:
-        size = path.stat().st_size
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing: copy it there, or mend the pattern") from None
-    if size != expected:
-        raise InputError(f"{path} has {size} bytes and its index says {expected}: copy it again, or index it anew")

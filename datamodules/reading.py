@@ -10,7 +10,7 @@ from urllib.error import URLError
 import numpy as np
 from webdataset import gopen
 
-from datamodules.index import ShardIndex, header_matches
+from datamodules.index import ShardIndex, header_matches, streams
 from mambaeye.errors import InputError
 
 PAUSE = 1.0  # seconds before the first new attempt; doubled for every further one
@@ -60,11 +60,6 @@ def read_run(index: ShardIndex, numbers: np.ndarray, attempts: int) -> Iterator[
                 return
             log.warning("%s broke off (%s): attempt %d of %d to read on", source, error, broken, attempts)
             time.sleep(PAUSE * 2 ** (broken - 1))
-
-
-def streams(source: str) -> bool:
-    """Whether a source of bytes can only be read front to back."""
-    return "://" in source or source.startswith("pipe:")
 
 
 def read_seeking(index: ShardIndex, source: str, numbers: np.ndarray) -> Iterator[bytes | InputError]:

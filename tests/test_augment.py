@@ -14,8 +14,8 @@ from scipy import ndimage
 import datamodules.augment as module
 from datamodules.augment import adjust_color, augment, result_matrix
 from datamodules.color import blur_kernel, color_matrix, turn_hue
-from datamodules.draws import Augmentation, Draw, crop_box, draw, erased_box, fitted_size, uniform_integer
-from datamodules.images import decode_image, fit_on_canvas
+from datamodules.draws import Augmentation, Draw, crop_box, draw, erased_box, uniform_integer
+from datamodules.images import decode_image, fit_on_canvas, fitted_size
 from datamodules.jpeg import decode_reduced, jpeg_reduction, jpeg_size
 from datamodules.warping import (
     cut_source,
