@@ -61,7 +61,10 @@ class MambaEyeCLI(LightningCLI):
         defaults = run_defaults(command, first[command])
         self._parser(command).set_defaults(defaults)
         super().parse_arguments(parser, args)
-        self.config[command].ckpt_path = defaults["ckpt_path"]
+        config = self.config[command]
+        config.ckpt_path = defaults["ckpt_path"]
+        if config.ckpt_path:
+            config.model.init_from = None  # the checkpoint has the weights
 
     def _parse_ckpt_path(self) -> None:
         """Lightning's own reading of a checkpoint's sizes, which overrules flags; ours is in parse_arguments."""
@@ -106,8 +109,10 @@ def run_defaults(command: str, config: Namespace) -> dict[str, Any]:
         raise InputError(
             f"{run_dir} already holds a run: continue it with --ckpt_path last, or choose another --run_dir"
         )
-    if asked is None and command != "fit":
-        raise InputError(f"{command} has no checkpoint to load ({last} may be one): give it with --ckpt_path")
+    if asked is None and command != "fit" and config.model.init_from is None:
+        raise InputError(
+            f"{command} has no weights ({last} may be some): give --ckpt_path a checkpoint, or --model.init_from"
+        )
     defaults = checkpoint_hyperparameters(asked) if asked else {}
     if command in ("validate", "test"):
         defaults["verbose"] = False  # Lightning's own table; ours has every step

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mambaeye.errors import InputError
+from mambaeye.kernels import CudaKernels, Kernels, choose, in_place, misfit, require_kernels
 from mambaeye.mamba2 import Mamba2, MixerState
 from mambaeye.moves import embed_moves, moves
 
@@ -92,16 +93,34 @@ class EncoderState(NamedTuple):
 
 
 class Block(nn.Module):
-    """Pre-norm residual block: x + Mamba2(RMSNorm(x))."""
+    """Pre-norm residual block: x + Mamba2(RMSNorm(x)), with the sum left to the next norm."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.norm = nn.RMSNorm(config.dim, eps=1e-5)
         self.mixer = Mamba2(config.dim, config.d_state, config.d_conv, config.expand, config.headdim)
 
-    def forward(self, x: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
-        mixed, state = self.mixer(self.norm(x), state)
-        return x + mixed, state
+    def forward(
+        self, x: Tensor, residual: Tensor | None, state: MixerState | None, kernels: CudaKernels | None
+    ) -> tuple[Tensor, Tensor, MixerState | None]:
+        """Add x to the residual stream, norm, mix.
+
+        Returns:
+            What the mixer adds, the residual stream to add it to, and the mixer's state.
+        """
+        if kernels is None:
+            x, residual = add_norm(x, residual, self.norm)
+            x, state = self.mixer(x, state)
+        else:
+            x, residual = kernels.add_norm(x, residual, self.norm)
+            x, state = kernels.mix(self.mixer, x, state)
+        return x, residual, state
+
+
+def add_norm(x: Tensor, residual: Tensor | None, norm: nn.RMSNorm) -> tuple[Tensor, Tensor]:
+    """norm(residual + x), and the sum, which stays as wide as the residual stream."""
+    residual = x if residual is None else residual + x
+    return norm(residual).to(norm.weight.dtype), residual
 
 
 class MambaEye(nn.Module):
@@ -109,11 +128,19 @@ class MambaEye(nn.Module):
 
     Args:
         config: sizes; see EncoderConfig.
+        kernels: "cuda" for those of mamba-ssm and causal-conv1d, "torch" for none, "auto" for those that can be had.
+
+    Raises:
+        InputError: kernels is "cuda", and the packages or the sizes do not allow it.
     """
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: EncoderConfig, kernels: Kernels = "auto") -> None:
         super().__init__()
         self.config = config
+        self.kernels = kernels
+        self.misfit = misfit(config.expand * config.dim, config.headdim, config.d_state, config.d_conv)
+        if kernels == "cuda":
+            require_kernels(self.misfit)
         glimpse = 3 * config.patch_size**2 + config.axes * config.move_embedding_dim
         self.projection = nn.Linear(glimpse, config.dim)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
@@ -147,18 +174,21 @@ class MambaEye(nn.Module):
     def features(self, patches: Tensor, positions: Tensor) -> Tensor:
         """What the head sees: (B, T, D) after the final norm. Arguments as for a call."""
         self._check(patches, positions)
-        features, _ = self._run(patches, positions, self.initial_state(patches.shape[0]))
-        return features
+        return self._run(patches, positions, None)[0]
 
     def initial_state(self, batch_size: int) -> EncoderState:
         """The state of batch_size images of which nothing was seen."""
-        layers = [block.mixer.initial_state(batch_size) for block in self.blocks]
+        mixer = self.blocks[0].mixer.initial_state(0)
+
+        def of_all_layers(part: Tensor) -> Tensor:
+            return part.new_zeros(batch_size, len(self.blocks), *part.shape[1:])
+
         weight = self.projection.weight
         return EncoderState(
             weight.new_zeros(batch_size, dtype=torch.long),
             weight.new_zeros(batch_size, self.config.axes, dtype=torch.long),
-            torch.stack([layer.conv for layer in layers], dim=1),
-            torch.stack([layer.ssm for layer in layers], dim=1),
+            of_all_layers(mixer.conv),
+            of_all_layers(mixer.ssm),
         )
 
     def stream(self, patches: Tensor, positions: Tensor, state: EncoderState) -> tuple[Tensor, EncoderState]:
@@ -167,24 +197,33 @@ class MambaEye(nn.Module):
         Any split of a sequence into chunks gives the logits of the whole. Arguments as for a call, T from 1 up.
         """
         self._check(patches, positions)
-        features, state = self._run(patches, positions, state)
+        self._check_state(state, patches.shape[0])
+        features, (conv, ssm) = self._run(patches, positions, state)
+        state = EncoderState(state.steps + positions.shape[1], positions[:, -1].long(), conv, ssm)
         return self.head(features), state
 
-    def _run(self, patches: Tensor, positions: Tensor, state: EncoderState) -> tuple[Tensor, EncoderState]:
-        x = self._embed(patches, positions, state)  # (B, T, D)
-        layers = []
+    def _run(
+        self, patches: Tensor, positions: Tensor, state: EncoderState | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """Features (B, T, D), and with a state its new convolution and SSM parts."""
+        x, residual = self._embed(patches, positions, state), None  # (B, T, D)
+        kernels = choose(self.kernels, x, self.misfit)
+        layers: list[MixerState | None] = [None] * len(self.blocks)
+        if state is not None:
+            conv, ssm = state.conv, state.ssm
+            if overwritten := kernels is not None and in_place(x):
+                conv, ssm = conv.clone(), ssm.clone()
+            layers = [MixerState(conv[:, i], ssm[:, i]) for i in range(len(self.blocks))]
         for i, block in enumerate(self.blocks):
-            x, layer = block(x, MixerState(state.conv[:, i], state.ssm[:, i]))
-            layers.append(layer)
-        state = EncoderState(
-            state.steps + positions.shape[1],
-            positions[:, -1].long(),
-            torch.stack([layer.conv for layer in layers], dim=1),
-            torch.stack([layer.ssm for layer in layers], dim=1),
-        )
-        return self.norm(x), state
+            x, residual, layers[i] = block(x, residual, layers[i], kernels)
+        x, _ = add_norm(x, residual, self.norm)
+        if state is None:
+            return x, None
+        if not overwritten:
+            conv, ssm = (torch.stack(parts, dim=1) for parts in zip(*layers, strict=True))
+        return x, (conv, ssm)
 
-    def _embed(self, patches: Tensor, positions: Tensor, state: EncoderState) -> Tensor:
+    def _embed(self, patches: Tensor, positions: Tensor, state: EncoderState | None) -> Tensor:
         """Patch vector (channel, row, column) and embedded move -> projection -> SiLU: (B, T, D)."""
         weight, bias = self.projection.weight, self.projection.bias
         dtype = weight.dtype
@@ -193,7 +232,9 @@ class MambaEye(nn.Module):
         )
         if patches.dtype == torch.uint8:
             of_patch = of_patch / 255  # bytes to [0, 1], cheaper on the weight than on the pixels
-        previous = torch.where(state.steps[:, None] == 0, positions[:, 0], state.position)  # the first move is zero
+        previous = positions[:, 0]  # the first move is zero
+        if state is not None:
+            previous = torch.where(state.steps[:, None] == 0, previous, state.position)
         embedded = embed_moves(moves(positions, previous), self.config.move_embedding_dim, dtype)
         # one projection of the concatenation (patch, move), without the copy that concatenating makes
         x = F.linear(patches.flatten(2).to(dtype), of_patch, bias) + F.linear(embedded, of_move)
@@ -213,3 +254,14 @@ class MambaEye(nn.Module):
             raise InputError(f"patches are {patches.dtype}: give uint8, or floating values in [0, 1]")
         if positions.is_floating_point() or positions.is_complex() or positions.dtype == torch.bool:
             raise InputError(f"positions are {positions.dtype}: give integers, the pixel of each glimpse's corner")
+
+    def _check_state(self, state: EncoderState, batch_size: int) -> None:
+        for name, part, fitting in zip(state._fields, state, self.initial_state(0), strict=True):
+            shape = (batch_size, *fitting.shape[1:])
+            if part.shape != shape or part.dtype != fitting.dtype:
+                raise InputError(
+                    f"the state's {name} is {tuple(part.shape)} {part.dtype}: this model and these patches need "
+                    f"{shape} {fitting.dtype}, as from initial_state({batch_size})"
+                )
+            if part.device != fitting.device:
+                raise InputError(f"the state is on {part.device}, the model on {fitting.device}: move it with to()")

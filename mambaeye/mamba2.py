@@ -69,13 +69,15 @@ class Mamba2(nn.Module):
             weight.new_zeros(batch_size, self.heads, self.headdim, self.d_state, dtype=wide),
         )
 
-    def forward(self, u: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
-        """Mix T steps: u (B, T, D) and the state before them -> (B, T, D) and the state after them."""
+    def forward(self, u: Tensor, state: MixerState | None) -> tuple[Tensor, MixerState]:
+        """Mix T steps: u (B, T, D) and the state before them (None: nothing seen) -> (B, T, D) and the state after."""
+        if state is None:
+            state = self.initial_state(u.shape[0])
         z, xbc, dt = self.in_proj(u).split((self.inner, self.channels, self.heads), dim=-1)
         xbc, conv = causal_conv(xbc, self.conv1d.weight, self.conv1d.bias, state.conv)
         y, ssm = self.recurrence(F.silu(xbc), dt, state.ssm)
         y = self.norm((y * F.silu(z)).to(self.norm.weight.dtype))
-        return self.out_proj(y), MixerState(conv, ssm)
+        return self.out_proj(y), MixerState(conv.to(state.conv.dtype), ssm)
 
     def recurrence(self, xbc: Tensor, dt: Tensor, ssm: Tensor) -> tuple[Tensor, Tensor]:
         """The SSD recurrence over (x, B, C), in float32 or wider whatever the autocast: (B, T, I) and the new state."""

@@ -6,11 +6,13 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from mambaeye import weights
 from mambaeye.batch import GlimpseBatch
 from mambaeye.encoder import EncoderConfig, MambaEye
+from mambaeye.kernels import Kernels
 from mambaeye.loss import Schedule, scheduled_cross_entropy_of_features
 from mambaeye.metrics import StepMetrics, powers_of_two
 from mambaeye.optim import OptimizerConfig, build_optimizer, build_schedule
@@ -26,8 +28,10 @@ class MambaEyeModule(LightningModule):
         encoder: Sizes of the encoder.
         optimizer: AdamW and its schedule.
         schedule: Target of the loss: follow the information ratio, or none for plain cross entropy at every step.
-        init_from: Weights to start from: a published mambaeye_*.pt or a checkpoint of ours, of the same sizes; null for
-            random ones.
+        init_from: Weights to start from, of the same sizes: a published mambaeye_*.pt, a checkpoint of ours, a
+            .safetensors file, or hf://OWNER/REPOSITORY/FILE; null for random ones.
+        new_head: Start with a new head, as for another number of classes than init_from has.
+        kernels: CUDA kernels of mamba-ssm and causal-conv1d: cuda, plain torch, or auto for those that can be had.
     """
 
     def __init__(
@@ -36,6 +40,8 @@ class MambaEyeModule(LightningModule):
         optimizer: OptimizerConfig = OptimizerConfig(),
         schedule: Schedule = "information_ratio",
         init_from: str | None = None,
+        new_head: bool = False,
+        kernels: Kernels = "auto",
     ) -> None:
         super().__init__()
         # plain containers, so that a checkpoint loads with weights_only=True
@@ -48,9 +54,11 @@ class MambaEyeModule(LightningModule):
             },
             logger=False,
         )
-        self.encoder = MambaEye(encoder)
+        self.encoder = MambaEye(encoder, kernels)
         if init_from is not None:
-            weights.init_from(self.encoder, init_from)
+            weights.init_from(self.encoder, init_from, new_head)
+            head = f"; the head of {encoder.num_classes} classes is new" if new_head else ""
+            rank_zero_info(f"the encoder starts from {init_from}{head}")
         self.optimizer_config = optimizer
         self.schedule = schedule
         self.cell_metrics = nn.ModuleList()

@@ -121,7 +121,7 @@ def test_autocast_keeps_recurrence_and_residual_wide() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         features = model.features(patches, positions)
         _, state = model.stream(patches, positions, model.initial_state(2))
-    assert features.dtype == state.ssm.dtype == torch.float32
+    assert features.dtype == state.ssm.dtype == state.conv.dtype == torch.float32
     torch.testing.assert_close(features, model.features(patches, positions), atol=0.1, rtol=0.1)
 
 
@@ -173,3 +173,19 @@ def test_wrong_input_is_refused_in_one_sentence() -> None:
     ]:
         with pytest.raises(InputError, match=message):
             model(bad_patches, bad_positions)
+
+
+def test_a_state_that_is_not_this_models_is_refused() -> None:
+    model, (patches, positions) = small_model(torch.float32), glimpses(2, 3)
+    other = small_model(torch.float32, EncoderConfig(**{**vars(SMALL), "depth": 3}))
+    for state, message in [
+        (
+            model.initial_state(3),
+            r"steps is \(3,\) torch.int64: .* need \(2,\) torch.int64, as from initial_state\(2\)",
+        ),
+        (small_model().initial_state(2), r"conv is .* torch.float64: .* torch.float32"),
+        (other.initial_state(2), r"conv is \(2, 3, 48, 3\) .* need \(2, 2, 48, 3\)"),
+        (model.initial_state(2).to("meta"), "state is on meta, the model on cpu: move it with"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            model.stream(patches, positions, state)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from mambaeye import weights
 from mambaeye.module import MambaEyeModule
 from train import main
 
@@ -150,7 +151,7 @@ def test_last_without_a_checkpoint_starts_afresh_in_fit_alone(
     main(["fit", "--ckpt_path=last", *flags(TINY), *short])
     assert "runs/default/checkpoints/last.ckpt does not exist: starting afresh" in capsys.readouterr().out
     said = fails(["validate", "--ckpt_path=last", "--run_dir=nothing"], capsys)
-    assert "validate has no checkpoint to load (nothing/checkpoints/last.ckpt may be one)" in said
+    assert "validate has no weights (nothing/checkpoints/last.ckpt may be some)" in said
 
 
 def test_two_runs_are_the_same(data_dir: Path) -> None:
@@ -163,6 +164,28 @@ def test_two_runs_are_the_same(data_dir: Path) -> None:
         assert value.equal(weights[1][name]), name
 
 
+def test_weights_alone_can_be_validated_and_fine_tuned(
+    trained: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = trained / "checkpoints" / "last.ckpt"
+    module = MambaEyeModule.load_from_checkpoint(last, map_location="cpu")
+    weights.save(module.encoder, "exported")
+    data = f"--data.data_dir={data_dir}"
+    short = ["--trainer.limit_val_batches=2", "--trainer.limit_train_batches=1", "--trainer.max_epochs=1", data]
+    for run_dir, source in (("a", "--ckpt_path=" + str(last)), ("b", "--model.init_from=exported/model.safetensors")):
+        main(["validate", *flags({**TINY, "run_dir": run_dir}), *short, source])
+    assert Path("a/validation.json").read_text() == Path("b/validation.json").read_text()
+
+    fit = ["fit", *flags({**TINY, "run_dir": "c", "model.optimizer.lr": 0}), *short]
+    start = ["--model.init_from=exported/model.safetensors", "--model.new_head=true"]
+    main([*fit, *start])
+    tuned = MambaEyeModule.load_from_checkpoint("c/checkpoints/last.ckpt", map_location="cpu").encoder.state_dict()
+    same = {name for name, tensor in tuned.items() if tensor.equal(module.encoder.state_dict()[name])}
+    assert tuned.keys() - same == {"head.weight", "head.bias"}
+    Path("exported/model.safetensors").unlink()
+    main([*fit, *start, "--ckpt_path=last", "--trainer.max_epochs=2"])  # the checkpoint has the weights
+
+
 def test_a_module_loads_from_its_checkpoint(trained: Path) -> None:
     module = MambaEyeModule.load_from_checkpoint(trained / "checkpoints" / "last.ckpt", map_location="cpu")
     assert module.encoder.config.dim == 16
@@ -172,7 +195,7 @@ def test_a_module_loads_from_its_checkpoint(trained: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["validate"], "validate has no checkpoint to load (runs/default/checkpoints/last.ckpt may be one): give it"),
+        (["validate"], "validate has no weights (runs/default/checkpoints/last.ckpt may be some): give --ckpt_path"),
         (["predict", "--ckpt_path=x.ckpt"], "--ckpt_path x.ckpt does not exist"),
         (["fit", "--data.scans=[zigzag]"], "no scan pattern is called 'zigzag': choose one of random, row_raster"),
         (["fit", "--data.patch_size=40"], "data.canvas is 32..64 pixels and a glimpse 40: give two sides"),

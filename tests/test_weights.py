@@ -1,13 +1,21 @@
+import json
+import os
 import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from mambaeye.encoder import EncoderConfig, MambaEye
 from mambaeye.errors import InputError
-from mambaeye.weights import init_from, load_published
+from mambaeye.weights import init_from, load, load_published, save
 
 GOLDEN = torch.load(Path(__file__).with_name("authors_model_small.pt"), weights_only=True)
 
@@ -25,11 +33,25 @@ def test_the_authors_logits(as_file: bool, tmp_path: Path) -> None:
     torch.testing.assert_close(logits, GOLDEN["logits"], atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("kind", ["published", "checkpoint"])
+def saved_as(kind: str, model: MambaEye, folder: Path) -> Path:
+    """The weights of the authors' model in a file of that kind."""
+    path = folder / ("weights.safetensors" if kind == "safetensors" else "weights.pt")
+    if kind == "published":
+        torch.save(GOLDEN["state_dict"], path)
+    elif kind == "checkpoint":
+        torch.save({"state_dict": {f"encoder.{k}": v for k, v in model.state_dict().items()}, "epoch": 3}, path)
+    else:
+        save_file(model.state_dict(), path)
+    return path
+
+
+KINDS = ["published", "checkpoint", "safetensors"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_start_from_weights(kind: str, tmp_path: Path) -> None:
-    expected, path = load_published(GOLDEN["state_dict"]), tmp_path / "weights.pt"
-    ours = {f"encoder.{name}": tensor for name, tensor in expected.state_dict().items()}
-    torch.save(GOLDEN["state_dict"] if kind == "published" else {"state_dict": ours, "epoch": 3}, path)
+    expected = load_published(GOLDEN["state_dict"])
+    path = saved_as(kind, expected, tmp_path)
     model = MambaEye(expected.config)
     init_from(model, path)
     for name, tensor in model.state_dict().items():
@@ -39,6 +61,121 @@ def test_start_from_weights(kind: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"head.weight is \(10, 64\), not \(7, 64\)"):
         init_from(other, path)
     assert all(tensor.equal(before[name]) for name, tensor in other.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("num_classes", [7, 10])
+def test_start_with_a_new_head(kind: str, num_classes: int, tmp_path: Path) -> None:
+    expected = load_published(GOLDEN["state_dict"])
+    model = MambaEye(replace(expected.config, num_classes=num_classes))
+    head = {name: tensor.clone() for name, tensor in model.head.state_dict().items()}
+    init_from(model, saved_as(kind, expected, tmp_path), new_head=True)
+    for name, tensor in model.state_dict().items():
+        wanted = head[name[5:]] if name.startswith("head.") else expected.state_dict()[name]
+        assert tensor.equal(wanted), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_saved_and_loaded_bit_for_bit(dtype: torch.dtype, tmp_path: Path) -> None:
+    config = EncoderConfig(num_classes=3, patch_size=4, dim=16, depth=2, d_state=8, headdim=8, axes=3)
+    model = MambaEye(config).to(dtype)
+    save(model, tmp_path / "new" / "folder")
+    again = load(tmp_path / "new" / "folder")
+    assert again.config == config
+    assert again.state_dict().keys() == model.state_dict().keys()
+    for name, tensor in again.state_dict().items():
+        assert tensor.dtype == dtype
+        assert tensor.equal(model.state_dict()[name]), name
+    save(again, tmp_path / "new" / "folder")  # over what is there
+    assert {path.name for path in (tmp_path / "new" / "folder").iterdir()} == {"model.safetensors", "config.json"}
+
+
+def write_sizes(folder: Path, **changes: object) -> None:
+    sizes = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(sizes | changes))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "config.json").unlink(), "config.json does not exist: give a folder that"),
+        (lambda f: (f / "config.json").write_text("{"), "does not hold an encoder's sizes"),
+        (lambda f: (f / "config.json").write_text("[1]"), "does not hold an encoder's sizes"),
+        (lambda f: write_sizes(f, colour=3), "does not hold an encoder's sizes: .*colour"),
+        (lambda f: write_sizes(f, dim="wide"), "does not hold an encoder's sizes"),
+        (lambda f: write_sizes(f, num_classes=5), r"head.weight is \(3, 16\), not \(5, 16\)"),
+        (lambda f: (f / "model.safetensors").unlink(), "model.safetensors does not exist"),
+        (lambda f: os.truncate(f / "model.safetensors", 5000), "model.safetensors is not a file of plain tensors"),
+        (lambda f: (f / "model.safetensors").write_bytes(b""), "model.safetensors is not a file of plain tensors"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 64), "not a file of plain tensors"),
+    ],
+)
+def test_damaged_folders_are_refused(damage: Callable[[Path], object], message: str, tmp_path: Path) -> None:
+    save(MambaEye(EncoderConfig(num_classes=3, patch_size=4, dim=16, depth=2, d_state=8, headdim=8)), tmp_path)
+    damage(tmp_path)
+    with pytest.raises(InputError, match=message):
+        load(tmp_path)
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of the Hugging Face hub as one file needs."""
+
+    file = b""
+
+    def do_GET(self) -> None:
+        found = self.path == "/someone/eye/resolve/main/folder/weights.pt"
+        self.send_response(200 if found else 404)
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.send_header("ETag", '"1"')
+        if not found:
+            self.send_header("X-Error-Code", "EntryNotFound")
+        self.send_header("Content-Length", str(len(self.file) if found else 0))
+        self.end_headers()
+        if found and self.command == "GET":
+            self.wfile.write(self.file)
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def test_start_from_the_hugging_face_hub(tmp_path: Path) -> None:
+    """The real client, in a process of its own, fetches from a server here; then from its cache, with no server."""
+    Hub.file = saved_as("published", load_published(GOLDEN["state_dict"]), tmp_path).read_bytes()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    settings = {"HF_HOME": str(tmp_path / "hub"), "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}"}
+    program = """
+from mambaeye.encoder import EncoderConfig, MambaEye
+from mambaeye.errors import InputError
+from mambaeye.weights import download, init_from, load_published
+address = "hf://someone/eye/folder/weights.pt"
+expected = load_published(download(address)).state_dict()
+model = MambaEye(load_published(download(address)).config)
+init_from(model, address)
+assert all(tensor.equal(expected[name]) for name, tensor in model.state_dict().items())
+for wrong in ("hf://someone/eye/other.pt", "hf://eye/weights.pt"):
+    try:
+        init_from(model, wrong)
+    except InputError as error:
+        print(error)
+"""
+    for offline in ("0", "1"):
+        result = subprocess.run(
+            [sys.executable, "-c", program],
+            env=os.environ | settings | {"HF_HUB_OFFLINE": offline},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+        missing, malformed = result.stdout.splitlines()
+        assert "hf://someone/eye/other.pt cannot be had: " in missing
+        assert "hf://eye/weights.pt is not of the form hf://OWNER/REPOSITORY[@REVISION]/FILE" in malformed
+        if offline == "0":
+            server.shutdown()
+            server.server_close()
 
 
 def test_a_state_dict_that_does_not_fit_says_where() -> None:
