@@ -35,7 +35,8 @@ from datamodules.glimpses import RawSample, TrainingGlimpses
 from datamodules.images import decode_image
 from mambaeye.batch import GlimpseBatch
 from mambaeye.patches import cut_patches
-from mambaeye.trajectory import Box, information_ratio, random
+from mambaeye.scans import random
+from mambaeye.trajectory import Box, information_ratio
 
 GLIMPSES = TrainingGlimpses(
     canvas=(256, 1024), patch_size=16, length=1024, inside=0.5, augmentation=Augmentation(), mixing=None

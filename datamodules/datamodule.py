@@ -16,7 +16,7 @@ from datamodules.mixing import Mixing
 from datamodules.order import Crew, batches_of
 from mambaeye.batch import Cell
 from mambaeye.errors import InputError
-from mambaeye.trajectory import scan_pattern
+from mambaeye.scans import scan_pattern
 
 
 class ShardDataModule(LightningDataModule):

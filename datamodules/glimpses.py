@@ -13,7 +13,8 @@ from datamodules.images import decode_image, fit_on_canvas
 from datamodules.mixing import Mixing, cutmix, mixup
 from mambaeye.batch import GlimpseBatch
 from mambaeye.patches import cut_patches
-from mambaeye.trajectory import Box, information_ratio, random, scan_pattern
+from mambaeye.scans import random, scan_pattern
+from mambaeye.trajectory import Box, information_ratio
 
 
 class RawSample(NamedTuple):

@@ -35,4 +35,4 @@ class Cell(NamedTuple):
     resolution: int
     """Canvas side in pixels."""
     scan: str
-    """Name of the scan pattern, a key of mambaeye.trajectory.SCANS."""
+    """Name of the scan pattern, a key of mambaeye.scans.SCANS."""

@@ -3,13 +3,8 @@
 A position is the (row, col) of a glimpse's top-left pixel, at single-pixel granularity. Along each axis it runs from
 the image's edge to edge + side - patch, inclusive, so that the last row and column are seen. An image narrower than a
 glimpse has one start on that axis: the one that centres the glimpse on it.
-
-A scan pattern is a pure function (box, patch_size, length, rng) -> (length, 2); add one by writing it and naming it in
-SCANS.
 """
 
-from collections.abc import Callable
-from itertools import cycle, islice, product
 from typing import NamedTuple
 
 import numpy as np
@@ -29,52 +24,11 @@ class Box(NamedTuple):
     width: int
 
 
-def start_range(edge: int, side: int, patch_size: int) -> tuple[int, int]:
-    """First and last valid start of a glimpse along one axis, both inclusive."""
-    if side < patch_size:
-        edge, side = edge - (patch_size - side + 1) // 2, patch_size
-    return edge, edge + side - patch_size
-
-
-def random(box: Box, patch_size: int, length: int, rng: np.random.Generator) -> np.ndarray:
-    """Independent positions, uniform over every valid start (the paper's training and main evaluation)."""
-    rows = rng.integers(*start_range(box.row, box.height, patch_size), size=length, endpoint=True, dtype=np.int32)
-    cols = rng.integers(*start_range(box.col, box.width, patch_size), size=length, endpoint=True, dtype=np.int32)
-    return np.stack((rows, cols), axis=1)  # (T, 2)
-
-
-def row_raster(box: Box, patch_size: int, length: int, rng: np.random.Generator) -> np.ndarray:
-    """A grid of glimpses, left to right and top to bottom, begun again when it runs out."""
-    grid = product(
-        grid_starts(box.row, box.height, patch_size),
-        grid_starts(box.col, box.width, patch_size),
-    )
-    return np.array(list(islice(cycle(grid), length)), dtype=np.int32).reshape(length, 2)
-
-
-def grid_starts(edge: int, side: int, patch_size: int) -> list[int]:
-    """Starts a patch apart that cover an axis; the last one is moved back to end at the edge."""
-    first, last = start_range(edge, side, patch_size)
-    return [*range(first, last, patch_size), last]
-
-
-Scan = Callable[[Box, int, int, np.random.Generator], np.ndarray]
-
-SCANS: dict[str, Scan] = {
-    "random": random,
-    "row_raster": row_raster,
-}
-
-
-def scan_pattern(name: str) -> Scan:
-    """The scan pattern of that name.
-
-    Raises:
-        InputError: there is none; the message lists those there are.
-    """
-    if name not in SCANS:
-        raise InputError(f"no scan pattern is called {name!r}: choose one of {', '.join(SCANS)}")
-    return SCANS[name]
+def start_range(box: Box, patch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """First and last valid start of a glimpse, both inclusive: (2,) int32 each, row and col."""
+    edge, side = np.array(box, dtype=np.int32).reshape(2, 2)
+    first = edge - (np.maximum(patch_size - side, 0) + 1) // 2
+    return first, first + np.maximum(side - patch_size, 0)
 
 
 def information_ratio(positions: Tensor | np.ndarray, box: Box | tuple | Tensor, patch_size: int) -> Tensor:

@@ -13,6 +13,7 @@ from datamodules.datamodule import ShardDataModule
 from datamodules.glimpses import FixedGlimpses, RawSample, TrainingGlimpses
 from datamodules.index import ShardIndex
 from mambaeye.batch import GlimpseBatch
+from mambaeye.scans import SCANS
 from mambaeye.trajectory import information_ratio
 
 
@@ -155,3 +156,12 @@ def test_fixed_glimpses_know_their_image_box() -> None:
     assert sample.positions[:8].tolist() == [[row, col] for row in (16, 32) for col in (0, 16, 32, 48)]
     expected = information_ratio(sample.positions, (16, 0, 32, 64), 16)
     assert sample.information_ratio.tolist() == expected.float().tolist() == [*(n / 8 for n in range(1, 9)), 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("scan", SCANS)
+@pytest.mark.parametrize("shape", [(3, 300), (37, 5)])
+def test_every_scan_takes_images_narrower_than_a_glimpse(scan: str, shape: tuple[int, int]) -> None:
+    white = cv2.imencode(".png", np.full((*shape, 3), 255, dtype=np.uint8))[1].tobytes()
+    sample = FixedGlimpses(61, scan, 16, 300)(RawSample("small", white, 1), np.random.default_rng(0))
+    assert sample.patches.shape == (300, 3, 16, 16)
+    assert sample.information_ratio[-1] == 1

@@ -197,7 +197,7 @@ def test_a_module_loads_from_its_checkpoint(trained: Path) -> None:
     [
         (["validate"], "validate has no weights (runs/default/checkpoints/last.ckpt may be some): give --ckpt_path"),
         (["predict", "--ckpt_path=x.ckpt"], "--ckpt_path x.ckpt does not exist"),
-        (["fit", "--data.scans=[zigzag]"], "no scan pattern is called 'zigzag': choose one of random, row_raster"),
+        (["fit", "--data.scans=[zigzag]"], "no scan pattern is called 'zigzag': choose one of random, random_grid, "),
         (["fit", "--data.patch_size=40"], "data.canvas is 32..64 pixels and a glimpse 40: give two sides"),
         (["fit", "--data.patch_size=32"], None),
         (["fit", "--data.resolutions=[8]"], "data.resolutions has 8, less than a glimpse of 16 pixels"),

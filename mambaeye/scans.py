@@ -1,0 +1,190 @@
+"""Scan patterns: in which order the glimpses fall on a box.
+
+A pattern is a pure function (box, patch_size, length, rng) -> (length, 2) int32 positions, (row, col); length may be 0
+or many times what it takes to see everything. Some draw any start. The others visit a grid, the starts a patch apart
+with the last row and column moved back to end at the edge: every cell once, and then again. Of those, all but
+random_grid are written as an order, (rows, cols) -> the numbers 0 .. rows * cols - 1 of the cells (row by row, from
+0 at the top left) as they are visited, and need no rng.
+
+Write a new one and name it in SCANS.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+from itertools import count
+from math import gcd
+
+import numpy as np
+import torch
+from torch.quasirandom import SobolEngine
+
+from mambaeye.errors import InputError
+from mambaeye.trajectory import Box, start_range
+
+Scan = Callable[[Box, int, int, np.random.Generator], np.ndarray]
+Order = Callable[[int, int], np.ndarray]
+
+GOLDEN_SECTION = (5**0.5 - 1) / 2
+
+
+def random(box: Box, patch_size: int, length: int, rng: np.random.Generator) -> np.ndarray:
+    """Independent positions, uniform over every valid start (the paper's training and main evaluation)."""
+    ranges = zip(*start_range(box, patch_size), strict=True)
+    rows, cols = (rng.integers(*ends, size=length, endpoint=True, dtype=np.int32) for ends in ranges)
+    return np.stack((rows, cols), axis=1)  # (T, 2)
+
+
+def sobol(box: Box, patch_size: int, length: int, rng: np.random.Generator) -> np.ndarray:
+    """Any start, like random, but evenly spread at every length: a scrambled Sobol sequence, which rng seeds."""
+    engine = SobolEngine(2, scramble=True, seed=int(rng.integers(2**31)))
+    points = engine.draw(length + 1, dtype=torch.float64)[:length].numpy()  # in [0, 1); it cannot draw none
+    first, last = start_range(box, patch_size)
+    return first + (points * (last - first + 1)).astype(np.int32)
+
+
+def random_grid(box: Box, patch_size: int, length: int, rng: np.random.Generator) -> np.ndarray:
+    """The grid in a random order, drawn anew for every pass."""
+    starts = grid(box, patch_size).reshape(-1, 2)
+    passes = np.tile(np.arange(len(starts)), (-(-length // len(starts)), 1))
+    return starts[rng.permuted(passes, axis=1).ravel()[:length]]
+
+
+def on_grid(order: Order, box: Box, patch_size: int, length: int, rng: np.random.Generator) -> np.ndarray:
+    """The grid in that order, begun again when it runs out."""
+    starts = grid(box, patch_size)
+    rows, cols, _ = starts.shape
+    return starts.reshape(-1, 2)[np.resize(order(rows, cols), length)]
+
+
+def grid(box: Box, patch_size: int) -> np.ndarray:
+    """The starts of glimpses side by side that cover a box: (rows, cols, 2) int32."""
+    ranges = zip(*start_range(box, patch_size), strict=True)
+    rows, cols = (np.minimum(np.arange(first, last + patch_size, patch_size, np.int32), last) for first, last in ranges)
+    return np.stack(np.meshgrid(rows, cols, indexing="ij"), axis=-1)
+
+
+def numbered(rows: int, cols: int) -> np.ndarray:
+    """The cells' numbers where they lie: (rows, cols)."""
+    return np.arange(rows * cols).reshape(rows, cols)
+
+
+def row_raster(rows: int, cols: int) -> np.ndarray:
+    """Left to right, top to bottom, as one reads."""
+    return numbered(rows, cols).ravel()
+
+
+def column_raster(rows: int, cols: int) -> np.ndarray:
+    """Top to bottom, left to right."""
+    return numbered(rows, cols).T.ravel()
+
+
+def row_snake(rows: int, cols: int) -> np.ndarray:
+    """Rows from the top, every second one from right to left."""
+    return back_and_forth(numbered(rows, cols))
+
+
+def column_snake(rows: int, cols: int) -> np.ndarray:
+    """Columns from the left, every second one from the bottom up."""
+    return back_and_forth(numbered(rows, cols).T)
+
+
+def back_and_forth(lines: np.ndarray) -> np.ndarray:
+    """Line by line, every second one backwards: (N, M) -> (N * M,)."""
+    lines = lines.copy()
+    lines[1::2] = lines[1::2, ::-1]
+    return lines.ravel()
+
+
+def diagonal(rows: int, cols: int) -> np.ndarray:
+    """Diagonals from the top left to the bottom right, each from its lower left end up."""
+    row, col = np.indices((rows, cols)).reshape(2, -1)
+    return np.lexsort((col, row + col))
+
+
+def spiral(rows: int, cols: int) -> np.ndarray:
+    """From the top left clockwise along the edge and on inwards."""
+    turn = np.arange(min(rows, cols))
+    runs = np.stack((cols - turn, rows - 1 - turn), axis=1).ravel()  # across, down, back, up, ever shorter
+    moves = np.resize((1, cols, -1, -cols), len(runs))
+    return np.repeat(moves, runs).cumsum() - 1
+
+
+def centre_out(rows: int, cols: int) -> np.ndarray:
+    """Rings a cell wide around the centre, the innermost first, each clockwise from the top."""
+    row, col = np.indices((rows, cols)).reshape(2, -1) - np.array([[rows - 1], [cols - 1]]) / 2
+    ring = np.hypot(row, col).astype(int)
+    clockwise = np.arctan2(col, -row) % (2 * np.pi)
+    return np.lexsort((clockwise, ring))
+
+
+def coarse_to_fine(rows: int, cols: int) -> np.ndarray:
+    """Every 2^k-th row and column from the centre, then every 2^(k-1)-th, ...: each level what is not seen yet."""
+    row, col = np.ogrid[:rows, :cols]
+    offset = ((row - rows // 2) | (col - cols // 2) | 2**30).ravel()  # the centre's is 0, which every stride divides
+    stride = offset & -offset  # the lowest set bit: the largest power of two that divides row and column
+    return np.argsort(-stride, stable=True)
+
+
+def golden_ratio(rows: int, cols: int) -> np.ndarray:
+    """Row by row with strides of the golden section of all cells, or the next stride that meets every cell."""
+    cells = rows * cols
+    stride = next(stride for stride in count(int(cells * GOLDEN_SECTION)) if gcd(stride, cells) == 1)
+    return np.arange(cells) * stride % cells
+
+
+def hilbert(rows: int, cols: int) -> np.ndarray:
+    """Hilbert's curve, for any rectangle: neighbour to neighbour, one part of the box after another."""
+    if (cols % 2, -cols) <= (rows % 2, -rows):  # along the even side if one is, else along the longer
+        return hilbert_curve(rows, cols)
+    return numbered(rows, cols).T.ravel()[hilbert_curve(cols, rows)]
+
+
+@lru_cache(maxsize=256)
+def hilbert_curve(rows: int, cols: int) -> np.ndarray:
+    """The curve from the top left to the top right; the few shapes that its parts have are worked out once.
+
+    There is one in unit steps if cols is even or rows odd (on a chessboard, it changes colour with every step), unless
+    it is a single column. The parts are cut so that they are of that kind again: a wide box in two side by side; any
+    other in an upper left part (down), all of the lower part (across) and an upper right part (up). Where both sides
+    are the same power of two this is Hilbert's own.
+    """
+    assert cols % 2 == 0 or rows % 2 == 1, f"{rows} x {cols}"
+    assert cols > 1 or rows == 1, f"{rows} x {cols}"
+    cells = numbered(rows, cols)
+    if rows == 1 or cols == 2:  # across; or down, and up again
+        return np.concatenate((cells[:, 0], cells[::-1, 1:].ravel()))
+    if cols >= 2 * rows:
+        middle = cols // 4 * 2
+        parts = cells[:, :middle], cells[:, middle:]
+    else:
+        upper, middle = (rows + 1) // 4 * 2, cols // 2
+        parts = cells[:upper, :middle].T, cells[upper:], cells[:upper, middle:][::-1, ::-1].T
+    return np.concatenate([part.ravel()[hilbert_curve(*part.shape)] for part in parts])
+
+
+SCANS: dict[str, Scan] = {
+    "random": random,
+    "random_grid": random_grid,
+    "row_raster": partial(on_grid, row_raster),
+    "column_raster": partial(on_grid, column_raster),
+    "row_snake": partial(on_grid, row_snake),
+    "column_snake": partial(on_grid, column_snake),
+    "diagonal": partial(on_grid, diagonal),
+    "spiral": partial(on_grid, spiral),
+    "hilbert": partial(on_grid, hilbert),
+    "golden_ratio": partial(on_grid, golden_ratio),
+    "sobol": sobol,
+    "coarse_to_fine": partial(on_grid, coarse_to_fine),
+    "centre_out": partial(on_grid, centre_out),
+}
+
+
+def scan_pattern(name: str) -> Scan:
+    """The scan pattern of that name.
+
+    Raises:
+        InputError: there is none; the message lists those there are.
+    """
+    if name not in SCANS:
+        raise InputError(f"no scan pattern is called {name!r}: choose one of {', '.join(SCANS)}")
+    return SCANS[name]
