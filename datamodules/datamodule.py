@@ -37,7 +37,7 @@ class ShardDataModule(LightningDataModule):
         augmentation: How training images are changed; null for not at all, {} for the paper's augmentations.
         mixing: Mixup and CutMix of training images; null for neither.
         resolutions: Canvas sides to validate at, in pixels.
-        scans: Scan patterns to validate with.
+        scans: Scan patterns to validate with, by their names in docs/scans.md; a wrong one is answered with the list.
         validation_length: Glimpses an image in validation (T).
         batch_size: Images a batch and process.
         num_workers: Worker processes that load data, for each process.

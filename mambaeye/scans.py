@@ -6,7 +6,7 @@ with the last row and column moved back to end at the edge: every cell once, and
 random_grid are written as an order, (rows, cols) -> the numbers 0 .. rows * cols - 1 of the cells (row by row, from
 0 at the top left) as they are visited, and need no rng.
 
-Write a new one and name it in SCANS.
+Write a new one and name it in SCANS; docs/scans.md shows them all.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,7 @@
 """Scan patterns against what they promise: which cells they visit, in what order, and that the last pixels are seen."""
 
 from math import gcd, isqrt
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -228,3 +229,8 @@ def test_sobol_is_spread_more_evenly_than_random(length: int) -> None:
 def test_unknown_pattern_lists_the_known() -> None:
     with pytest.raises(InputError, match=f"^no scan pattern is called 'zigzag': choose one of {', '.join(SCANS)}$"):
         scan_pattern("zigzag")
+
+
+def test_the_docs_show_every_pattern() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "scans.md").read_text()
+    assert [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")][1:] == list(SCANS)
