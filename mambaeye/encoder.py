@@ -206,7 +206,7 @@ class MambaEye(nn.Module):
         self, patches: Tensor, positions: Tensor, state: EncoderState | None
     ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """Features (B, T, D), and with a state its new convolution and SSM parts."""
-        x, residual = self._embed(patches, positions, state), None  # (B, T, D)
+        x, residual = self.embed(patches, positions, state), None  # (B, T, D)
         kernels = choose(self.kernels, x, self.misfit)
         layers: list[MixerState | None] = [None] * len(self.blocks)
         if state is not None:
@@ -223,7 +223,7 @@ class MambaEye(nn.Module):
             conv, ssm = (torch.stack(parts, dim=1) for parts in zip(*layers, strict=True))
         return x, (conv, ssm)
 
-    def _embed(self, patches: Tensor, positions: Tensor, state: EncoderState | None) -> Tensor:
+    def embed(self, patches: Tensor, positions: Tensor, state: EncoderState | None) -> Tensor:
         """Patch vector (channel, row, column) and embedded move -> projection -> SiLU: (B, T, D)."""
         weight, bias = self.projection.weight, self.projection.bias
         dtype = weight.dtype
