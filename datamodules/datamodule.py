@@ -9,11 +9,11 @@ from lightning import LightningDataModule
 from datamodules.digits import ensure_digits
 from datamodules.draws import Augmentation
 from datamodules.glimpses import FixedGlimpses, TrainingGlimpses
-from datamodules.index import ShardIndex
+from datamodules.index import ShardIndex, streams
 from datamodules.loader import EpochLoader, FixedLoader
 from datamodules.locate import open_index
 from datamodules.mixing import Mixing
-from datamodules.order import Crew, batches_of
+from datamodules.order import Crew, batches_of, divide
 from mambaeye.batch import Cell
 from mambaeye.errors import InputError
 from mambaeye.scans import scan_pattern
@@ -39,7 +39,9 @@ class ShardDataModule(LightningDataModule):
         resolutions: Canvas sides to validate at, in pixels.
         scans: Scan patterns to validate with, by their names in docs/scans.md; a wrong one is answered with the list.
         validation_length: Glimpses an image in validation (T).
-        batch_size: Images a batch and process.
+        batch_size: Images an optimizer step, of all processes together; what one process takes follows from it.
+        micro_batch_size: Images that a process takes at once, at most; what its share of batch_size has more is
+            accumulated. null: all at once.
         num_workers: Worker processes that load data, for each process.
         tolerated: Samples an epoch and process that may be unreadable: left out, counted and reported. One more stops
             the run.
@@ -65,6 +67,7 @@ class ShardDataModule(LightningDataModule):
         scans: tuple[str, ...] = ("random",),
         validation_length: int = 64,
         batch_size: int = 64,
+        micro_batch_size: int | None = None,
         num_workers: int = 1,
         tolerated: int = 0,
         timeout: float = 600.0,
@@ -89,8 +92,8 @@ class ShardDataModule(LightningDataModule):
                 )
         if not 0 <= inside <= 1:
             raise InputError(f"data.inside is {inside}: give a probability, 0 to 1")
-        for name in ("length", "validation_length", "batch_size"):
-            if self.hparams[name] < 1:
+        for name in ("length", "validation_length", "batch_size", "micro_batch_size"):
+            if self.hparams[name] is not None and self.hparams[name] < 1:
                 raise InputError(f"data.{name} is {self.hparams[name]}: give at least 1")
         for scan in scans:
             scan_pattern(scan)
@@ -110,6 +113,7 @@ class ShardDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
+            self._set_accumulation()
             self.train_index = self._open_index(self.train_shards, self.hparams.train_index)
         self.val_index = self._open_index(self.val_shards, self.hparams.val_index)
 
@@ -122,19 +126,32 @@ class ShardDataModule(LightningDataModule):
             )
         return index
 
-    @property
-    def crew(self) -> Crew:
-        """Who shares the samples."""
-        return Crew(self.trainer.world_size, max(1, self.hparams.num_workers), self.hparams.batch_size)
+    def _set_accumulation(self) -> None:
+        """Tell the trainer how many batches make an optimizer step, which follows from batch_size."""
+        _, accumulation = self._divided()
+        if self.trainer.accumulate_grad_batches not in (1, accumulation):
+            raise InputError(
+                f"trainer.accumulate_grad_batches is {self.trainer.accumulate_grad_batches}, but accumulation follows "
+                f"from data.batch_size, the images of an optimizer step: set data.micro_batch_size instead"
+            )
+        self.trainer.accumulate_grad_batches = accumulation
+
+    def _divided(self) -> tuple[int, int]:
+        return divide(self.hparams.batch_size, self.trainer.world_size, self.hparams.micro_batch_size)
+
+    def _crew(self, index: ShardIndex, batch_size: int, accumulation: int = 1) -> Crew:
+        """Who shares the samples of an index."""
+        runs = any(streams(source) for source in index.sources)
+        return Crew(self.trainer.world_size, max(1, self.hparams.num_workers), batch_size, accumulation, runs)
 
     @property
     def train_batches(self) -> int:
-        """Training batches an epoch and process; the samples of an incomplete global batch are left out."""
-        batches = batches_of(len(self.train_index), self.crew)
+        """Training batches an epoch and process; the samples of an incomplete optimizer step are left out."""
+        batches = batches_of(len(self.train_index), self._crew(self.train_index, *self._divided()))
         if not batches:
             raise InputError(
-                f"{self.train_index.folder} has {len(self.train_index)} samples, less than one batch of "
-                f"{self.crew.ranks * self.crew.batch_size} over all processes: set a smaller --data.batch_size"
+                f"{self.train_index.folder} has {len(self.train_index)} samples, less than the "
+                f"{self.hparams.batch_size} of one optimizer step: set a smaller --data.batch_size"
             )
         return batches
 
@@ -142,7 +159,8 @@ class ShardDataModule(LightningDataModule):
         """Every training sample once over all ranks, in an order of this epoch's own."""
         h = self.hparams
         glimpses = TrainingGlimpses(tuple(h.canvas), h.patch_size, h.length, h.inside, self.augmentation, self.mixing)
-        arguments = self._loader_arguments(self.train_index, glimpses)
+        crew = self._crew(self.train_index, *self._divided())
+        arguments = self._loader_arguments(self.train_index, crew, glimpses)
         self.train_loader = EpochLoader(**arguments, epoch=lambda: self.trainer.current_epoch)
         self.train_loader.load_state_dict(self.place)
         return self.train_loader
@@ -150,8 +168,10 @@ class ShardDataModule(LightningDataModule):
     def val_dataloader(self) -> list[FixedLoader]:
         """One loader a cell: every validation sample once over all ranks, at fixed positions."""
         h = self.hparams
+        batch_size = -(-h.batch_size // self.trainer.world_size)
+        crew = self._crew(self.val_index, min(batch_size, h.micro_batch_size or batch_size))
         cells = (FixedGlimpses(cell.resolution, cell.scan, h.patch_size, h.validation_length) for cell in self.cells)
-        return [FixedLoader(**self._loader_arguments(self.val_index, glimpses)) for glimpses in cells]
+        return [FixedLoader(**self._loader_arguments(self.val_index, crew, glimpses)) for glimpses in cells]
 
     def test_dataloader(self) -> list[FixedLoader]:
         """The validation shards: testing is validating under another name."""
@@ -161,13 +181,15 @@ class ShardDataModule(LightningDataModule):
         """The validation shards."""
         return self.val_dataloader()
 
-    def _loader_arguments(self, index: ShardIndex, glimpses: TrainingGlimpses | FixedGlimpses) -> dict[str, Any]:
+    def _loader_arguments(
+        self, index: ShardIndex, crew: Crew, glimpses: TrainingGlimpses | FixedGlimpses
+    ) -> dict[str, Any]:
         """What every loader wants to know."""
         h = self.hparams
         return {
             "index": index,
             "glimpses": glimpses,
-            "crew": self.crew,
+            "crew": crew,
             "rank": self.trainer.global_rank,
             "num_workers": h.num_workers,
             "tolerated": h.tolerated,

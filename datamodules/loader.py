@@ -98,8 +98,8 @@ class FixedLoader(GlimpseLoader):
     def __init__(self, *args: Any, seed: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.key = (VALIDATION, seed, self.glimpses.resolution)
-        global_batch = self.crew.ranks * self.crew.batch_size
-        self.order = np.full(-(-len(self.index) // global_batch) * global_batch, -1)
+        batch_of_all = self.crew.batch_of_all
+        self.order = np.full(-(-len(self.index) // batch_of_all) * batch_of_all, -1)
         self.order[: len(self.index)] = np.arange(len(self.index))
 
     def __len__(self) -> int:
@@ -157,7 +157,7 @@ class EpochLoader(GlimpseLoader):
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """The place in the epoch: seed, epoch, samples, and the legs as [ranks, workers, batch size, batches]."""
+        """The place in the epoch: seed, epoch, samples, and the legs as [*crew, batches]."""
         return dict(self.place)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -1,26 +1,44 @@
 """Which sample comes when: pure functions of (seed, epoch, position), the same on every rank and worker.
 
 An epoch is one sequence of all its samples: shards in a seeded order, and a seeded permutation inside each. A crew (so
-many ranks with so many workers, so many samples a batch) cuts what is left of the sequence into contiguous runs of
-whole batches, one for every worker; less than one batch of all ranks together stays over. When a run is interrupted,
-the place in the epoch is told by the crews that worked on it and the batches that each handed out: the same crew goes
-on where it was, and another crew cuts what is left anew. So no sample is seen twice, none is lost but that last part
-of a batch, and a shard that was used up is not read again, however often the crew changes.
+many ranks with so many workers, so many samples a batch) cuts what is left of the sequence; less than one optimizer
+step's samples stay over. There are two cuts:
+
+- Where samples are read by place, every optimizer step takes the next samples of the sequence, whoever shares them: so
+  one process and many train on the same batches.
+- Where shards stream front to back, every worker gets a contiguous run of whole batches, for it reads what lies between
+  its samples too.
+
+When a run is interrupted, the place in the epoch is told by the crews that worked on it and the batches that each
+handed out: the same crew goes on where it was, and another crew cuts what is left anew. So no sample is seen twice,
+none is lost but that last part of a step, and a shard that was used up is not read again, however often the crew
+changes.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
+from mambaeye.errors import InputError
+
 
 class Crew(NamedTuple):
-    """Who shares the samples of an epoch."""
+    """Who shares the samples of an epoch, and how."""
 
     ranks: int
     workers: int
     """Loader workers of every rank, at least 1: without worker processes the rank itself."""
     batch_size: int
     """Samples of one rank's batch."""
+    accumulation: int = 1
+    """Batches of a rank that make an optimizer step."""
+    runs: bool = False
+    """Whether every worker gets a contiguous run."""
+
+    @property
+    def batch_of_all(self) -> int:
+        """Samples of one batch of every rank."""
+        return self.ranks * self.batch_size
 
 
 class Leg(NamedTuple):
@@ -47,9 +65,33 @@ def epoch_order(counts: np.ndarray, seed: int, epoch: int) -> np.ndarray:
     return np.concatenate([starts[shard] + rng.permutation(counts[shard]) for shard in rng.permutation(len(counts))])
 
 
+def divide(global_batch: int, ranks: int, most: int | None) -> tuple[int, int]:
+    """The batch of a rank, of at most so many samples, and how many of these make an optimizer step.
+
+    Raises:
+        InputError: a global batch of that size does not divide; the message names the nearest that does.
+    """
+
+    def cut(size: int) -> tuple[int, int] | None:
+        accumulation = -(-size // (ranks * (most or size)))
+        batch, rest = divmod(size, ranks * accumulation)
+        return None if rest or not batch else (batch, accumulation)
+
+    parts = cut(global_batch)
+    if parts is None:
+        divisible = (size for size in range(1, 2 * global_batch + ranks + 1) if cut(size))
+        nearest = min(divisible, key=lambda size: abs(size - global_batch))
+        within = f" in batches of at most {most}" if most else ""
+        raise InputError(
+            f"data.batch_size is {global_batch}, which {ranks} processes cannot share evenly{within}: the nearest that "
+            f"they can is {nearest}"
+        )
+    return parts
+
+
 def batches_of(samples: int, crew: Crew) -> int:
-    """Batches that every rank of a crew gets out of so many samples."""
-    return samples // (crew.ranks * crew.batch_size)
+    """Batches that every rank of a crew gets out of so many samples: those of whole optimizer steps."""
+    return samples // (crew.batch_of_all * crew.accumulation) * crew.accumulation
 
 
 def deal(batches: int, crew: Crew) -> np.ndarray:
@@ -68,15 +110,23 @@ def runs(samples: int, crew: Crew) -> np.ndarray:
 def remaining(order: np.ndarray, legs: list[Leg]) -> np.ndarray:
     """What is left of an epoch's order after some legs, in order."""
     for crew, batches in legs:
-        left = np.ones(len(order), dtype=bool)
-        done = deal(batches, crew) * crew.batch_size
-        for (start, _), length in zip(runs(len(order), crew).reshape(-1, 2), done.flat, strict=True):
-            left[start : start + length] = False
-        order = order[left]
+        if crew.runs:
+            left = np.ones(len(order), dtype=bool)
+            done = deal(batches, crew) * crew.batch_size
+            for (start, _), length in zip(runs(len(order), crew).reshape(-1, 2), done.flat, strict=True):
+                left[start : start + length] = False
+            order = order[left]
+        else:
+            order = order[batches * crew.batch_of_all :]
     return order
 
 
 def share(order: np.ndarray, crew: Crew, done: int, rank: int, worker: int) -> np.ndarray:
     """The samples that a worker still has to read of what was left when its crew began, after `done` batches a rank."""
-    start, stop = runs(len(order), crew)[rank, worker]
-    return order[start + deal(done, crew)[rank, worker] * crew.batch_size : stop]
+    if crew.runs:
+        start, stop = runs(len(order), crew)[rank, worker]
+        return order[start + deal(done, crew)[rank, worker] * crew.batch_size : stop]
+    batches = batches_of(len(order), crew)
+    by_batch = order[: batches * crew.batch_of_all].reshape(batches, crew.ranks, crew.batch_size)
+    next_one = done + (worker - done) % crew.workers  # workers are asked in turn
+    return by_batch[next_one :: crew.workers, rank].ravel()

@@ -13,6 +13,7 @@ from datamodules.datamodule import ShardDataModule
 from datamodules.glimpses import FixedGlimpses, RawSample, TrainingGlimpses
 from datamodules.index import ShardIndex
 from mambaeye.batch import GlimpseBatch
+from mambaeye.errors import InputError
 from mambaeye.scans import SCANS
 from mambaeye.trajectory import information_ratio
 
@@ -24,7 +25,9 @@ def data_module(
     data = ShardDataModule(data_dir=str(data_dir), length=5, validation_length=6, **arguments)
     data.prepare_data()
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
-    data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, current_epoch=epoch, strategy=strategy)
+    data.trainer = SimpleNamespace(
+        global_rank=rank, world_size=world_size, current_epoch=epoch, strategy=strategy, accumulate_grad_batches=1
+    )
     data.setup("fit")
     return data
 
@@ -62,7 +65,7 @@ def test_a_training_epoch_sees_no_sample_twice_and_drops_less_than_a_global_batc
 ) -> None:
     seen, lengths = [], set()
     for rank in range(world_size):
-        data = data_module(data_dir, rank, world_size, batch_size=60, num_workers=workers)
+        data = data_module(data_dir, rank, world_size, batch_size=60 * world_size, num_workers=workers)
         loader = data.train_dataloader()
         batches = list(loader)
         lengths.add((len(loader), len(batches)))
@@ -77,7 +80,8 @@ def test_validation_sees_every_sample_once_and_ranks_take_as_many_batches(
 ) -> None:
     seen, lengths = Counter(), set()
     for rank in range(world_size):
-        data = data_module(data_dir, rank, world_size, batch_size=50, num_workers=workers, resolutions=(32, 40))
+        arguments = {"batch_size": 50 * world_size, "num_workers": workers, "resolutions": (32, 40)}
+        data = data_module(data_dir, rank, world_size, **arguments)
         loaders = data.val_dataloader()
         assert len(loaders) == 2
         batches = list(loaders[1])
@@ -165,3 +169,28 @@ def test_every_scan_takes_images_narrower_than_a_glimpse(scan: str, shape: tuple
     sample = FixedGlimpses(61, scan, 16, 300)(RawSample("small", white, 1), np.random.default_rng(0))
     assert sample.patches.shape == (300, 3, 16, 16)
     assert sample.information_ratio[-1] == 1
+
+
+@pytest.mark.parametrize(("world_size", "micro_batch_size"), [(1, 32), (1, 40), (2, 16), (4, None)])
+def test_the_batches_of_an_optimizer_step_are_the_same_however_it_is_divided(
+    data_dir: Path, world_size: int, micro_batch_size: int | None
+) -> None:
+    whole = data_module(data_dir, batch_size=64, num_workers=0).train_dataloader()
+    steps = [set(batch.keys) for batch in whole]
+    parts: list[list[str]] = [[] for _ in steps]
+    for rank in range(world_size):
+        data = data_module(data_dir, rank, world_size, batch_size=64, micro_batch_size=micro_batch_size, num_workers=2)
+        accumulation = data.trainer.accumulate_grad_batches
+        for number, batch in enumerate(data.train_dataloader()):
+            assert len(batch.keys) <= (micro_batch_size or 64)
+            parts[number // accumulation] += batch.keys
+    assert [sorted(part) for part in parts] == [sorted(step) for step in steps]
+
+
+def test_a_global_batch_stated_twice_or_that_does_not_divide(data_dir: Path) -> None:
+    with pytest.raises(InputError, match="batch_size is 64, which 3 processes cannot share evenly: .* is 63"):
+        data_module(data_dir, 0, 3, batch_size=64)
+    data = ShardDataModule(data_dir=str(data_dir), batch_size=64, micro_batch_size=32)
+    data.trainer = SimpleNamespace(world_size=1, accumulate_grad_batches=4)
+    with pytest.raises(InputError, match="accumulate_grad_batches is 4, but accumulation follows"):
+        data.setup("fit")

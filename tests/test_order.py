@@ -1,11 +1,20 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules.order import Crew, Leg, batches_of, epoch_order, remaining, runs, share
+from datamodules.order import Crew, Leg, batches_of, divide, epoch_order, remaining, runs, share
+from mambaeye.errors import InputError
 
 COUNTS = st.lists(st.integers(0, 9), min_size=1, max_size=8).map(lambda counts: np.array(counts, dtype=np.int64))
-CREWS = st.builds(Crew, ranks=st.integers(1, 4), workers=st.integers(1, 5), batch_size=st.integers(1, 6))
+CREWS = st.builds(
+    Crew,
+    ranks=st.integers(1, 4),
+    workers=st.integers(1, 5),
+    batch_size=st.integers(1, 6),
+    accumulation=st.integers(1, 3),
+    runs=st.booleans(),
+)
 
 
 @given(counts=COUNTS, seed=st.integers(0, 2**32), epoch=st.integers(0, 1000))
@@ -39,7 +48,7 @@ def hand_out(order: np.ndarray, crew: Crew, first: int, last: int) -> list[list[
 def test_a_crew_hands_out_all_but_less_than_a_global_batch(samples: int, crew: Crew) -> None:
     order = np.random.default_rng(0).permutation(samples)
     seen = np.array(hand_out(order, crew, 0, batches_of(samples, crew)), dtype=np.int64).ravel()
-    assert len(set(seen)) == len(seen) > samples - crew.ranks * crew.batch_size
+    assert len(set(seen)) == len(seen) > samples - crew.batch_of_all * crew.accumulation
     bounds = runs(samples, crew).reshape(-1, 2)
     assert (bounds[1:, 0] == bounds[:-1, 1]).all()  # contiguous
 
@@ -66,14 +75,53 @@ def test_any_crews_one_after_another_see_everything_once(samples: int, crews: li
         left = remaining(order, legs)
         assert sorted([*seen, *left]) == list(range(samples))
         assert (np.diff([list(order).index(number) for number in left]) > 0).all()
-    assert len(left) < crews[-1].ranks * crews[-1].batch_size
+    assert len(left) < crews[-1].batch_of_all * crews[-1].accumulation
+
+
+@given(samples=st.integers(0, 300), crews=st.lists(CREWS, min_size=2, max_size=2), steps=st.integers(1, 5))
+def test_an_optimizer_step_has_the_same_samples_whoever_shares_them(
+    samples: int, crews: list[Crew], steps: int
+) -> None:
+    """Read by place: the batches of a step, of all ranks, are the next samples of the order."""
+    order = np.random.default_rng(2).permutation(samples)
+    for crew in crews:
+        one, other = crew._replace(runs=False), crew._replace(runs=False, ranks=1, workers=1, accumulation=1)
+        size = one.batch_of_all * one.accumulation
+        other = other._replace(batch_size=size)
+        steps_of_both = [
+            np.array(hand_out(order, c, 0, batches_of(samples, c)), dtype=np.int64).reshape(-1, size)
+            for c in (one, other)
+        ]
+        np.testing.assert_array_equal(*(np.sort(s, axis=1) for s in steps_of_both))
+
+
+@given(global_batch=st.integers(1, 300), ranks=st.integers(1, 20), most=st.none() | st.integers(1, 70))
+def test_a_global_batch_is_divided_or_the_nearest_that_can_be_is_named(
+    global_batch: int, ranks: int, most: int | None
+) -> None:
+    def fits(size: int) -> bool:
+        """As few batches as the limit allows, all of one size."""
+        fewest = next(n for n in range(1, size + 1) if most is None or size <= n * ranks * most)
+        return size % (ranks * fewest) == 0
+
+    if fits(global_batch):
+        batch, accumulation = divide(global_batch, ranks, most)
+        assert batch * accumulation * ranks == global_batch
+        assert batch <= (most or batch)
+        return
+    with pytest.raises(InputError) as error:
+        divide(global_batch, ranks, most)
+    nearest = int(str(error.value).split()[-1])
+    assert fits(nearest)
+    distance = abs(nearest - global_batch)
+    assert not any(fits(size) for size in range(max(1, global_batch - distance + 1), global_batch + distance))
 
 
 def test_used_up_shards_are_not_read_again() -> None:
     """After a leg, what is left lies in the shards that its workers had not finished."""
     counts = np.full(40, 25)
     order = epoch_order(counts, 0, 0)
-    left = remaining(order, [Leg(Crew(2, 2, 10), 20)])  # 400 of 1000 samples, 100 a worker: four shards each
+    left = remaining(order, [Leg(Crew(2, 2, 10, runs=True), 20)])  # 400 of 1000 samples, 100 a worker: four shards each
     shards = set(left // 25)
     assert len(left) == 600
     assert len(shards) <= 40 - 4 * 3

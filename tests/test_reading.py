@@ -158,19 +158,30 @@ def loaders(data: ShardDataModule) -> ShardDataModule:
         global_rank=0,
         world_size=1,
         current_epoch=0,
+        accumulate_grad_batches=1,
         strategy=SimpleNamespace(root_device=torch.device("cpu")),
     )
     data.setup("fit")
     return data
 
 
-def test_batches_over_http_are_the_local_ones(val: Path, url: str) -> None:
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_over_http_are_the_local_ones(workers: int, val: Path, url: str) -> None:
+    """The samples are; two workers that stream put them into other batches, for each reads shards of its own."""
     local, remote = (
-        loaders(ShardDataModule(shards, shards, length=3, batch_size=40, num_workers=2)) for shards in (str(val), url)
+        loaders(ShardDataModule(shards, shards, length=3, batch_size=40, num_workers=workers))
+        for shards in (str(val), url)
     )
-    for batch, expected in zip(remote.train_dataloader(), local.train_dataloader(), strict=True):
-        assert batch.keys == expected.keys
-        assert batch.patches.equal(expected.patches)
+    batches = [list(data.train_dataloader()) for data in (local, remote)]
+    local_rows, remote_rows = (
+        [row for batch in some for row in zip(batch.keys, batch.patches, strict=True)] for some in batches
+    )
+    if workers:
+        local_rows, remote_rows = (sorted(rows, key=lambda row: row[0]) for rows in (local_rows, remote_rows))
+    assert len(local_rows) == 360
+    for (key, patches), (expected_key, expected) in zip(remote_rows, local_rows, strict=True):
+        assert key == expected_key
+        assert patches.equal(expected)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

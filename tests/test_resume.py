@@ -127,7 +127,7 @@ def test_other_samples_are_refused(data_dir: Path, tmp_path: Path) -> None:
     ids=str,
 )
 def test_other_ranks_see_what_is_left_once(crews: list[tuple[int, int, int]], data_dir: Path, tmp_path: Path) -> None:
-    """Real processes that talk to each other: (ranks, workers, batch size), two batches each, the last to the end."""
+    """Real processes that talk to each other: (ranks, workers, batch of a rank), two batches, then on."""
     seen, place = [], None
     for leg, (ranks, workers, batch_size) in enumerate(crews):
         last = leg == len(crews) - 1
@@ -139,7 +139,7 @@ def test_other_ranks_see_what_is_left_once(crews: list[tuple[int, int, int]], da
             "batches": -1 if last else 2,
             "ranks": ranks,
             "workers": workers,
-            "batch_size": batch_size,
+            "batch_size": ranks * batch_size,
         }
         script = Path(__file__).with_name("resuming.py")
         environment = os.environ | {"PYTHONPATH": str(script.parents[1])}

@@ -203,7 +203,7 @@ def test_a_module_loads_from_its_checkpoint(trained: Path) -> None:
         (["fit", "--data.resolutions=[8]"], "data.resolutions has 8, less than a glimpse of 16 pixels"),
         (["fit", "--data.inside=1.5"], "data.inside is 1.5: give a probability, 0 to 1"),
         (["fit", "--data.length=0"], "data.length is 0: give at least 1"),
-        (["fit", "--data.batch_size=5000"], "has 1400 samples, less than one batch of 5000 over all processes"),
+        (["fit", "--data.batch_size=5000"], "has 1400 samples, less than the 5000 of one optimizer step"),
         (["fit", "--data.num_classes=7"], "index and data.num_classes is 7: set --data.num_classes 10"),
         (["fit", "--data.train_shards=nowhere"], "nowhere/index.json does not exist: give a folder of shards"),
         (["fit", "--model.encoder.headdim=7"], "headdim is 7, which does not divide expand * dim = 32"),
