@@ -12,6 +12,7 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks.predictions import PredictionWriter
 from callbacks.validation import ValidationReport
@@ -59,12 +60,17 @@ class MambaEyeCLI(LightningCLI):
         first = parser.parse_args([word for word in given if not word.startswith("--print_config")])
         command = first.subcommand
         defaults = run_defaults(command, first[command])
-        self._parser(command).set_defaults(defaults)
+        saved = {}
+        if ckpt_path := defaults["ckpt_path"]:
+            saved, steps = checkpoint_hyperparameters(ckpt_path)
+            say(f"{command} takes {ckpt_path}, saved after {steps} optimizer steps")
+        self._parser(command).set_defaults(saved | defaults)
         super().parse_arguments(parser, args)
         config = self.config[command]
-        config.ckpt_path = defaults["ckpt_path"]
-        if config.ckpt_path:
+        config.ckpt_path = ckpt_path
+        if ckpt_path:
             config.model.init_from = None  # the checkpoint has the weights
+            show_differences(saved, config)
 
     def _parse_ckpt_path(self) -> None:
         """Lightning's own reading of a checkpoint's sizes, which overrules flags; ours is in parse_arguments."""
@@ -104,7 +110,7 @@ def run_defaults(command: str, config: Namespace) -> dict[str, Any]:
     if asked == "last":
         asked = str(last) if last.exists() else None
         if asked is None and command == "fit":
-            print(f"{last} does not exist: starting afresh")
+            say(f"{last} does not exist: starting afresh")
     elif asked is None and command == "fit" and last.exists():
         raise InputError(
             f"{run_dir} already holds a run: continue it with --ckpt_path last, or choose another --run_dir"
@@ -113,14 +119,14 @@ def run_defaults(command: str, config: Namespace) -> dict[str, Any]:
         raise InputError(
             f"{command} has no weights ({last} may be some): give --ckpt_path a checkpoint, or --model.init_from"
         )
-    defaults = checkpoint_hyperparameters(asked) if asked else {}
+    defaults: dict[str, Any] = {"run_dir": str(run_dir), "ckpt_path": asked, "weights_only": True}
     if command in ("validate", "test"):
         defaults["verbose"] = False  # Lightning's own table; ours has every step
-    return {**defaults, "run_dir": str(run_dir), "ckpt_path": asked, "weights_only": True}
+    return defaults
 
 
-def checkpoint_hyperparameters(path: str) -> dict[str, Any]:
-    """The model's and the data's arguments that a checkpoint was trained with, as parser keys.
+def checkpoint_hyperparameters(path: str) -> tuple[dict[str, Any], int]:
+    """The model's and the data's arguments that a checkpoint was trained with, as parser keys; its optimizer steps.
 
     Raises:
         InputError: the file is not there, or not a checkpoint of ours.
@@ -128,6 +134,7 @@ def checkpoint_hyperparameters(path: str) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         model, data = checkpoint["hyper_parameters"], checkpoint["datamodule_hyper_parameters"]
+        steps = checkpoint["global_step"]
     except FileNotFoundError:
         raise InputError(f"--ckpt_path {path} does not exist") from None
     except (UnpicklingError, RuntimeError, OSError, EOFError, KeyError, TypeError) as error:
@@ -138,7 +145,28 @@ def checkpoint_hyperparameters(path: str) -> dict[str, Any]:
     for key, value in model.items():
         nested = value.items() if isinstance(value, dict) else [(None, value)]
         keys |= {f"model.{key}" + (f".{name}" if name else ""): inner for name, inner in nested if key[0] != "_"}
-    return {key: value for key, value in keys.items() if key not in LINKS.values()}
+    return {key: value for key, value in keys.items() if key not in LINKS.values()}, steps
+
+
+def show_differences(saved: dict[str, Any], config: Namespace) -> None:
+    """Every argument that flags or a config give another value than the checkpoint has, side by side."""
+    given = config.as_dict()
+    lines = [f"  {key}: {value} -> {now}" for key, value in saved.items() if (now := nested(given, key)) != value]
+    if lines:
+        say("\n".join(["not as in the checkpoint, and as said now:", *lines]))
+
+
+def nested(config: dict[str, Any], key: str) -> Any:
+    """The value at a.b.c, with plain containers as in a checkpoint; None below a None."""
+    for name in key.split("."):
+        config = None if config is None else config[name]
+    return list(config) if isinstance(config, tuple) else config
+
+
+@rank_zero_only
+def say(text: str) -> None:
+    """Print it once a run."""
+    print(text, flush=True)
 
 
 def main(args: list[str] | None = None) -> None:

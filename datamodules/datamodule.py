@@ -15,7 +15,7 @@ from datamodules.locate import open_index
 from datamodules.mixing import Mixing
 from datamodules.order import Crew, batches_of, divide
 from mambaeye.batch import Cell
-from mambaeye.errors import InputError
+from mambaeye.errors import InputError, on_all_ranks
 from mambaeye.scans import scan_pattern
 
 
@@ -112,10 +112,11 @@ class ShardDataModule(LightningDataModule):
             ensure_digits(self.embedded)
 
     def setup(self, stage: str) -> None:
-        if stage == "fit":
-            self._set_accumulation()
-            self.train_index = self._open_index(self.train_shards, self.hparams.train_index)
-        self.val_index = self._open_index(self.val_shards, self.hparams.val_index)
+        with on_all_ranks():
+            if stage == "fit":
+                self._set_accumulation()
+                self.train_index = self._open_index(self.train_shards, self.hparams.train_index)
+            self.val_index = self._open_index(self.val_shards, self.hparams.val_index)
 
     def _open_index(self, shards: str, where: str | None) -> ShardIndex:
         index = open_index(shards, where)

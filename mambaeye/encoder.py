@@ -176,6 +176,12 @@ class MambaEye(nn.Module):
         self._check(patches, positions)
         return self._run(patches, positions, None)[0]
 
+    def path(self, device: torch.device) -> str:
+        """What the mixers run on there, in words."""
+        if choose(self.kernels, torch.empty(0, device=device), self.misfit):
+            return "the CUDA kernels of mamba-ssm and causal-conv1d"
+        return f"plain torch on {device.type}"
+
     def initial_state(self, batch_size: int) -> EncoderState:
         """The state of batch_size images of which nothing was seen."""
         mixer = self.blocks[0].mixer.initial_state(0)

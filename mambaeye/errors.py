@@ -1,4 +1,9 @@
-"""The one exception for mistakes that a user can mend."""
+"""The one exception for mistakes that a user can mend, and how it ends every process of a run."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import distributed
 
 
 class InputError(ValueError):
@@ -6,3 +11,23 @@ class InputError(ValueError):
 
     train.py prints the message alone, without a traceback; everything else that fails keeps its traceback.
     """
+
+
+@contextmanager
+def on_all_ranks() -> Iterator[None]:
+    """An InputError inside on any rank is raised on every rank, so that none waits for one that has ended.
+
+    All ranks must enter, for they tell each other how it went; a single process just goes through.
+    """
+    problem = None
+    try:
+        yield
+    except InputError as error:
+        problem = str(error)
+    problems = [problem]
+    if distributed.is_available() and distributed.is_initialized():
+        problems = [None] * distributed.get_world_size()
+        distributed.all_gather_object(problems, problem)
+    for rank, text in enumerate(problems):
+        if text is not None:
+            raise InputError(f"{text} (found by rank {rank})" if len(problems) > 1 else text)

@@ -15,7 +15,7 @@ from mambaeye.encoder import EncoderConfig, MambaEye
 from mambaeye.kernels import Kernels
 from mambaeye.loss import Schedule, scheduled_cross_entropy_of_features
 from mambaeye.metrics import StepMetrics, powers_of_two
-from mambaeye.optim import OptimizerConfig, build_optimizer, build_schedule
+from mambaeye.optim import OptimizerConfig, build_optimizer, build_schedule, restate
 
 
 class MambaEyeModule(LightningModule):
@@ -63,15 +63,26 @@ class MambaEyeModule(LightningModule):
         self.schedule = schedule
         self.cell_metrics = nn.ModuleList()
         self.validation_rows: list[dict[str, Any]] = []
+        self.schedule_steps = (0, 0.0)
+        """Optimizer steps of the warm-up, and in all."""
 
     def setup(self, stage: str) -> None:
         if stage != "predict":
             data = self.trainer.datamodule
             self.cell_metrics = nn.ModuleList(StepMetrics(data.validation_length) for _ in data.cells)
 
+    @property
+    def kernels_found(self) -> str:
+        """What the encoder runs on, in words."""
+        return self.encoder.path(self.device)
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of other shapes before anything is changed."""
         weights.require_fit(self, checkpoint["state_dict"], "the checkpoint")
+
+    def on_train_start(self) -> None:
+        """Flags win over the optimizer's numbers in a checkpoint, as they do over its sizes and data."""
+        restate(self.optimizers().optimizer, self.lr_schedulers(), self.optimizer_config)
 
     def training_step(self, batch: GlimpseBatch, batch_idx: int) -> Tensor:
         loss = scheduled_cross_entropy_of_features(
@@ -132,6 +143,7 @@ class MambaEyeModule(LightningModule):
         if self.trainer.max_steps != -1:
             total = min(total, self.trainer.max_steps)
         warmup = min(round(self.optimizer_config.warmup_epochs * epoch), total)
+        self.schedule_steps = warmup, total
         schedule = build_schedule(optimizer, warmup, total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

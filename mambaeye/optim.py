@@ -55,3 +55,16 @@ def warmup_cosine(step: int, warmup: int, total: int) -> float:
 def build_schedule(optimizer: AdamW, warmup: int, total: int) -> LambdaLR:
     """warmup_cosine as a scheduler; both lengths in optimizer steps."""
     return LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup, total))
+
+
+def restate(optimizer: AdamW, schedule: LambdaLR, config: OptimizerConfig) -> None:
+    """Let the config's numbers hold for an optimizer and schedule that were restored with those of a checkpoint.
+
+    The moments and the place in the schedule stay; with the checkpoint's own numbers nothing changes.
+    """
+    schedule.base_lrs = [config.lr] * len(optimizer.param_groups)
+    share = schedule.lr_lambdas[0](schedule.last_epoch)
+    for group in optimizer.param_groups:
+        decays = config.decay == "all" or group["params"][0].ndim >= 2
+        group |= {"lr": config.lr * share, "initial_lr": config.lr, "betas": tuple(config.betas), "eps": config.eps}
+        group["weight_decay"] = config.weight_decay if decays else 0.0
