@@ -1,5 +1,6 @@
 """MambaEye on the command line: python train.py {fit,validate,test,predict} --help"""
 
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -15,6 +16,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks.predictions import PredictionWriter
+from callbacks.preflight import Preflight
 from callbacks.validation import ValidationReport
 from datamodules.datamodule import ShardDataModule
 from mambaeye.errors import InputError
@@ -76,6 +78,13 @@ class MambaEyeCLI(LightningCLI):
         """Lightning's own reading of a checkpoint's sizes, which overrules flags; ours is in parse_arguments."""
 
     def before_instantiate_classes(self) -> None:
+        run_dir = Path(self.config[self.subcommand].run_dir)
+        try:
+            run_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{run_dir} cannot be made ({error.strerror}): choose another --run_dir") from None
+        if not os.access(run_dir, os.W_OK):
+            raise InputError(f"{run_dir} cannot be written to: choose another --run_dir")
         name = "config.yaml" if self.subcommand == "fit" else f"{self.subcommand}.yaml"
         self.save_config_kwargs = {"config_filename": name, "overwrite": True}
 
@@ -179,7 +188,7 @@ def main(args: list[str] | None = None) -> None:
             ShardDataModule,
             seed_everything_default=0,
             auto_configure_optimizers=False,
-            trainer_defaults={"callbacks": [ValidationReport(), PredictionWriter()]},
+            trainer_defaults={"callbacks": [Preflight(), ValidationReport(), PredictionWriter()]},
             args=args,
         )
     except InputError as error:

@@ -9,7 +9,7 @@ from lightning import LightningDataModule
 from datamodules.digits import ensure_digits
 from datamodules.draws import Augmentation
 from datamodules.glimpses import FixedGlimpses, TrainingGlimpses
-from datamodules.index import ShardIndex, streams
+from datamodules.index import ShardIndex
 from datamodules.loader import EpochLoader, FixedLoader
 from datamodules.locate import open_index
 from datamodules.mixing import Mixing
@@ -129,7 +129,7 @@ class ShardDataModule(LightningDataModule):
 
     def _set_accumulation(self) -> None:
         """Tell the trainer how many batches make an optimizer step, which follows from batch_size."""
-        _, accumulation = self._divided()
+        _, accumulation = self.divided
         if self.trainer.accumulate_grad_batches not in (1, accumulation):
             raise InputError(
                 f"trainer.accumulate_grad_batches is {self.trainer.accumulate_grad_batches}, but accumulation follows "
@@ -137,18 +137,20 @@ class ShardDataModule(LightningDataModule):
             )
         self.trainer.accumulate_grad_batches = accumulation
 
-    def _divided(self) -> tuple[int, int]:
+    @property
+    def divided(self) -> tuple[int, int]:
+        """Images that a process takes at once, and how many of these batches it accumulates for an optimizer step."""
         return divide(self.hparams.batch_size, self.trainer.world_size, self.hparams.micro_batch_size)
 
     def _crew(self, index: ShardIndex, batch_size: int, accumulation: int = 1) -> Crew:
         """Who shares the samples of an index."""
-        runs = any(streams(source) for source in index.sources)
-        return Crew(self.trainer.world_size, max(1, self.hparams.num_workers), batch_size, accumulation, runs)
+        workers = max(1, self.hparams.num_workers)
+        return Crew(self.trainer.world_size, workers, batch_size, accumulation, runs=index.streaming)
 
     @property
     def train_batches(self) -> int:
         """Training batches an epoch and process; the samples of an incomplete optimizer step are left out."""
-        batches = batches_of(len(self.train_index), self._crew(self.train_index, *self._divided()))
+        batches = batches_of(len(self.train_index), self._crew(self.train_index, *self.divided))
         if not batches:
             raise InputError(
                 f"{self.train_index.folder} has {len(self.train_index)} samples, less than the "
@@ -160,7 +162,7 @@ class ShardDataModule(LightningDataModule):
         """Every training sample once over all ranks, in an order of this epoch's own."""
         h = self.hparams
         glimpses = TrainingGlimpses(tuple(h.canvas), h.patch_size, h.length, h.inside, self.augmentation, self.mixing)
-        crew = self._crew(self.train_index, *self._divided())
+        crew = self._crew(self.train_index, *self.divided)
         arguments = self._loader_arguments(self.train_index, crew, glimpses)
         self.train_loader = EpochLoader(**arguments, epoch=lambda: self.trainer.current_epoch)
         self.train_loader.load_state_dict(self.place)

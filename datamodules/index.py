@@ -123,6 +123,11 @@ class ShardIndex:
         """(shards,) int64: number of each shard's first sample."""
         return self.counts.cumsum() - self.counts
 
+    @property
+    def streaming(self) -> bool:
+        """Whether some shard is read front to back, not by place."""
+        return any(streams(source) for source in self.sources)
+
     def key(self, number: int) -> str:
         """A sample's key."""
         return self.keys[number].decode()

@@ -1,0 +1,65 @@
+"""The screen before the first step, and what ends a run there."""
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from test_train import TINY, fails, flags
+
+from train import main
+
+SHORT = {
+    "trainer.limit_train_batches": 4,
+    "trainer.limit_val_batches": 0,
+}  # not 1: typing may know int | float as float | int
+
+
+@pytest.fixture(autouse=True)
+def somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def fit(data_dir: Path, **changes: object) -> list[str]:
+    return ["fit", f"--data.data_dir={data_dir}", *flags({**TINY, **SHORT, **changes})]
+
+
+def test_it_says_what_is_about_to_happen(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(fit(data_dir, run_dir="run", **{"data.micro_batch_size": 16, "trainer.max_epochs": 1}))
+    said = " ".join(capsys.readouterr().out.split())
+    for part in (
+        "processes 1 on 1 nodes, cpu, 32-true",
+        "encoder plain torch on cpu",
+        "optimizer step 64 images = 1 processes x 16 x 4 accumulated",
+        "training 1400 samples in",
+        "validation 397 samples in 2 shards, of the sizes in their index",
+        "epoch 84 batches a process; 56 samples of 1400 stay over, others every time",
+        "loader workers 1 in all",
+        "GiB free in run; a checkpoint takes",
+    ):
+        assert part in said, said
+    assert "schedule 1 optimizer steps, 0 of them warm-up" in said
+
+
+def test_what_is_odd_is_marked(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(fit(data_dir, **{"model.optimizer.warmup_epochs": 2, "data.batch_size": 700, "data.num_workers": 3}))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "2 optimizer steps, 2 of them warm-up which does not end: set fewer model.optimizer.warmup_epochs" in said
+    assert "3 in all for 2 batches: some have nothing to do" in said
+
+
+def test_a_disk_too_small_for_checkpoints_ends_the_run(
+    data_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100_000))
+    said = fails(fit(data_dir, run_dir="run"), capsys)
+    assert said.startswith("error: run has 0 MiB free and 3 checkpoints take 1: make room")
+    assert not Path("run/checkpoints").exists()
+
+
+def test_a_run_directory_that_cannot_be(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").touch()
+    said = fails(fit(data_dir, run_dir="file/run"), capsys)
+    assert said == "error: file/run cannot be made (Not a directory): choose another --run_dir"
