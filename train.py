@@ -14,6 +14,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch.distributed import DistError
 
 from callbacks.predictions import PredictionWriter
 from callbacks.preflight import Preflight
@@ -191,9 +193,19 @@ def main(args: list[str] | None = None) -> None:
             trainer_defaults={"callbacks": [Preflight(), ValidationReport(), PredictionWriter()]},
             args=args,
         )
-    except InputError as error:
+    except (InputError, MisconfigurationException) as error:
         sentence = str(error).rpartition("InputError: ")[2].strip()  # of a loader worker's error, its last line
         sys.exit(f"error: {sentence}")
+    except RuntimeError as error:
+        if not isinstance(error, DistError) and "gloo" not in str(error):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        if "EADDRINUSE" in str(error):
+            sys.exit(f"error: the port that the processes meet at is in use: set another MASTER_PORT ({reason})")
+        sys.exit(
+            f"error: another process of this run has ended or cannot be reached: see what it said, then go on with "
+            f"--ckpt_path last ({reason})"
+        )
 
 
 if __name__ == "__main__":
