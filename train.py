@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from callbacks.checkpointing import AtomicCheckpointIO, StepCheckpoint
 from callbacks.predictions import PredictionWriter
 from callbacks.validation import ValidationReport
 from datamodules.datamodule import ShardDataModule
@@ -38,11 +39,11 @@ class MambaEyeCLI(LightningCLI):
         )
         # two, for Lightning's save_last saves only when the best improves
         checkpoints = {
-            "last": {"save_on_train_epoch_end": True},
-            "best": {"monitor": "val/top1", "mode": "max"},
+            "last": (StepCheckpoint, {"save_on_train_epoch_end": True}),
+            "best": (ModelCheckpoint, {"monitor": "val/top1", "mode": "max"}),
         }
-        for name, settings in checkpoints.items():
-            parser.add_lightning_class_args(ModelCheckpoint, name)
+        for name, (kind, settings) in checkpoints.items():
+            parser.add_lightning_class_args(kind, name)
             settings |= {"filename": name, "enable_version_counter": False}
             parser.set_defaults({f"{name}.{key}": value for key, value in settings.items()})
             parser.link_arguments("run_dir", f"{name}.dirpath", compute_fn=checkpoint_dir)
@@ -77,6 +78,8 @@ class MambaEyeCLI(LightningCLI):
         config = self.config[self.subcommand]
         if config.trainer.logger is None:
             kwargs["logger"] = TensorBoardLogger(config.run_dir, name="", version="", default_hp_metric=False)
+        plugins = self.config_init[self.subcommand].trainer.plugins or []
+        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
 
 
