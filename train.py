@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from callbacks.checkpointing import AtomicCheckpointIO, StepCheckpoint
 from callbacks.predictions import PredictionWriter
+from callbacks.preemption import Preemption
 from callbacks.validation import ValidationReport
 from datamodules.datamodule import ShardDataModule
 from mambaeye.errors import InputError
@@ -47,6 +48,8 @@ class MambaEyeCLI(LightningCLI):
             settings |= {"filename": name, "enable_version_counter": False}
             parser.set_defaults({f"{name}.{key}": value for key, value in settings.items()})
             parser.link_arguments("run_dir", f"{name}.dirpath", compute_fn=checkpoint_dir)
+        parser.add_lightning_class_args(Preemption, "preemption")
+        parser.link_arguments("run_dir", "preemption.last_checkpoint", compute_fn=last_checkpoint)
         # an epoch that began under other ranks, workers or batch sizes has another length
         parser.set_defaults({"trainer.reload_dataloaders_every_n_epochs": 1})
         parser.link_arguments("run_dir", "trainer.default_root_dir")
@@ -88,6 +91,11 @@ def checkpoint_dir(run_dir: str | None) -> str:
     return str(Path(run_dir or "runs") / "checkpoints")
 
 
+def last_checkpoint(run_dir: str | None) -> str:
+    """What --ckpt_path last means."""
+    return str(Path(checkpoint_dir(run_dir)) / "last.ckpt")
+
+
 def run_defaults(command: str, config: Namespace) -> dict[str, Any]:
     """Defaults that follow from what was asked for: the run directory, the checkpoint's path, and what it holds.
 
@@ -103,7 +111,7 @@ def run_defaults(command: str, config: Namespace) -> dict[str, Any]:
         run_dir = Path(asked).parent.parent
     else:
         run_dir = Path("runs/default")
-    last = Path(checkpoint_dir(str(run_dir))) / "last.ckpt"
+    last = Path(last_checkpoint(str(run_dir)))
     if asked == "last":
         asked = str(last) if last.exists() else None
         if asked is None and command == "fit":
