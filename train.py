@@ -17,7 +17,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.distributed import DistError
 
+from callbacks.checkpointing import AtomicCheckpointIO, StepCheckpoint
 from callbacks.predictions import PredictionWriter
+from callbacks.preemption import Preemption
 from callbacks.preflight import Preflight
 from callbacks.validation import ValidationReport
 from datamodules.datamodule import ShardDataModule
@@ -43,14 +45,16 @@ class MambaEyeCLI(LightningCLI):
         )
         # two, for Lightning's save_last saves only when the best improves
         checkpoints = {
-            "last": {"save_on_train_epoch_end": True},
-            "best": {"monitor": "val/top1", "mode": "max"},
+            "last": (StepCheckpoint, {"save_on_train_epoch_end": True}),
+            "best": (ModelCheckpoint, {"monitor": "val/top1", "mode": "max"}),
         }
-        for name, settings in checkpoints.items():
-            parser.add_lightning_class_args(ModelCheckpoint, name)
+        for name, (kind, settings) in checkpoints.items():
+            parser.add_lightning_class_args(kind, name)
             settings |= {"filename": name, "enable_version_counter": False}
             parser.set_defaults({f"{name}.{key}": value for key, value in settings.items()})
             parser.link_arguments("run_dir", f"{name}.dirpath", compute_fn=checkpoint_dir)
+        parser.add_lightning_class_args(Preemption, "preemption")
+        parser.link_arguments("run_dir", "preemption.last_checkpoint", compute_fn=last_checkpoint)
         # an epoch that began under other ranks, workers or batch sizes has another length
         parser.set_defaults({"trainer.reload_dataloaders_every_n_epochs": 1})
         parser.link_arguments("run_dir", "trainer.default_root_dir")
@@ -94,12 +98,19 @@ class MambaEyeCLI(LightningCLI):
         config = self.config[self.subcommand]
         if config.trainer.logger is None:
             kwargs["logger"] = TensorBoardLogger(config.run_dir, name="", version="", default_hp_metric=False)
+        plugins = self.config_init[self.subcommand].trainer.plugins or []
+        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
 
 
 def checkpoint_dir(run_dir: str | None) -> str:
     """Where a run keeps its checkpoints."""
     return str(Path(run_dir or "runs") / "checkpoints")
+
+
+def last_checkpoint(run_dir: str | None) -> str:
+    """What --ckpt_path last means."""
+    return str(Path(checkpoint_dir(run_dir)) / "last.ckpt")
 
 
 def run_defaults(command: str, config: Namespace) -> dict[str, Any]:
@@ -117,7 +128,7 @@ def run_defaults(command: str, config: Namespace) -> dict[str, Any]:
         run_dir = Path(asked).parent.parent
     else:
         run_dir = Path("runs/default")
-    last = Path(checkpoint_dir(str(run_dir))) / "last.ckpt"
+    last = Path(last_checkpoint(str(run_dir)))
     if asked == "last":
         asked = str(last) if last.exists() else None
         if asked is None and command == "fit":

@@ -12,6 +12,7 @@ from datamodules.glimpses import FixedGlimpses, TrainingGlimpses
 from datamodules.index import ShardIndex
 from datamodules.order import Crew, Leg, batches_of, epoch_order, remaining
 from datamodules.stream import SampleStream
+from datamodules.workers import deaf_children, obey_the_parent
 from mambaeye.batch import GlimpseBatch
 from mambaeye.errors import InputError
 
@@ -66,10 +67,13 @@ class GlimpseLoader:
             timeout=self.timeout if self.num_workers else 0,
             pin_memory=self.pin_memory,
             generator=torch.Generator(),  # its own, for it would draw from the global one
+            worker_init_fn=obey_the_parent,
         )
+        with deaf_children():
+            batches = iter(loader)
         unreadable: list[str] = []
         try:
-            for batch in loader:
+            for batch in batches:
                 rows = zip(batch.keys, batch.valid.tolist(), strict=True)
                 unreadable += [key for key, valid in rows if key and not valid]
                 if len(unreadable) > self.tolerated:

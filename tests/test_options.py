@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
-from test_train import TINY, flags
+from runs import TINY, flags
 from torch import Tensor
 
 from train import main

@@ -5,7 +5,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from test_train import TINY, fails, flags
+from runs import TINY, flags
+from test_train import fails
 
 from train import main
 

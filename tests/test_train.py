@@ -6,34 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import TINY, flags
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mambaeye import weights
 from mambaeye.module import MambaEyeModule
 from train import main
-
-TINY = {
-    "model.encoder.dim": 16,
-    "model.encoder.depth": 1,
-    "model.encoder.d_state": 8,
-    "model.encoder.headdim": 8,
-    "model.optimizer.warmup_epochs": 0.5,
-    "data.length": 9,
-    "data.validation_length": 9,
-    "data.resolutions": "[32,40]",
-    "data.scans": "[random,row_raster]",
-    "data.num_workers": 0,
-    "seed_everything": 3,
-    "trainer.max_epochs": 1,
-    "trainer.log_every_n_steps": 10,
-    "trainer.accelerator": "cpu",
-    "trainer.enable_progress_bar": "false",
-    "trainer.enable_model_summary": "false",
-}
-
-
-def flags(settings: dict[str, object]) -> list[str]:
-    return [f"--{key}={value}" for key, value in settings.items()]
 
 
 @pytest.fixture(autouse=True)
@@ -273,7 +251,7 @@ def test_every_argument_of_ours_has_a_sentence(command: str, capsys: pytest.Capt
         main([command, "--help"])
     assert stop.value.code == 0
     arguments = " ".join(capsys.readouterr().out.partition("options:")[2].split()).split(" --")
-    ours = [words for words in arguments if words.startswith(("model.", "data.", "run_dir"))]
+    ours = [words for words in arguments if words.startswith(("model.", "data.", "run_dir", "preemption."))]
     assert len(ours) > 25
     for words in ours:
         name, _, help_text = words.partition(" ")

@@ -1,0 +1,48 @@
+"""Runs of train.py on the digits with a model of a few thousand parameters: in this process or in one of their own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+TINY = {
+    "model.encoder.dim": 16,
+    "model.encoder.depth": 1,
+    "model.encoder.d_state": 8,
+    "model.encoder.headdim": 8,
+    "model.optimizer.warmup_epochs": 0.5,
+    "data.length": 9,
+    "data.validation_length": 9,
+    "data.resolutions": "[32,40]",
+    "data.scans": "[random,row_raster]",
+    "data.num_workers": 0,
+    "seed_everything": 3,
+    "trainer.max_epochs": 1,
+    "trainer.log_every_n_steps": 10,
+    "trainer.accelerator": "cpu",
+    "trainer.enable_progress_bar": "false",
+    "trainer.enable_model_summary": "false",
+}
+
+
+def flags(settings: dict[str, object]) -> list[str]:
+    return [f"--{key}={value}" for key, value in settings.items()]
+
+
+def start(arguments: list[str], script: Path = ROOT / "train.py", **environment: str) -> subprocess.Popen[str]:
+    """A process group of its own, whose stdout and stderr come together."""
+    return subprocess.Popen(
+        [sys.executable, str(script), *arguments],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def ledger(run_dir: Path, rank: int = 0) -> list[dict]:
+    return [json.loads(line) for line in (run_dir / f"ledger-{rank}.jsonl").read_text().splitlines()]
