@@ -8,12 +8,18 @@ from typing import Any
 
 import torch
 from jsonargparse import Namespace, set_parsing_settings
-from lightning import Trainer
+from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from callbacks.figures import ValidationFigures
+from callbacks.film_strip import FilmStrip
+from callbacks.glimpse_axis import GlimpseAxis
 from callbacks.predictions import PredictionWriter
+from callbacks.records import CurveRecords
+from callbacks.throughput import Throughput
+from callbacks.training import TrainingCurves
 from callbacks.validation import ValidationReport
 from datamodules.datamodule import ShardDataModule
 from mambaeye.errors import InputError
@@ -136,6 +142,12 @@ def checkpoint_hyperparameters(path: str) -> dict[str, Any]:
     return {key: value for key, value in keys.items() if key not in LINKS.values()}
 
 
+def default_callbacks() -> list[Callback]:
+    """What every run writes; CurveRecords comes after those whose numbers it writes down."""
+    training = [TrainingCurves(), Throughput(), CurveRecords()]
+    return [*training, GlimpseAxis(), ValidationFigures(), FilmStrip(), ValidationReport(), PredictionWriter()]
+
+
 def main(args: list[str] | None = None) -> None:
     """Run the command line; a user's mistake ends in one sentence and exit code 1."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -146,7 +158,7 @@ def main(args: list[str] | None = None) -> None:
             ShardDataModule,
             seed_everything_default=0,
             auto_configure_optimizers=False,
-            trainer_defaults={"callbacks": [ValidationReport(), PredictionWriter()]},
+            trainer_defaults={"callbacks": default_callbacks()},
             args=args,
         )
     except InputError as error:

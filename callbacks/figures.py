@@ -1,0 +1,53 @@
+"""The pictures of a validation, in TensorBoard."""
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from matplotlib.figure import Figure
+
+from callbacks.pictures import (
+    Record,
+    accuracy_and_confidence,
+    against_information_ratio,
+    ece_by_epoch,
+    reliability,
+)
+from callbacks.records import of_fit, read_records, records_path, validation_records
+
+
+class ValidationFigures(Callback):
+    """Draws every validation of a fit: accuracy and confidence, reliability, information ratio, and ECE by epoch.
+
+    Args:
+        every: draw every so many validations, the first one included.
+    """
+
+    def __init__(self, every: int = 1) -> None:
+        self.every = every
+        self.validations = 0
+        self.history: list[Record] = []
+
+    @rank_zero_only
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A run that is continued has a history: what CurveRecords kept of it."""
+        self.history = [line for line in read_records(records_path(trainer)) if line["kind"] == "validation"]
+
+    @rank_zero_only
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not of_fit(trainer):
+            return
+        records = validation_records(trainer)
+        self.history += [{"epoch": trainer.current_epoch, **record} for record in records]
+        if self.validations % self.every == 0:
+            add_figure(trainer, "accuracy_and_confidence", accuracy_and_confidence(records))
+            add_figure(trainer, "reliability", reliability(records))
+            add_figure(trainer, "information_ratio", against_information_ratio(records))
+            add_figure(trainer, "ece_by_epoch", ece_by_epoch(self.history))
+        self.validations += 1
+
+
+def add_figure(trainer: Trainer, name: str, figure: Figure) -> None:
+    """Put a figure into the TensorBoard logs, if there are any, at the present optimizer step."""
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_figure(f"figures/{name}", figure, trainer.global_step)

@@ -1,0 +1,135 @@
+"""A film strip: what the model has seen of a few images after some glimpses, and what it takes them for."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+
+from callbacks.figures import add_figure
+from callbacks.pictures import save
+from callbacks.records import budgets, of_fit
+
+TOP = 5
+SIDE = 96  # pixels of an image in the picture
+TURNS = 32  # glimpses whose way is drawn
+UNSEEN = 200
+
+
+class Film(NamedTuple):
+    """One image's way through the model."""
+
+    patches: np.ndarray
+    """(T, 3, P, P) uint8."""
+    positions: np.ndarray
+    """(T, 2), (row, col)."""
+    probabilities: np.ndarray
+    """(T, C), after every glimpse."""
+    label: int
+
+
+class FilmStrip(Callback):
+    """Draws the same few validation images after every validation, as a figure and, after `validate`, as a PNG.
+
+    A row an image: the way of the first glimpses on it, then what has been seen at a few budgets with the probabilities
+    of the five classes that win in the end. The image itself is put together from all its glimpses; what none of them
+    shows stays gray. The images are the first of the middle cell's loader.
+
+    Args:
+        images: how many.
+    """
+
+    def __init__(self, images: int = 3) -> None:
+        self.images = images
+        self.films: list[Film] = []
+
+    @rank_zero_only
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if batch_idx == 0 and dataloader_idx == middle(trainer):
+            patches, positions = batch.patches[: self.images], batch.positions[: self.images]
+            with torch.no_grad(), trainer.precision_plugin.forward_context():
+                probabilities = pl_module.encoder(patches, positions).float().softmax(-1)  # (images, T, C)
+            parts = (part.cpu().numpy() for part in (patches, positions, probabilities))
+            self.films = [Film(*film) for film in zip(*parts, batch.labels.tolist(), strict=False)]
+
+    @rank_zero_only
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
+        cell, classes = trainer.datamodule.cells[middle(trainer)], trainer.datamodule.val_index.classes
+        figure = film_strip(self.films, cell.resolution, classes)
+        if of_fit(trainer):
+            add_figure(trainer, "film_strip", figure)
+        else:
+            save(figure, Path(trainer.default_root_dir) / "validation" / "film_strip.png")
+        self.films = []
+
+
+def middle(trainer: Trainer) -> int:
+    """Which validation loader the images are from."""
+    return len(trainer.datamodule.cells) // 2
+
+
+def film_strip(films: list[Film], canvas: int, classes: list[str]) -> Figure:
+    """The strip: everything in one pair of axes, whose unit is an image's side; rows run downwards."""
+    steps = budgets(list(range(1, len(films[0].positions) + 1)))
+    width = 1.1 + 2.1 * len(steps)
+    figure = Figure(figsize=(1.15 * width, 1.25 * len(films) + 0.3), dpi=100)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(-0.05, width), ylim=(1.1 * len(films), -0.25))
+    axes.axis("off")
+    for k, step in enumerate(steps):
+        axes.text(1.1 + 2.1 * k, -0.07, f"{step} glimpse{'s' if step > 1 else ''}", fontsize=8)
+    axes.text(0, -0.07, f"the first {min(TURNS, steps[-1])}", fontsize=8)
+    for row, film in enumerate(films):
+        top = 1.1 * row
+        whole = seen(film, len(film.positions), canvas)
+        axes.imshow(thumbnail(whole), extent=(0, 1, top + 1, top), interpolation="nearest")
+        way = (film.positions[:TURNS, ::-1] + film.patches.shape[-1] / 2) / canvas + (0, top)  # (turns, 2), (x, y)
+        turns = LineCollection(np.stack((way[:-1], way[1:]), axis=1), cmap="plasma", linewidths=1)
+        turns.set_array(np.arange(len(way) - 1))
+        axes.add_collection(turns)
+        axes.plot(*way[0], marker="o", markersize=3, color="black")
+        winners = film.probabilities[-1].argsort()[::-1][:TOP]
+        for k, step in enumerate(steps):
+            left = 1.1 + 2.1 * k
+            axes.imshow(
+                thumbnail(seen(film, step, canvas)),
+                extent=(left, left + 1, top + 1, top),
+                interpolation="nearest",
+            )
+            places = top + 0.1 + 0.2 * np.arange(len(winners))
+            colors = ["tab:green" if winner == film.label else "0.75" for winner in winners]
+            axes.barh(places, 0.95, 0.17, left + 1.04, color="0.96")
+            axes.barh(places, 0.95 * film.probabilities[step - 1, winners], 0.17, left + 1.04, color=colors)
+            for place, winner in zip(places, winners, strict=True):
+                axes.text(left + 1.06, place, classes[winner][:14], fontsize=6, va="center")
+    axes.set(xlim=(-0.05, width), ylim=(1.1 * len(films), -0.25), aspect="auto")
+    return figure
+
+
+def seen(film: Film, steps: int, canvas: int) -> np.ndarray:
+    """What the first glimpses show of the canvas, the rest gray: (canvas, canvas, 3) uint8."""
+    picture = np.full((canvas, canvas, 3), UNSEEN, dtype=np.uint8)
+    side = film.patches.shape[-1]
+    for patch, (row, col) in zip(film.patches[:steps], film.positions[:steps], strict=True):
+        picture[row : row + side, col : col + side] = patch.transpose(1, 2, 0)
+    return picture
+
+
+def thumbnail(picture: np.ndarray) -> np.ndarray:
+    """The picture without pixels that a small image cannot show."""
+    every = max(1, picture.shape[0] // SIDE)
+    return picture[::every, ::every]
