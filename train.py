@@ -78,8 +78,10 @@ class MambaEyeCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config[self.subcommand]
-        if config.trainer.logger is None:
+        if config.trainer.logger is None and self.subcommand == "fit":
             kwargs["logger"] = TensorBoardLogger(config.run_dir, name="", version="", default_hp_metric=False)
+        elif config.trainer.logger is None:  # others log at step 0, and TensorBoard would drop the fit's curves for it
+            kwargs["logger"] = False
         return super().instantiate_trainer(**kwargs)
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 
 from lightning import Callback
 from lightning.pytorch.callbacks import Timer
-from lightning.pytorch.profilers import SimpleProfiler
 
 from datamodules.datamodule import ShardDataModule
 from mambaeye.module import MambaEyeModule
@@ -28,16 +27,19 @@ STEP_HOOKS = ("on_train_batch_start", "on_train_batch_end", "on_before_optimizer
 
 def fit(epochs: int, data_dir: str, callbacks: list[Callback]) -> tuple[float, dict[str, float]]:
     """Seconds of a fit, and of every action in it that Lightning's profiler names."""
-    profiler, timer = SimpleProfiler(), Timer()
+    timer = Timer()
     with tempfile.TemporaryDirectory() as run_dir:
-        MambaEyeCLI(
+        cli = MambaEyeCLI(
             MambaEyeModule,
             ShardDataModule,
             seed_everything_default=0,
             auto_configure_optimizers=False,
             trainer_defaults={
                 "callbacks": [*callbacks, timer],
-                "profiler": profiler,
+                "profiler": {
+                    "class_path": "lightning.pytorch.profilers.SimpleProfiler",
+                    "init_args": {"dirpath": run_dir, "filename": "profile"},
+                },
                 "enable_progress_bar": False,
                 "enable_model_summary": False,
             },
@@ -49,7 +51,8 @@ def fit(epochs: int, data_dir: str, callbacks: list[Callback]) -> tuple[float, d
                 f"--trainer.max_epochs={epochs}",
             ],
         )
-    return timer.time_elapsed("train"), {name: sum(times) for name, times in profiler.recorded_durations.items()}
+    actions = cli.trainer.profiler.recorded_durations
+    return timer.time_elapsed("train"), {name: sum(times) for name, times in actions.items()}
 
 
 def by_callback(actions: dict[str, float], hooks: tuple[str, ...] | None = None) -> dict[str, float]:

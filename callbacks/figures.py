@@ -30,7 +30,7 @@ class ValidationFigures(Callback):
     @rank_zero_only
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A run that is continued has a history: what CurveRecords kept of it."""
-        self.history = [line for line in read_records(records_path(trainer)) if line["kind"] == "validation"]
+        self.history = read_records(records_path(trainer), "validation")
 
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

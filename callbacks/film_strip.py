@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
+from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
@@ -62,11 +63,12 @@ class FilmStrip(Callback):
             with torch.no_grad(), trainer.precision_plugin.forward_context():
                 probabilities = pl_module.encoder(patches, positions).float().softmax(-1)  # (images, T, C)
             parts = (part.cpu().numpy() for part in (patches, positions, probabilities))
-            self.films = [Film(*film) for film in zip(*parts, batch.labels.tolist(), strict=False)]
+            rows = zip(*parts, batch.labels.tolist(), batch.valid.tolist(), strict=False)
+            self.films = [Film(*film) for *film, valid in rows if valid]
 
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.sanity_checking:
+        if trainer.sanity_checking or not self.films:
             return
         cell, classes = trainer.datamodule.cells[middle(trainer)], trainer.datamodule.val_index.classes
         figure = film_strip(self.films, cell.resolution, classes)
@@ -85,39 +87,40 @@ def middle(trainer: Trainer) -> int:
 def film_strip(films: list[Film], canvas: int, classes: list[str]) -> Figure:
     """The strip: everything in one pair of axes, whose unit is an image's side; rows run downwards."""
     steps = budgets(list(range(1, len(films[0].positions) + 1)))
-    width = 1.1 + 2.1 * len(steps)
-    figure = Figure(figsize=(1.15 * width, 1.25 * len(films) + 0.3), dpi=100)
+    lefts = 1.1 + 2.1 * np.arange(len(steps))  # of what has been seen; the bars are to the right of it
+    width, height = 1.1 + 2.1 * len(steps), 1.1 * len(films)
+    figure = Figure(figsize=(1.15 * width, 1.15 * height + 0.3), dpi=100)
     axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(-0.05, width), ylim=(1.1 * len(films), -0.25))
     axes.axis("off")
-    for k, step in enumerate(steps):
-        axes.text(1.1 + 2.1 * k, -0.07, f"{step} glimpse{'s' if step > 1 else ''}", fontsize=8)
     axes.text(0, -0.07, f"the first {min(TURNS, steps[-1])}", fontsize=8)
-    for row, film in enumerate(films):
-        top = 1.1 * row
-        whole = seen(film, len(film.positions), canvas)
-        axes.imshow(thumbnail(whole), extent=(0, 1, top + 1, top), interpolation="nearest")
+    for left, step in zip(lefts, steps, strict=True):
+        axes.text(left, -0.07, f"{step} glimpse{'s' if step > 1 else ''}", fontsize=8)
+    ways, bars = [], []  # collected, for one artist draws them faster than many
+    for top, film in zip(1.1 * np.arange(len(films)), films, strict=True):
+        draw(axes, seen(film, len(film.positions), canvas), 0, top)
         way = (film.positions[:TURNS, ::-1] + film.patches.shape[-1] / 2) / canvas + (0, top)  # (turns, 2), (x, y)
-        turns = LineCollection(np.stack((way[:-1], way[1:]), axis=1), cmap="plasma", linewidths=1)
-        turns.set_array(np.arange(len(way) - 1))
-        axes.add_collection(turns)
-        axes.plot(*way[0], marker="o", markersize=3, color="black")
+        ways.append(np.stack((way[:-1], way[1:]), axis=1))
         winners = film.probabilities[-1].argsort()[::-1][:TOP]
-        for k, step in enumerate(steps):
-            left = 1.1 + 2.1 * k
-            axes.imshow(
-                thumbnail(seen(film, step, canvas)),
-                extent=(left, left + 1, top + 1, top),
-                interpolation="nearest",
-            )
-            places = top + 0.1 + 0.2 * np.arange(len(winners))
-            colors = ["tab:green" if winner == film.label else "0.75" for winner in winners]
-            axes.barh(places, 0.95, 0.17, left + 1.04, color="0.96")
-            axes.barh(places, 0.95 * film.probabilities[step - 1, winners], 0.17, left + 1.04, color=colors)
-            for place, winner in zip(places, winners, strict=True):
-                axes.text(left + 1.06, place, classes[winner][:14], fontsize=6, va="center")
-    axes.set(xlim=(-0.05, width), ylim=(1.1 * len(films), -0.25), aspect="auto")
+        for left, step in zip(lefts, steps, strict=True):
+            draw(axes, seen(film, step, canvas), left, top)
+            for place, winner in enumerate(winners):
+                start = left + 1.04, top + 0.1 + 0.2 * place
+                end = start[0] + 0.95 * film.probabilities[step - 1, winner], start[1]
+                bars.append((start, end, "tab:green" if winner == film.label else "0.7"))
+                if step in (steps[0], steps[-1]):
+                    axes.text(start[0] + 0.02, start[1], classes[winner][:14], fontsize=6, va="center")
+    starts, ends, colors = zip(*bars, strict=True)
+    axes.add_collection(LineCollection(list(zip(starts, ends, strict=True)), colors=colors, linewidths=13, zorder=0.5))
+    turn = np.tile(np.arange(len(ways[0])), len(films))
+    axes.add_collection(LineCollection(np.concatenate(ways), array=turn, cmap="plasma", linewidths=1))
+    axes.set(xlim=(-0.05, width), ylim=(height, -0.25), aspect="auto")
     return figure
+
+
+def draw(axes: Axes, picture: np.ndarray, left: float, top: float) -> None:
+    """Put an image with its upper left corner there, without pixels that it would not show at this size."""
+    every = max(1, picture.shape[0] // SIDE)
+    axes.imshow(picture[::every, ::every], extent=(left, left + 1, top + 1, top), interpolation="nearest")
 
 
 def seen(film: Film, steps: int, canvas: int) -> np.ndarray:
@@ -127,9 +130,3 @@ def seen(film: Film, steps: int, canvas: int) -> np.ndarray:
     for patch, (row, col) in zip(film.patches[:steps], film.positions[:steps], strict=True):
         picture[row : row + side, col : col + side] = patch.transpose(1, 2, 0)
     return picture
-
-
-def thumbnail(picture: np.ndarray) -> np.ndarray:
-    """The picture without pixels that a small image cannot show."""
-    every = max(1, picture.shape[0] // SIDE)
-    return picture[::every, ::every]

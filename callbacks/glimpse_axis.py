@@ -15,18 +15,20 @@ class GlimpseAxis(Callback):
     """Writes every validation of a fit as a run of its own, so that epochs overlay in TensorBoard's own charts.
 
     The run is by_glimpse/epoch_<n> below the run directory; its charts are <what>_by_glimpse/<resolution>_<scan>. A
-    layout for the custom scalars tab puts accuracy, confidence and ECE side by side, by glimpse and by optimizer step.
+    layout for the custom scalars tab puts accuracy, confidence and ECE side by side, cell by cell, and by optimizer
+    step.
     """
 
     @rank_zero_only
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        names = [f"{cell.resolution}_{cell.scan}" for cell in trainer.datamodule.cells]
+        layout = {
+            f"{cell} by glimpses seen": {name: ["Multiline", [rf"^{name}_by_glimpse/{cell}$"]] for name in SIDE_BY_SIDE}
+            for cell in names
+        }
+        layout["after the last glimpse"] = {name: ["Multiline", [rf"^val/{name}/"]] for name in SIDE_BY_SIDE}
         for logger in tensorboards(trainer):
-            logger.experiment.add_custom_scalars(
-                {
-                    "by glimpses seen": {name: ["Multiline", [rf"^{name}_by_glimpse/"]] for name in SIDE_BY_SIDE},
-                    "after the last glimpse": {name: ["Multiline", [rf"^val/{name}/"]] for name in SIDE_BY_SIDE},
-                }
-            )
+            logger.experiment.add_custom_scalars(layout)
 
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
@@ -48,38 +49,36 @@ def accuracy_and_confidence(records: list[Record]) -> Figure:
         axes.set_title(cell_name(record), fontsize=9)
         glimpse_axis(axes, steps[-1])
         share_axis(axes)
-    panels[0].legend(frameon=False, fontsize=8, loc="upper left")
+    panels[0].legend(frameon=False, fontsize=8, loc="lower right")
     return figure
 
 
 def reliability(records: list[Record]) -> Figure:
-    """Top-1 against confidence after a few budgets, a panel each; a point is a bin, its area the bin's share."""
+    """Top-1 against confidence after a few budgets, a panel each; a point is a bin, its area the bin's share.
+
+    Lines leave out bins with less than one answer in a hundred: their accuracy is chance.
+    """
     figure, panels = grid(len(records[0]["reliability"]), beside=LEGEND)
     for place, axes in enumerate(panels):
         axes.plot((0, 1), (0, 1), color="0.6", linewidth=0.8)
         for record, color in colored(records):
             bins = record["reliability"][place]
             count, confidence, top1 = (numbers(bins[name]) for name in ("bin_count", "bin_confidence", "bin_top1"))
-            some = count > 0
+            some, sizes = count > count.sum() / 100, 150 * count / max(1, count.sum())
             axes.plot(confidence[some], top1[some], color=color, linewidth=1, label=cell_name(record))
-            axes.scatter(confidence, top1, s=150 * count / max(1, count.sum()), color=color, alpha=0.7, linewidth=0)
+            axes.scatter(confidence, top1, sizes, color=color, alpha=0.7, linewidth=0, clip_on=False, zorder=3)
         step = records[0]["reliability"][place]["step"]
         axes.set_title(f"after {step} glimpse{'s' if step > 1 else ''}", fontsize=9)
         axes.set(xlim=(0, 1.02), xlabel="confidence", ylabel="top-1" if place % COLUMNS == 0 else None)
-        axes.xaxis.set_major_formatter(PercentFormatter(1))
-        share_axis(axes)
+        share_axis(axes, axes.xaxis)
     figure.legend(*panels[0].get_legend_handles_labels(), **BESIDE)
     return figure
 
 
 def against_information_ratio(records: list[Record]) -> Figure:
-    """Confidence and top-1 by information ratio; dotted, the probability of the right class that training aims at."""
-    figure, panels = grid(3, beside=LEGEND)
-    titles = {
-        "ratio_right_confidence": "confidence in the right class",
-        "ratio_confidence": "confidence",
-        "ratio_top1": "top-1",
-    }
+    """Confidence by information ratio; dotted, the probability of the right class that training aims at."""
+    figure, panels = grid(2, beside=LEGEND)
+    titles = {"ratio_right_confidence": "confidence in the right class", "ratio_confidence": "confidence"}
     for axes, (name, title) in zip(panels, titles.items(), strict=True):
         axes.plot((0, 1), (1 / records[0]["num_classes"], 1), color="0.3", linestyle=":", label="target")
         for record, color in colored(records):
@@ -87,38 +86,72 @@ def against_information_ratio(records: list[Record]) -> Figure:
             axes.plot(ratio, numbers(record[name]), color=color, marker=".", linewidth=1, label=cell_name(record))
         axes.set_title(title, fontsize=9)
         axes.set(xlim=(0, 1.02), xlabel="information ratio")
-        axes.xaxis.set_major_formatter(PercentFormatter(1))
-        share_axis(axes)
+        share_axis(axes, axes.xaxis)
     figure.legend(*panels[0].get_legend_handles_labels(), **BESIDE)
     return figure
 
 
 def ece_by_epoch(history: list[Record]) -> Figure:
-    """ECE by glimpse and epoch as heat maps, a panel a cell: the records of one validation after another."""
+    """ECE by glimpse and epoch as heat maps, a cell beside the other: the records of one validation after another."""
+    steps = history[-1]["steps"]
+    history = [record for record in history if record["steps"] == steps]  # a continued run may keep others
     cells = list(dict.fromkeys(cell_name(record) for record in history))
-    figure, panels = grid(len(cells), beside=LEGEND)
-    for place, (axes, cell) in enumerate(zip(panels, cells, strict=True)):
+    figure = Figure(figsize=(len(cells) * PANEL[0] + LEGEND, PANEL[1]), dpi=100)
+    axes = figure.add_axes((0.05, 0.2, 0.85, 0.66))  # one pair for all: text and axes are what takes long to draw
+    ticks: dict[float, int] = {}
+    for place, cell in enumerate(cells):
         of_cell = [record for record in history if cell_name(record) == cell]
-        steps = of_cell[-1]["steps"]
-        table = np.stack([numbers(record["ece"]) for record in of_cell if record["steps"] == steps], axis=1)
-        edges = [*steps, steps[-1] + 1]
-        image = axes.pcolormesh(np.arange(table.shape[1] + 1), edges, table, vmin=0, vmax=0.5, cmap="magma_r")
-        axes.set_yscale("log", base=2)
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.set_title(cell, fontsize=9)
-        epochs = [record["epoch"] for record in of_cell if record["steps"] == steps]
-        every = math.ceil(len(epochs) / 6)
-        axes.set_xticks(np.arange(0, len(epochs), every) + 0.5, epochs[::every])
-        axes.set(xlabel="epoch", ylabel="glimpses seen" if place % COLUMNS == 0 else None)
-        small_labels(axes)
-    bar = figure.colorbar(image, cax=figure.add_axes((0.925, 0.2, 0.01, 0.6)))
+        edges = place + np.linspace(0, 0.95, len(of_cell) + 1)
+        table = np.stack([numbers(record["ece"]) for record in of_cell], axis=1)  # (steps, epochs)
+        image = axes.pcolormesh(edges, [*steps, steps[-1] + 1], table, vmin=0, vmax=0.4, cmap="magma_r")
+        axes.text(place + 0.475, 1.03, cell, transform=axes.get_xaxis_transform(), ha="center", fontsize=9)
+        middles = (edges[:-1] + edges[1:]) / 2
+        some = sorted({0, len(of_cell) // 2, len(of_cell) - 1})
+        ticks |= {middles[epoch]: of_cell[epoch]["epoch"] for epoch in some}
+    axes.set_yscale("log", base=2)
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_xticks(list(ticks), list(ticks.values()))
+    axes.set(xlabel="epoch", ylabel="glimpses seen")
+    axes.spines[:].set_visible(False)
+    small_labels(axes)
+    bar = figure.colorbar(image, cax=figure.add_axes((0.925, 0.2, 0.01, 0.66)))
     bar.ax.tick_params(labelsize=7)
     bar.set_label("ECE", fontsize=8)
     return figure
 
 
-def grid(panels: int, beside: float = 0.15) -> tuple[Figure, list[Axes]]:
-    """A figure with that many panels, and inches beside them; its margins are fixed: fitting them costs time."""
+def training_curves(records: list[Record]) -> Figure:
+    """Loss by glimpse position, confidence by information ratio, gradient norm and speed against optimizer steps."""
+    figure, panels = grid(4, wspace=0.3)
+    names = {
+        "loss by glimpse position": "train_loss_by_glimpse/",
+        "confidence by information ratio": "train_confidence_by_information_ratio/",
+        "gradient norm": "train/gradient_norm",
+        "images a second": "throughput/images_per_second",
+    }
+    for axes, (title, prefix) in zip(panels, names.items(), strict=True):
+        curves = list(dict.fromkeys(name for record in records for name in record if name.startswith(prefix)))
+        for name, color in zip(curves, colormaps["plasma"](np.linspace(0, 0.85, len(curves))), strict=True):
+            points = [(record["optimizer_step"], record[name]) for record in records if record.get(name) is not None]
+            label = name.removeprefix(prefix)
+            axes.plot(*zip(*points, strict=True), color=color, linewidth=1, label=label)
+        if len(curves) > 1:
+            axes.legend(frameon=False, fontsize=7)
+        axes.set_title(title, fontsize=9)
+        axes.set(xlabel="optimizer step", ylim=(0, None))
+        axes.grid(color="0.9")
+        axes.spines[["top", "right"]].set_visible(False)
+        small_labels(axes)
+        axes.tick_params(labelleft=True)
+    return figure
+
+
+def grid(panels: int, beside: float = 0.15, wspace: float = 0.12) -> tuple[Figure, list[Axes]]:
+    """A figure with that many panels, and inches beside them; its margins are fixed: fitting them costs time.
+
+    wspace is the room between panels as a share of their width.
+    """
     columns = min(panels, COLUMNS)
     rows = math.ceil(panels / columns)
     width, height = columns * PANEL[0] + beside, rows * PANEL[1]
@@ -128,7 +161,7 @@ def grid(panels: int, beside: float = 0.15) -> tuple[Figure, list[Axes]]:
         right=1 - beside / width,
         bottom=0.45 / height,
         top=1 - 0.3 / height,
-        wspace=0.3,
+        wspace=wspace,
         hspace=0.5,
     )
     return figure, [figure.add_subplot(rows, columns, place + 1) for place in range(panels)]
@@ -165,17 +198,20 @@ def glimpse_axis(axes: Axes, length: int) -> None:
     axes.xaxis.set_major_formatter("{x:g}")
 
 
-def share_axis(axes: Axes) -> None:
-    """Shares of 1, along y."""
+def share_axis(axes: Axes, *others: Axis) -> None:
+    """Shares of 1, along y and along other axes; few ticks, for text is what takes long to draw."""
     axes.set_ylim(0, 1.02)
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    for axis in (axes.yaxis, *others):
+        axis.set_major_locator(FixedLocator((0, 0.25, 0.5, 0.75, 1)))
+        axis.set_major_formatter(PercentFormatter(1))
     axes.grid(color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
     small_labels(axes)
 
 
 def small_labels(axes: Axes) -> None:
-    """Sizes that fit a panel."""
-    axes.tick_params(labelsize=7)
+    """Sizes that fit a panel; numbers along y at the left of the figure alone."""
+    place = axes.get_subplotspec()
+    axes.tick_params(labelsize=7, labelleft=place is None or place.is_first_col())
     axes.xaxis.label.set_size(8)
     axes.yaxis.label.set_size(8)

@@ -77,10 +77,11 @@ def records_path(trainer: Trainer) -> Path:
     return Path(trainer.default_root_dir) / "curves.jsonl"
 
 
-def read_records(path: Path) -> list[Record]:
-    """The lines of a curves.jsonl, none if it is not there; a last line that a kill cut off is left out."""
+def read_records(path: Path, kind: str | None = None) -> list[Record]:
+    """The lines of a curves.jsonl, of one kind or all; none if it is not there, and none that a kill cut off."""
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    records = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [record for record in records if kind in (None, record["kind"])]
 
 
 def validation_records(trainer: Trainer) -> list[Record]:

@@ -17,10 +17,12 @@ from callbacks.pictures import (
     accuracy_and_confidence,
     accuracy_by_glimpse,
     against_information_ratio,
+    ece_by_epoch,
     reliability,
     save,
+    training_curves,
 )
-from callbacks.records import BINS, BY_STEP, RATIO, Record, validation_records
+from callbacks.records import BINS, BY_STEP, RATIO, Record, read_records, records_path, validation_records
 from callbacks.whole import written_whole
 
 
@@ -29,7 +31,7 @@ class ValidationReport(Callback):
 
     validation.json is the module's `validation_rows`: one dictionary for each resolution, scan and step. After
     validate, the folder validation/ has all that there is, as CSV and PNG files: curves by step, reliability at a few
-    budgets, and confidence against the information ratio.
+    budgets, confidence against the information ratio, and what the run's curves.jsonl tells of its training.
     """
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -48,23 +50,38 @@ class ValidationReport(Callback):
         if trainer.state.fn != TrainerFn.FITTING:
             records = validation_records(trainer)
             save(accuracy_by_glimpse(records), path.with_suffix(".png"))
-            write_folder(path.with_suffix(""), records)
+            write_validation(path.with_suffix(""), records)
+            write_history(path.with_suffix(""), records_path(trainer))
             Console().print(accuracy_table(rows))
             Console().print(f"{path} has every number, {path.with_suffix('')}/ curves and pictures", soft_wrap=True)
 
 
-def write_folder(folder: Path, records: list[Record]) -> None:
-    """All that records hold, as CSV and PNG files."""
-    tables = {"curves": by_step(records), "reliability": by_bin(records), "information_ratio": by_ratio(records)}
-    for name, rows in tables.items():
-        rows = list(rows)
-        with written_whole(folder / f"{name}.csv") as partial, partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+def write_validation(folder: Path, records: list[Record]) -> None:
+    """All that records of a validation hold, as CSV and PNG files."""
+    write_table(folder / "curves.csv", list(by_step(records)))
+    write_table(folder / "reliability.csv", list(by_bin(records)))
+    write_table(folder / "information_ratio.csv", list(by_ratio(records)))
     save(accuracy_and_confidence(records), folder / "confidence.png")
     save(reliability(records), folder / "reliability.png")
     save(against_information_ratio(records), folder / "information_ratio.png")
+
+
+def write_history(folder: Path, curves: Path) -> None:
+    """What a curves.jsonl holds of the training that led here, if it is there."""
+    if training := read_records(curves, "training"):
+        write_table(folder / "training.csv", training)
+        save(training_curves(training), folder / "training.png")
+    if validations := read_records(curves, "validation"):
+        save(ece_by_epoch(validations), folder / "ece_by_epoch.png")
+
+
+def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Rows as a CSV file; what a row does not have stays empty."""
+    columns = dict.fromkeys(name for row in rows for name in row)
+    with written_whole(path) as partial, partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def by_step(records: list[Record]) -> Iterator[dict[str, Any]]:

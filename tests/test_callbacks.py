@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning import Callback, LightningModule, Trainer
+from matplotlib.colors import to_rgb
 
 from callbacks.figures import ValidationFigures
 from callbacks.film_strip import UNSEEN, Film, FilmStrip, film_strip, seen
@@ -194,13 +195,11 @@ def test_what_was_seen(places: list[tuple[int, int]], steps: int) -> None:
 
 def test_a_film_strip_of_one_glimpse_and_two_classes() -> None:
     film = Film(np.zeros((1, 3, 2, 2), np.uint8), np.zeros((1, 2), int), np.array([[0.25, 0.75]]), 1)
-    figure = film_strip([film], 6, ["a", "b"])
-    bars = [
-        bar
-        for bar in figure.axes[0].patches
-        if bar.get_facecolor()[:3] == pytest.approx((0.173, 0.627, 0.173), abs=0.01)
-    ]
-    assert [bar.get_width() for bar in bars] == [pytest.approx(0.95 * 0.75)]  # the right class, in green
+    bars, way = film_strip([film], 6, ["a", "b"]).axes[0].collections
+    lengths = [end[0] - start[0] for start, end in bars.get_segments()]
+    assert lengths == pytest.approx([0.95 * 0.75, 0.95 * 0.25])  # the winner first
+    assert [tuple(color[:3]) for color in bars.get_colors()] == [to_rgb("tab:green"), to_rgb("0.7")]
+    assert len(way.get_segments()) == 0  # no turn was taken
 
 
 def test_films_are_of_the_same_images_every_epoch(data_dir: Path, tmp_path: Path) -> None:

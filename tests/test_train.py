@@ -121,7 +121,7 @@ def test_validate_needs_only_the_checkpoint(trained: Path, capsys: pytest.Captur
         main(["validate", f"--ckpt_path={trained}/checkpoints/last.ckpt", "--trainer.accelerator=cpu"])
         assert rows(trained) == before
     assert "Top-1 (%) after so many glimpses, 397 images" in capsys.readouterr().out
-    for name in ("", "/confidence", "/reliability", "/information_ratio", "/film_strip"):
+    for name in ("", "/confidence", "/reliability", "/information_ratio", "/film_strip", "/ece_by_epoch", "/training"):
         assert (trained / f"validation{name}.png").stat().st_size > 10_000
     with (trained / "validation/curves.csv").open() as file:
         table = {(row["resolution"], row["scan"], row["step"]): row for row in csv.DictReader(file)}
@@ -131,7 +131,10 @@ def test_validate_needs_only_the_checkpoint(trained: Path, capsys: pytest.Captur
         assert all(float(line[name]) == pytest.approx(row[name], abs=1e-6) for name in ("samples", *QUANTITIES))
     assert len((trained / "validation/reliability.csv").read_text().splitlines()) == 1 + 2 * 2 * 4 * 16
     assert len((trained / "validation/information_ratio.csv").read_text().splitlines()) == 1 + 2 * 2 * 20
+    with (trained / "validation/training.csv").open() as file:
+        assert [row["optimizer_step"] for row in csv.DictReader(file)] == ["10", "20"]
     assert (trained / "validate.yaml").exists()
+    assert len(list(trained.glob("events.out.tfevents.*"))) == 1  # the fit's: TensorBoard shows one course of steps
 
 
 def test_flags_win_over_the_checkpoint(trained: Path) -> None:
