@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from jsonargparse import Namespace, set_parsing_settings
-from lightning import Callback, Trainer
+from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -27,6 +27,14 @@ from mambaeye.module import MambaEyeModule
 
 # numbers that two sides need are stated once: where the model gets them from
 LINKS = {"data.num_classes": "model.encoder.num_classes", "data.patch_size": "model.encoder.patch_size"}
+ALWAYS = (CurveRecords, GlimpseAxis, ValidationReport, PredictionWriter)
+# those that cost something, which a flag or a config may set; they come first, and CurveRecords has their numbers too
+COSTLY = {
+    "training_curves": TrainingCurves,
+    "throughput": Throughput,
+    "figures": ValidationFigures,
+    "film_strip": FilmStrip,
+}
 
 
 class MambaEyeCLI(LightningCLI):
@@ -52,6 +60,8 @@ class MambaEyeCLI(LightningCLI):
             settings |= {"filename": name, "enable_version_counter": False}
             parser.set_defaults({f"{name}.{key}": value for key, value in settings.items()})
             parser.link_arguments("run_dir", f"{name}.dirpath", compute_fn=checkpoint_dir)
+        for name, callback in COSTLY.items():
+            parser.add_lightning_class_args(callback, name)
         # an epoch that began under other ranks, workers or batch sizes has another length
         parser.set_defaults({"trainer.reload_dataloaders_every_n_epochs": 1})
         parser.link_arguments("run_dir", "trainer.default_root_dir")
@@ -144,12 +154,6 @@ def checkpoint_hyperparameters(path: str) -> dict[str, Any]:
     return {key: value for key, value in keys.items() if key not in LINKS.values()}
 
 
-def default_callbacks() -> list[Callback]:
-    """What every run writes; CurveRecords comes after those whose numbers it writes down."""
-    training = [TrainingCurves(), Throughput(), CurveRecords()]
-    return [*training, GlimpseAxis(), ValidationFigures(), FilmStrip(), ValidationReport(), PredictionWriter()]
-
-
 def main(args: list[str] | None = None) -> None:
     """Run the command line; a user's mistake ends in one sentence and exit code 1."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -160,7 +164,7 @@ def main(args: list[str] | None = None) -> None:
             ShardDataModule,
             seed_everything_default=0,
             auto_configure_optimizers=False,
-            trainer_defaults={"callbacks": default_callbacks()},
+            trainer_defaults={"callbacks": [callback() for callback in ALWAYS]},
             args=args,
         )
     except InputError as error:

@@ -11,31 +11,45 @@ without any, in turn: the ratio of their times, pair by pair.
 import json
 import tempfile
 from argparse import ArgumentParser
-from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
-from lightning import Callback
+from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import Timer
 
 from datamodules.datamodule import ShardDataModule
 from mambaeye.module import MambaEyeModule
-from train import MambaEyeCLI, default_callbacks
+from train import ALWAYS, MambaEyeCLI
 
 CONFIG = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
 STEP_HOOKS = ("on_train_batch_start", "on_train_batch_end", "on_before_optimizer_step")
 
 
-def fit(epochs: int, data_dir: str, callbacks: list[Callback]) -> tuple[float, dict[str, float]]:
-    """Seconds of a fit, and of every action in it that Lightning's profiler names."""
+class WithoutCallbacks(MambaEyeCLI):
+    """The command line, whose runs leave nothing but checkpoints and Lightning's own logs."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        trainer = super().instantiate_trainer(**kwargs)
+        trainer.callbacks = [callback for callback in trainer.callbacks if not ours(callback)]
+        return trainer
+
+
+def ours(callback: Callback) -> bool:
+    """Whether a callback is one of this project's."""
+    return type(callback).__module__.startswith("callbacks.")
+
+
+def fit(epochs: int, data_dir: str, cli: type[MambaEyeCLI] = MambaEyeCLI) -> tuple[float, Trainer]:
+    """Seconds of a fit, and its trainer."""
     timer = Timer()
     with tempfile.TemporaryDirectory() as run_dir:
-        cli = MambaEyeCLI(
+        run = cli(
             MambaEyeModule,
             ShardDataModule,
             seed_everything_default=0,
             auto_configure_optimizers=False,
             trainer_defaults={
-                "callbacks": [*callbacks, timer],
+                "callbacks": [*(callback() for callback in ALWAYS), timer],
                 "profiler": {
                     "class_path": "lightning.pytorch.profilers.SimpleProfiler",
                     "init_args": {"dirpath": run_dir, "filename": "profile"},
@@ -51,17 +65,17 @@ def fit(epochs: int, data_dir: str, callbacks: list[Callback]) -> tuple[float, d
                 f"--trainer.max_epochs={epochs}",
             ],
         )
-    actions = cli.trainer.profiler.recorded_durations
-    return timer.time_elapsed("train"), {name: sum(times) for name, times in actions.items()}
+    return timer.time_elapsed("train"), run.trainer
 
 
-def by_callback(actions: dict[str, float], hooks: tuple[str, ...] | None = None) -> dict[str, float]:
+def by_callback(trainer: Trainer, hooks: tuple[str, ...] | None = None) -> dict[str, float]:
     """Seconds of each of our callbacks, in all hooks or in those."""
-    seconds, ours = defaultdict(float), {type(callback).__name__ for callback in default_callbacks()}
-    for name, value in actions.items():
-        owner, _, hook = name.removeprefix("[Callback]").partition(".")
-        if name.startswith("[Callback]") and owner in ours and (hooks is None or hook in hooks):
-            seconds[owner] += value
+    names = [type(callback).__name__ for callback in trainer.callbacks if ours(callback)]
+    seconds = dict.fromkeys(names, 0.0)
+    for action, times in trainer.profiler.recorded_durations.items():
+        owner, _, hook = action.removeprefix("[Callback]").partition(".")
+        if owner in seconds and (hooks is None or hook in hooks):
+            seconds[owner] += sum(times)
     return seconds
 
 
@@ -72,19 +86,20 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3, help="short fits with and without callbacks")
     parser.add_argument("--data_dir", default="data", help="where the digits are packed")
     options = parser.parse_args()
-    seconds, actions = fit(options.epochs, options.data_dir, default_callbacks())
-    costs = by_callback(actions)
-    in_steps = sum(by_callback(actions, STEP_HOOKS).values())
+    seconds, trainer = fit(options.epochs, options.data_dir)
+    costs = by_callback(trainer)
+    in_steps = sum(by_callback(trainer, STEP_HOOKS).values())
+    steps = sum(trainer.profiler.recorded_durations["run_training_batch"])
     report = {
         "fit_seconds": round(seconds, 1),
         "callbacks_seconds": {name: round(cost, 2) for name, cost in costs.items()},
         "share_of_fit": round(sum(costs.values()) / seconds, 4),
-        "share_of_training_steps": round(in_steps / actions["run_training_batch"], 4),
+        "share_of_training_steps": round(in_steps / steps, 4),
     }
     print(json.dumps(report), flush=True)
     ratios = []
     for _ in range(options.pairs):
-        with_all, without = (fit(5, options.data_dir, callbacks)[0] for callbacks in (default_callbacks(), []))
+        with_all, without = (fit(5, options.data_dir, cli)[0] for cli in (MambaEyeCLI, WithoutCallbacks))
         ratios.append(round(with_all / without, 4))
         print(json.dumps({"with": round(with_all, 1), "without": round(without, 1), "ratio": ratios[-1]}), flush=True)
 

@@ -1,12 +1,12 @@
 """The pictures of a validation, in TensorBoard."""
 
+from jsonargparse.typing import NonNegativeInt
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from matplotlib.figure import Figure
 
 from callbacks.pictures import (
-    Record,
     accuracy_and_confidence,
     against_information_ratio,
     ece_by_epoch,
@@ -18,31 +18,27 @@ from callbacks.records import of_fit, read_records, records_path, validation_rec
 class ValidationFigures(Callback):
     """Draws every validation of a fit: accuracy and confidence, reliability, information ratio, and ECE by epoch.
 
+    Goes before CurveRecords, whose file has the epochs before.
+
     Args:
-        every: draw every so many validations, the first one included.
+        every: Draw every so many validations, the first one included; 0 for none.
     """
 
-    def __init__(self, every: int = 1) -> None:
+    def __init__(self, every: NonNegativeInt = 1) -> None:
         self.every = every
         self.validations = 0
-        self.history: list[Record] = []
-
-    @rank_zero_only
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A run that is continued has a history: what CurveRecords kept of it."""
-        self.history = read_records(records_path(trainer), "validation")
 
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not of_fit(trainer):
             return
-        records = validation_records(trainer)
-        self.history += [{"epoch": trainer.current_epoch, **record} for record in records]
-        if self.validations % self.every == 0:
+        if self.every and self.validations % self.every == 0:
+            records = [{"epoch": trainer.current_epoch, **record} for record in validation_records(trainer)]
+            history = read_records(records_path(trainer), "validation") + records
             add_figure(trainer, "accuracy_and_confidence", accuracy_and_confidence(records))
             add_figure(trainer, "reliability", reliability(records))
             add_figure(trainer, "information_ratio", against_information_ratio(records))
-            add_figure(trainer, "ece_by_epoch", ece_by_epoch(self.history))
+            add_figure(trainer, "ece_by_epoch", ece_by_epoch(history))
         self.validations += 1
 
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jsonargparse.typing import NonNegativeInt
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from matplotlib.axes import Axes
@@ -41,10 +42,10 @@ class FilmStrip(Callback):
     shows stays gray. The images are the first of the middle cell's loader.
 
     Args:
-        images: how many.
+        images: How many; 0 for no film strip.
     """
 
-    def __init__(self, images: int = 3) -> None:
+    def __init__(self, images: NonNegativeInt = 3) -> None:
         self.images = images
         self.films: list[Film] = []
 
@@ -58,7 +59,7 @@ class FilmStrip(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if batch_idx == 0 and dataloader_idx == middle(trainer):
+        if self.images and batch_idx == 0 and dataloader_idx == middle(trainer):
             patches, positions = batch.patches[: self.images], batch.positions[: self.images]
             with torch.no_grad(), trainer.precision_plugin.forward_context():
                 probabilities = pl_module.encoder(patches, positions).float().softmax(-1)  # (images, T, C)

@@ -103,7 +103,7 @@ def ece_by_epoch(history: list[Record]) -> Figure:
         of_cell = [record for record in history if cell_name(record) == cell]
         edges = place + np.linspace(0, 0.95, len(of_cell) + 1)
         table = np.stack([numbers(record["ece"]) for record in of_cell], axis=1)  # (steps, epochs)
-        image = axes.pcolormesh(edges, [*steps, steps[-1] + 1], table, vmin=0, vmax=0.4, cmap="magma_r")
+        image = axes.pcolormesh(edges, [*steps, steps[-1] + 1], table, vmin=0, vmax=0.5, cmap="magma_r")
         axes.text(place + 0.475, 1.03, cell, transform=axes.get_xaxis_transform(), ha="center", fontsize=9)
         middles = (edges[:-1] + edges[1:]) / 2
         some = sorted({0, len(of_cell) // 2, len(of_cell) - 1})
@@ -134,10 +134,9 @@ def training_curves(records: list[Record]) -> Figure:
         curves = list(dict.fromkeys(name for record in records for name in record if name.startswith(prefix)))
         for name, color in zip(curves, colormaps["plasma"](np.linspace(0, 0.85, len(curves))), strict=True):
             points = [(record["optimizer_step"], record[name]) for record in records if record.get(name) is not None]
-            label = name.removeprefix(prefix)
-            axes.plot(*zip(*points, strict=True), color=color, linewidth=1, label=label)
-        if len(curves) > 1:
-            axes.legend(frameon=False, fontsize=7)
+            axes.plot(*zip(*points, strict=True), color=color, linewidth=1)
+            beside = {"xytext": (3, 0), "textcoords": "offset points", "va": "center"}
+            axes.annotate(name.removeprefix(prefix), points[-1], **beside, color=color, fontsize=7)
         axes.set_title(title, fontsize=9)
         axes.set(xlabel="optimizer step", ylim=(0, None))
         axes.grid(color="0.9")

@@ -40,7 +40,7 @@ class CurveRecords(Callback):
     """
 
     @rank_zero_only
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         path = records_path(trainer)
         kept = [line for line in read_records(path) if line["optimizer_step"] <= trainer.global_step]
         with written_whole(path) as partial:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from jsonargparse.typing import NonNegativeInt
 from lightning import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
@@ -18,14 +19,14 @@ class TrainingCurves(Callback):
     first few images, after the optimizer step; train/lr; train/gradient_norm, before clipping.
 
     Args:
-        images: how many images of a batch to look at; one costs about a third of its part of a training step.
+        images: How many images of a batch to look at; one costs about a third of its part of a training step.
     """
 
-    def __init__(self, images: int = 4) -> None:
+    def __init__(self, images: NonNegativeInt = 4) -> None:
         self.images = images
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:
+        if logged(trainer, trainer.global_step + 1):
             gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
             self.log("train/gradient_norm", torch.nn.utils.get_total_norm(gradients))
             # not LearningRateMonitor, which refuses a Trainer without a logger and draws a curve for each decay group
@@ -34,7 +35,7 @@ class TrainingCurves(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not logs_now(trainer, batch_idx):
+        if not self.images or not logs_now(trainer, batch_idx):
             return
         with trainer.precision_plugin.forward_context():
             losses, confidence = pl_module.probe(batch, self.images)  # (images, T) each
@@ -54,4 +55,9 @@ class TrainingCurves(Callback):
 def logs_now(trainer: Trainer, batch_idx: int) -> bool:
     """Whether the batch that has ended made an optimizer step at which Lightning logs."""
     stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
-    return stepped and trainer.global_step % trainer.log_every_n_steps == 0
+    return stepped and logged(trainer, trainer.global_step)
+
+
+def logged(trainer: Trainer, optimizer_step: int) -> bool:
+    """Whether Lightning logs at that optimizer step; with log_every_n_steps 0 it never does."""
+    return trainer.log_every_n_steps > 0 and optimizer_step % trainer.log_every_n_steps == 0

@@ -170,12 +170,18 @@ def test_continue_a_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> No
     arguments = ["fit", "--run_dir=again", "--trainer.max_epochs=2", "--trainer.enable_progress_bar=false"]
     said = fails(arguments, capsys)
     assert said == "error: again already holds a run: continue it with --ckpt_path last, or choose another --run_dir"
-    main([*arguments, "--ckpt_path=last"])
+    with Path("again/curves.jsonl").open("a") as file:  # what a run that was killed wrote after its checkpoint
+        file.write(json.dumps({"kind": "training", "epoch": 1, "optimizer_step": 25}) + "\n" + '{"kind": "tr')
+    main([*arguments, "--ckpt_path=last", "--trainer.log_every_n_steps=10"])
     checkpoint = torch.load("again/checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["epoch"] == 1
     assert checkpoint["global_step"] == 2 * (1400 // 64)
     assert checkpoint["hyper_parameters"]["encoder"]["dim"] == 16  # from the checkpoint: no flag said so
     assert sorted(path.name for path in Path("again/by_glimpse").iterdir()) == ["epoch_000", "epoch_001"]
+    records = [json.loads(line) for line in Path("again/curves.jsonl").read_text().splitlines()]
+    steps = [record["optimizer_step"] for record in records if record["kind"] == "training"]
+    assert steps == [10, 20, 30, 40]
+    assert [record["epoch"] for record in records if record["kind"] == "validation"] == [0] * 4 + [1] * 4
 
 
 def test_last_is_the_last_even_if_the_best_was_earlier(data_dir: Path) -> None:
