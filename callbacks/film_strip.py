@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from callbacks.figures import add_figure
+from callbacks.figures import add_figure, garbage_kept_young
 from callbacks.pictures import save
 from callbacks.records import budgets, of_fit
 
@@ -72,11 +72,13 @@ class FilmStrip(Callback):
         if trainer.sanity_checking or not self.films:
             return
         cell, classes = trainer.datamodule.cells[middle(trainer)], trainer.datamodule.val_index.classes
-        figure = film_strip(self.films, cell.resolution, classes)
-        if of_fit(trainer):
-            add_figure(trainer, "film_strip", figure)
-        else:
-            save(figure, Path(trainer.default_root_dir) / "validation" / "film_strip.png")
+        with garbage_kept_young():
+            figure = film_strip(self.films, cell.resolution, classes)
+            if of_fit(trainer):
+                add_figure(trainer, "film_strip", figure)
+            else:
+                save(figure, Path(trainer.default_root_dir) / "validation" / "film_strip.png")
+            del figure
         self.films = []
 
 
