@@ -18,9 +18,15 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.distributed import DistError
 
 from callbacks.checkpointing import AtomicCheckpointIO, StepCheckpoint
+from callbacks.figures import ValidationFigures
+from callbacks.film_strip import FilmStrip
+from callbacks.glimpse_axis import GlimpseAxis
 from callbacks.predictions import PredictionWriter
 from callbacks.preemption import Preemption
 from callbacks.preflight import Preflight
+from callbacks.records import CurveRecords
+from callbacks.throughput import Throughput
+from callbacks.training import TrainingCurves
 from callbacks.validation import ValidationReport
 from datamodules.datamodule import ShardDataModule
 from mambaeye.errors import InputError
@@ -28,6 +34,14 @@ from mambaeye.module import MambaEyeModule
 
 # numbers that two sides need are stated once: where the model gets them from
 LINKS = {"data.num_classes": "model.encoder.num_classes", "data.patch_size": "model.encoder.patch_size"}
+ALWAYS = (Preflight, CurveRecords, GlimpseAxis, ValidationReport, PredictionWriter)
+# those that cost something, which a flag or a config may set; they come first, and CurveRecords has their numbers too
+COSTLY = {
+    "training_curves": TrainingCurves,
+    "throughput": Throughput,
+    "figures": ValidationFigures,
+    "film_strip": FilmStrip,
+}
 
 
 class MambaEyeCLI(LightningCLI):
@@ -55,6 +69,8 @@ class MambaEyeCLI(LightningCLI):
             parser.link_arguments("run_dir", f"{name}.dirpath", compute_fn=checkpoint_dir)
         parser.add_lightning_class_args(Preemption, "preemption")
         parser.link_arguments("run_dir", "preemption.last_checkpoint", compute_fn=last_checkpoint)
+        for name, callback in COSTLY.items():
+            parser.add_lightning_class_args(callback, name)
         # an epoch that began under other ranks, workers or batch sizes has another length
         parser.set_defaults({"trainer.reload_dataloaders_every_n_epochs": 1})
         parser.link_arguments("run_dir", "trainer.default_root_dir")
@@ -96,8 +112,10 @@ class MambaEyeCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config[self.subcommand]
-        if config.trainer.logger is None:
+        if config.trainer.logger is None and self.subcommand == "fit":
             kwargs["logger"] = TensorBoardLogger(config.run_dir, name="", version="", default_hp_metric=False)
+        elif config.trainer.logger is None:  # others log at step 0, and TensorBoard would drop the fit's curves for it
+            kwargs["logger"] = False
         plugins = self.config_init[self.subcommand].trainer.plugins or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
@@ -201,7 +219,7 @@ def main(args: list[str] | None = None) -> None:
             ShardDataModule,
             seed_everything_default=0,
             auto_configure_optimizers=False,
-            trainer_defaults={"callbacks": [Preflight(), ValidationReport(), PredictionWriter()]},
+            trainer_defaults={"callbacks": [callback() for callback in ALWAYS]},
             args=args,
         )
     except (InputError, MisconfigurationException) as error:

@@ -1,46 +1,216 @@
-"""Pictures of validation results."""
+"""Pictures of validations, drawn from their records (callbacks/records.py): a colour for each resolution and scan."""
 
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter, ScalarFormatter
+from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
+
+from callbacks.whole import written_whole
+
+Record = dict[str, Any]
+Color = tuple[float, ...]
+
+COLUMNS = 4
+PANEL = (2.6, 2.4)  # inches
+MARGIN = 0.55  # inches on the left, for the labels
+LEGEND = 1.6  # inches on the right
+BESIDE = {"loc": "center right", "frameon": False, "fontsize": 8}
 
 
-def accuracy_by_glimpse(rows: list[dict[str, Any]], path: Path) -> None:
-    """Top-1 and mean confidence against the number of glimpses, a line for every resolution and scan, as a PNG.
-
-    Args:
-        rows: with resolution, scan, step, top1 and confidence.
-        path: of the PNG.
-    """
+def accuracy_by_glimpse(records: list[Record]) -> Figure:
+    """Top-1 and mean confidence against glimpses, all cells in two panels."""
     figure = Figure(figsize=(9, 3.8), layout="constrained")
-    panels = figure.subplots(1, 2, sharex=True, sharey=True)
-    cells = list(dict.fromkeys((row["resolution"], row["scan"]) for row in rows))
-    scans = list(dict.fromkeys(scan for _, scan in cells))
-    resolutions = sorted({resolution for resolution, _ in cells})
-    shades = colormaps["viridis"].resampled(len(resolutions) + 1)
-    styles = ("-", "--", ":", "-.")
-    for axes, quantity, title in zip(panels, ("top1", "confidence"), ("top-1", "mean confidence"), strict=True):
-        for resolution, scan in cells:
-            points = [
-                (row["step"], row[quantity]) for row in rows if (row["resolution"], row["scan"]) == (resolution, scan)
-            ]
-            axes.plot(
-                *zip(*points, strict=True),
-                color=shades(resolutions.index(resolution)),
-                linestyle=styles[scans.index(scan) % len(styles)],
-                marker="o",
-                markersize=3.5,
-                label=f"{resolution} px" if len(scans) == 1 else f"{resolution} px, {scan}",
-            )
-        axes.set(title=title, xlabel="glimpses seen", xscale="log", ylim=(0, 1.02))
-        axes.set_xticks(sorted({row["step"] for row in rows}))
-        axes.xaxis.set_major_formatter(ScalarFormatter())
-        axes.xaxis.minorticks_off()
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, name, title in zip(panels, ("top1", "confidence"), ("top-1", "mean confidence"), strict=True):
+        for record, color in colored(records):
+            axes.plot(record["steps"], numbers(record[name]), color=color, label=cell_name(record))
+        glimpse_axis(axes, records[0]["steps"][-1])
+        share_axis(axes)
+        axes.set_title(title)
+    panels[1].legend(title="canvas side", frameon=False, loc="lower right")
+    return figure
+
+
+def accuracy_and_confidence(records: list[Record]) -> Figure:
+    """Top-1 and mean confidence against glimpses, a panel a cell, with the gap between them shaded."""
+    figure, panels = grid(len(records))
+    for axes, (record, color) in zip(panels, colored(records), strict=True):
+        steps, top1, confidence = record["steps"], numbers(record["top1"]), numbers(record["confidence"])
+        axes.plot(steps, top1, color=color, label="top-1")
+        axes.plot(steps, confidence, color=color, linestyle="--", label="confidence")
+        axes.fill_between(steps, top1, confidence, color=color, alpha=0.25, linewidth=0)
+        axes.set_title(cell_name(record), fontsize=9)
+        glimpse_axis(axes, steps[-1])
+        share_axis(axes)
+    panels[0].legend(frameon=False, fontsize=8, loc="lower right")
+    return figure
+
+
+def reliability(records: list[Record]) -> Figure:
+    """Top-1 against confidence after a few budgets, a panel each; a point is a bin, its area the bin's share.
+
+    Lines leave out bins with less than one answer in a hundred: their accuracy is chance.
+    """
+    figure, panels = grid(len(records[0]["reliability"]), beside=LEGEND)
+    for place, axes in enumerate(panels):
+        axes.plot((0, 1), (0, 1), color="0.6", linewidth=0.8)
+        for record, color in colored(records):
+            bins = record["reliability"][place]
+            count, confidence, top1 = (numbers(bins[name]) for name in ("bin_count", "bin_confidence", "bin_top1"))
+            some, sizes = count > count.sum() / 100, 150 * count / max(1, count.sum())
+            axes.plot(confidence[some], top1[some], color=color, linewidth=1, label=cell_name(record))
+            axes.scatter(confidence, top1, sizes, color=color, alpha=0.7, linewidth=0, clip_on=False, zorder=3)
+        step = records[0]["reliability"][place]["step"]
+        axes.set_title(f"after {step} glimpse{'s' if step > 1 else ''}", fontsize=9)
+        axes.set(xlim=(0, 1.02), xlabel="confidence", ylabel="top-1" if place % COLUMNS == 0 else None)
+        share_axis(axes, axes.xaxis)
+    figure.legend(*panels[0].get_legend_handles_labels(), **BESIDE)
+    return figure
+
+
+def against_information_ratio(records: list[Record]) -> Figure:
+    """Confidence by information ratio; dotted, the probability of the right class that training aims at."""
+    figure, panels = grid(2, beside=LEGEND)
+    titles = {"ratio_right_confidence": "confidence in the right class", "ratio_confidence": "confidence"}
+    for axes, (name, title) in zip(panels, titles.items(), strict=True):
+        axes.plot((0, 1), (1 / records[0]["num_classes"], 1), color="0.3", linestyle=":", label="target")
+        for record, color in colored(records):
+            ratio = numbers(record["ratio_mean"])
+            axes.plot(ratio, numbers(record[name]), color=color, marker=".", linewidth=1, label=cell_name(record))
+        axes.set_title(title, fontsize=9)
+        axes.set(xlim=(0, 1.02), xlabel="information ratio")
+        share_axis(axes, axes.xaxis)
+    figure.legend(*panels[0].get_legend_handles_labels(), **BESIDE)
+    return figure
+
+
+def ece_by_epoch(history: list[Record]) -> Figure:
+    """ECE by glimpse and epoch as heat maps, a cell beside the other: the records of one validation after another."""
+    steps = history[-1]["steps"]
+    history = [record for record in history if record["steps"] == steps]  # a continued run may keep others
+    cells = list(dict.fromkeys(cell_name(record) for record in history))
+    figure = Figure(figsize=(len(cells) * PANEL[0] + LEGEND, PANEL[1]), dpi=100)
+    axes = figure.add_axes((0.05, 0.2, 0.85, 0.66))  # one pair for all: text and axes are what takes long to draw
+    ticks: dict[float, int] = {}
+    for place, cell in enumerate(cells):
+        of_cell = [record for record in history if cell_name(record) == cell]
+        edges = place + np.linspace(0, 0.95, len(of_cell) + 1)
+        table = np.stack([numbers(record["ece"]) for record in of_cell], axis=1)  # (steps, epochs)
+        image = axes.pcolormesh(edges, [*steps, steps[-1] + 1], table, vmin=0, vmax=0.5, cmap="magma_r")
+        axes.text(place + 0.475, 1.03, cell, transform=axes.get_xaxis_transform(), ha="center", fontsize=9)
+        middles = (edges[:-1] + edges[1:]) / 2
+        some = sorted({0, len(of_cell) // 2, len(of_cell) - 1})
+        ticks |= {middles[epoch]: of_cell[epoch]["epoch"] for epoch in some}
+    axes.set_yscale("log", base=2)
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_xticks(list(ticks), list(ticks.values()))
+    axes.set(xlabel="epoch", ylabel="glimpses seen")
+    axes.spines[:].set_visible(False)
+    small_labels(axes)
+    bar = figure.colorbar(image, cax=figure.add_axes((0.925, 0.2, 0.01, 0.66)))
+    bar.ax.tick_params(labelsize=7)
+    bar.set_label("ECE", fontsize=8)
+    return figure
+
+
+def training_curves(records: list[Record]) -> Figure:
+    """Loss by glimpse position, confidence by information ratio, gradient norm and speed against optimizer steps."""
+    figure, panels = grid(4, wspace=0.3)
+    names = {
+        "loss by glimpse position": "train_loss_by_glimpse/",
+        "confidence by information ratio": "train_confidence_by_information_ratio/",
+        "gradient norm": "train/gradient_norm",
+        "images a second": "throughput/images_per_second",
+    }
+    for axes, (title, prefix) in zip(panels, names.items(), strict=True):
+        curves = list(dict.fromkeys(name for record in records for name in record if name.startswith(prefix)))
+        for name, color in zip(curves, colormaps["plasma"](np.linspace(0, 0.85, len(curves))), strict=True):
+            points = [(record["optimizer_step"], record[name]) for record in records if record.get(name) is not None]
+            axes.plot(*zip(*points, strict=True), color=color, linewidth=1)
+            beside = {"xytext": (3, 0), "textcoords": "offset points", "va": "center"}
+            axes.annotate(name.removeprefix(prefix), points[-1], **beside, color=color, fontsize=7)
+        axes.set_title(title, fontsize=9)
+        axes.set(xlabel="optimizer step", ylim=(0, None))
         axes.grid(color="0.9")
         axes.spines[["top", "right"]].set_visible(False)
-    panels[1].legend(title="canvas side", frameon=False, loc="lower right")
-    figure.savefig(path, dpi=120)
+        small_labels(axes)
+        axes.tick_params(labelleft=True)
+    return figure
+
+
+def grid(panels: int, beside: float = 0.15, wspace: float = 0.12) -> tuple[Figure, list[Axes]]:
+    """A figure with that many panels, and inches beside them; its margins are fixed: fitting them costs time.
+
+    wspace is the room between panels as a share of their width.
+    """
+    columns = min(panels, COLUMNS)
+    rows = math.ceil(panels / columns)
+    width, height = columns * PANEL[0] + beside, rows * PANEL[1]
+    figure = Figure(figsize=(width, height), dpi=100)
+    figure.subplots_adjust(
+        left=MARGIN / width,
+        right=1 - beside / width,
+        bottom=0.45 / height,
+        top=1 - 0.3 / height,
+        wspace=wspace,
+        hspace=0.5,
+    )
+    return figure, [figure.add_subplot(rows, columns, place + 1) for place in range(panels)]
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG."""
+    with written_whole(path) as partial:
+        figure.savefig(partial, dpi=120)
+
+
+def colored(records: list[Record]) -> Iterator[tuple[Record, Color]]:
+    """Records, each with the colour of its cell."""
+    shades = colormaps["viridis"](np.linspace(0, 0.9, len(records)))
+    return zip(records, map(tuple, shades), strict=True)
+
+
+def cell_name(record: Record) -> str:
+    """What a cell is called in a picture."""
+    return f"{record['resolution']} px, {record['scan']}"
+
+
+def numbers(values: list[float | None]) -> np.ndarray:
+    """Numbers of a record as an array, NaN where there is none."""
+    return np.array(values, dtype=float)
+
+
+def glimpse_axis(axes: Axes, length: int) -> None:
+    """Glimpses seen, along x, on a logarithmic scale with some powers of two."""
+    axes.set(xlabel="glimpses seen", xscale="log")
+    powers = [1 << k for k in range(length.bit_length())]
+    axes.xaxis.set_major_locator(FixedLocator(powers[:: math.ceil(len(powers) / 7)]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter("{x:g}")
+
+
+def share_axis(axes: Axes, *others: Axis) -> None:
+    """Shares of 1, along y and along other axes; few ticks, for text is what takes long to draw."""
+    axes.set_ylim(0, 1.02)
+    for axis in (axes.yaxis, *others):
+        axis.set_major_locator(FixedLocator((0, 0.25, 0.5, 0.75, 1)))
+        axis.set_major_formatter(PercentFormatter(1))
+    axes.grid(color="0.9")
+    axes.spines[["top", "right"]].set_visible(False)
+    small_labels(axes)
+
+
+def small_labels(axes: Axes) -> None:
+    """Sizes that fit a panel; numbers along y at the left of the figure alone."""
+    place = axes.get_subplotspec()
+    axes.tick_params(labelsize=7, labelleft=place is None or place.is_first_col())
+    axes.xaxis.label.set_size(8)
+    axes.yaxis.label.set_size(8)

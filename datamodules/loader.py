@@ -1,6 +1,7 @@
 """The loaders that Lightning drives: a DataLoader a pass, with a place in the epoch that survives interruptions."""
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -117,7 +118,7 @@ class EpochLoader(GlimpseLoader):
     """Every pass is an epoch with an order of its own, or what is left of one.
 
     Its state is the same on every rank, counts batches that were handed out (not those that workers prefetched), and
-    may be loaded by a loader with another crew.
+    may be loaded by a loader with another crew. `waited` is how many seconds its last batch took to come.
 
     Args:
         seed: of the order and of all draws.
@@ -129,6 +130,7 @@ class EpochLoader(GlimpseLoader):
         super().__init__(*args, **kwargs)
         self.seed, self.current_epoch = seed, epoch
         self.place: dict[str, Any] = {"epoch": -1}
+        self.waited = 0.0
 
     def _left(self, legs: list[Leg], seed: int, epoch: int) -> np.ndarray:
         return remaining(epoch_order(self.index.counts, seed, epoch), legs)
@@ -149,8 +151,10 @@ class EpochLoader(GlimpseLoader):
     def __iter__(self) -> Iterator[GlimpseBatch]:
         epoch = self.current_epoch()
         seed, (*before, leg) = self._legs()
+        asked = time.perf_counter()
         order, done = self._left(before, seed, epoch), leg.batches
         for batch in self.batches(order, done, (TRAINING, seed, epoch)):
+            self.waited = time.perf_counter() - asked
             done += 1
             self.place = {
                 "seed": seed,
@@ -159,6 +163,7 @@ class EpochLoader(GlimpseLoader):
                 "legs": [[*crew, batches] for crew, batches in (*before, Leg(self.crew, done))],
             }
             yield batch
+            asked = time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the epoch: seed, epoch, samples, and the legs as [*crew, batches]."""

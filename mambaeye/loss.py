@@ -41,15 +41,27 @@ def scheduled_cross_entropy(
     Returns:
         The mean over valid images and T, a scalar; 0 if no image is valid.
     """
+    of_image = step_losses(logits, labels, information_ratio, schedule, partner_labels, label_shares).mean(1)  # (B,)
+    if valid is None:
+        return of_image.mean()
+    return (of_image * valid).sum() / valid.sum().clamp(min=1)
+
+
+def step_losses(
+    logits: Tensor,
+    labels: Tensor,
+    information_ratio: Tensor,
+    schedule: Schedule = "information_ratio",
+    partner_labels: Tensor | None = None,
+    label_shares: Tensor | None = None,
+) -> Tensor:
+    """The loss of every image and step, (B, T). Arguments as for scheduled_cross_entropy."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     ratio = information_ratio.to(logits.dtype) if schedule == "information_ratio" else torch.ones_like(logits[..., 0])
     of_label = logits_of(logits, labels)
     if partner_labels is not None and label_shares is not None:
         of_label = torch.lerp(logits_of(logits, partner_labels), of_label, label_shares.to(logits.dtype)[:, None])
-    of_image = (logits.logsumexp(-1) - ratio * of_label - (1 - ratio) * logits.mean(-1)).mean(1)  # (B,)
-    if valid is None:
-        return of_image.mean()
-    return (of_image * valid).sum() / valid.sum().clamp(min=1)
+    return logits.logsumexp(-1) - ratio * of_label - (1 - ratio) * logits.mean(-1)
 
 
 def scheduled_cross_entropy_of_features(

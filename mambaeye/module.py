@@ -12,10 +12,25 @@ from torch import Tensor, nn
 from mambaeye import weights
 from mambaeye.batch import GlimpseBatch
 from mambaeye.encoder import EncoderConfig, MambaEye
+from mambaeye.flops import training_flops
 from mambaeye.kernels import Kernels
-from mambaeye.loss import Schedule, scheduled_cross_entropy_of_features
-from mambaeye.metrics import StepMetrics, powers_of_two
+from mambaeye.loss import LOGITS_AT_ONCE, Schedule, scheduled_cross_entropy_of_features, step_losses
+from mambaeye.metrics import MetricsConfig, StepMetrics, powers_of_two
 from mambaeye.optim import OptimizerConfig, build_optimizer, build_schedule, restate
+
+# what is reported of every step
+REPORTED = (
+    "top1",
+    "top5",
+    "confidence",
+    "right_confidence",
+    "information_ratio",
+    "nll",
+    "brier",
+    "ece",
+    "mce",
+    "adaptive_ece",
+)
 
 
 class MambaEyeModule(LightningModule):
@@ -23,6 +38,9 @@ class MambaEyeModule(LightningModule):
 
     The data module that it is trained with must have `cells` (what each validation loader measures),
     `validation_length` (glimpses an image) and `train_batches` (batches an epoch and process).
+
+    For callbacks, after a validation: `validation_curves`, what StepMetrics.compute gives, on the CPU, for each of the
+    data module's cells; and `validation_rows`, a flat table of it, one dictionary for each resolution, scan and step.
 
     Args:
         encoder: Sizes of the encoder.
@@ -32,6 +50,7 @@ class MambaEyeModule(LightningModule):
             .safetensors file, or hf://OWNER/REPOSITORY/FILE; null for random ones.
         new_head: Start with a new head, as for another number of classes than init_from has.
         kernels: CUDA kernels of mamba-ssm and causal-conv1d: cuda, plain torch, or auto for those that can be had.
+        metrics: What validation keeps of every step.
     """
 
     def __init__(
@@ -42,6 +61,7 @@ class MambaEyeModule(LightningModule):
         init_from: str | None = None,
         new_head: bool = False,
         kernels: Kernels = "auto",
+        metrics: MetricsConfig = MetricsConfig(),
     ) -> None:
         super().__init__()
         # plain containers, so that a checkpoint loads with weights_only=True
@@ -50,6 +70,7 @@ class MambaEyeModule(LightningModule):
                 "encoder": asdict(encoder),
                 "optimizer": asdict(optimizer),
                 "schedule": schedule,
+                "metrics": asdict(metrics),
                 "_instantiator": "lightning.pytorch.cli.instantiate_module",  # load_from_checkpoint builds with this
             },
             logger=False,
@@ -61,7 +82,9 @@ class MambaEyeModule(LightningModule):
             rank_zero_info(f"the encoder starts from {init_from}{head}")
         self.optimizer_config = optimizer
         self.schedule = schedule
+        self.metrics_config = metrics
         self.cell_metrics = nn.ModuleList()
+        self.validation_curves: list[dict[str, Tensor]] = []
         self.validation_rows: list[dict[str, Any]] = []
         self.schedule_steps = (0, 0.0)
         """Optimizer steps of the warm-up, and in all."""
@@ -69,7 +92,9 @@ class MambaEyeModule(LightningModule):
     def setup(self, stage: str) -> None:
         if stage != "predict":
             data = self.trainer.datamodule
-            self.cell_metrics = nn.ModuleList(StepMetrics(data.validation_length) for _ in data.cells)
+            self.cell_metrics = nn.ModuleList(
+                StepMetrics(data.validation_length, self.metrics_config) for _ in data.cells
+            )
 
     @property
     def kernels_found(self) -> str:
@@ -99,8 +124,14 @@ class MambaEyeModule(LightningModule):
         return loss
 
     def validation_step(self, batch: GlimpseBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        logits = self.encoder(batch.patches, batch.positions)
-        self.cell_metrics[dataloader_idx].update(logits, batch.labels, batch.valid)
+        features = self.encoder.features(batch.patches, batch.positions)  # (B, T, D)
+        images, steps = features.shape[:2]
+        at_once = max(1, LOGITS_AT_ONCE // (images * self.encoder.config.num_classes))
+        for first in range(0, steps, at_once):  # in pieces, so that memory for logits does not grow with T
+            piece = slice(first, first + at_once)
+            logits = self.encoder.head(features[:, piece])
+            ratio = batch.information_ratio[:, piece]
+            self.cell_metrics[dataloader_idx].update(logits, batch.labels, ratio, batch.valid, first)
 
     def test_step(self, batch: GlimpseBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         self.validation_step(batch, batch_idx, dataloader_idx)
@@ -120,21 +151,36 @@ class MambaEyeModule(LightningModule):
 
     def _finish_cells(self, stage: str) -> None:
         """Sums -> rows by step; the last step of every cell as scalars, whose mean top-1 picks the best checkpoint."""
-        self.validation_rows = []
-        last = []
+        self.validation_rows, self.validation_curves = [], []
         for cell, metric in zip(self.trainer.datamodule.cells, self.cell_metrics, strict=True):
             curves = metric.compute()
             metric.reset()
-            for step in powers_of_two(len(curves["top1"])):
+            self.validation_curves.append(curves)
+            kept = curves["steps"].tolist()
+            for step in powers_of_two(kept[-1]):
+                at = kept.index(step)
                 row = {"resolution": cell.resolution, "scan": cell.scan, "step": step}
-                row["samples"] = int(curves["samples"])
-                row |= {name: float(curves[name][step - 1]) for name in ("top1", "top5", "confidence")}
+                row["samples"] = int(curves["samples"][at])
+                row |= {name: float(curves[name][at]) for name in REPORTED}
                 self.validation_rows.append(row)
-            last.append(curves["top1"][-1].float())
             name = f"{cell.resolution}_{cell.scan}"
-            scalars = {f"{stage}/{key}/{name}": curves[key][-1].float() for key in ("top1", "top5", "confidence")}
+            scalars = {f"{stage}/{key}/{name}": float(curves[key][-1]) for key in REPORTED}
             self.log_dict(scalars, sync_dist=True)  # the same on every rank already; Lightning warns without
-        self.log(f"{stage}/top1", torch.stack(last).mean(), prog_bar=True, sync_dist=True)
+        last = [float(curves["top1"][-1]) for curves in self.validation_curves]
+        self.log(f"{stage}/top1", sum(last) / len(last), prog_bar=True, sync_dist=True)
+
+    @torch.no_grad()
+    def probe(self, batch: GlimpseBatch, images: int) -> tuple[Tensor, Tensor]:
+        """Loss and confidence of a batch's first images after every glimpse, for callbacks to log: (images, T) each."""
+        some = GlimpseBatch(*(part[:images] for part in batch))
+        logits = self.encoder(some.patches, some.positions).float()  # (images, T, C)
+        partners, shares = some.partner_labels, some.label_shares
+        losses = step_losses(logits, some.labels, some.information_ratio, self.schedule, partners, shares)
+        return losses, logits.softmax(-1).amax(-1)
+
+    def flops_an_image(self, length: int) -> int:
+        """Floating-point operations that training takes for one image of so many glimpses: see mambaeye/flops.py."""
+        return training_flops(self.encoder.config, length)
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = build_optimizer(self.encoder, self.optimizer_config)

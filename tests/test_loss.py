@@ -1,7 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
+from largest import Largest
 
 from mambaeye.loss import LOGITS_AT_ONCE, scheduled_cross_entropy, scheduled_cross_entropy_of_features
 
@@ -84,17 +84,6 @@ def test_in_pieces_it_is_the_same(at_once: int, schedule: str, monkeypatch: pyte
 
 def test_in_pieces_no_logits_of_all_steps_are_kept() -> None:
     """No tensor that the loss makes, forward or backward, is larger than the features or one piece of logits."""
-
-    class Largest(TorchDispatchMode):
-        numbers = 0
-
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            result = function(*args, **(kwargs or {}))
-            for tensor in result if isinstance(result, tuple | list) else (result,):
-                if isinstance(tensor, torch.Tensor):
-                    self.numbers = max(self.numbers, tensor.numel())
-            return result
-
     features, head = torch.randn(2, 4096, 8, requires_grad=True), torch.nn.Linear(8, 1000)
     with Largest() as largest:
         scheduled_cross_entropy_of_features(features, head, torch.tensor([3, 4]), torch.rand(2, 4096)).backward()

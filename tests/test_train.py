@@ -1,5 +1,6 @@
 """The command line in full, on the digits, with a model of a few thousand parameters."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -52,11 +53,43 @@ def test_fit_leaves_a_run_directory(trained: Path) -> None:
     assert checkpoint["global_step"] == 1400 // 64
     assert (trained / "checkpoints" / "best.ckpt").exists()
     assert "dim: 16" in (trained / "config.yaml").read_text()
-    events = EventAccumulator(str(trained)).Reload()
-    tags = {"train/loss", "val/top1", "val/top1/32_random", "val/top5/40_row_raster", "val/confidence/40_random"}
-    assert tags <= set(events.Tags()["scalars"])
     expected = [(r, scan, step) for r in (32, 40) for scan in ("random", "row_raster") for step in (1, 2, 4, 8, 9)]
     assert [(row["resolution"], row["scan"], row["step"]) for row in rows(trained)] == expected
+
+
+QUANTITIES = ("top1", "top5", "confidence", "right_confidence", "nll", "brier", "ece", "mce", "adaptive_ece")
+
+
+def test_tensorboard_holds_what_is_promised(trained: Path) -> None:
+    """Read back with TensorBoard's own reader, and equal to validation.json and curves.jsonl."""
+    events = EventAccumulator(str(trained)).Reload()
+    cells = [f"{side}_{scan}" for side in (32, 40) for scan in ("random", "row_raster")]
+    scalars = {"train/loss", "train/lr", "train/gradient_norm", "val/top1"}
+    scalars |= {f"train_loss_by_glimpse/{name}" for name in ("early", "middle", "late")}
+    scalars |= {f"train_confidence_by_information_ratio/{ratio}" for ratio in ("0.0", "0.2", "0.4")}
+    rates = ("images_per_second", "glimpses_per_second", "data_wait", "memory_gib", "mfu")
+    scalars |= {f"throughput/{name}" for name in rates}
+    scalars |= {f"val/{name}/{cell}" for name in (*QUANTITIES, "information_ratio") for cell in cells}
+    assert scalars <= set(events.Tags()["scalars"])
+    figures = ("accuracy_and_confidence", "reliability", "information_ratio", "ece_by_epoch", "film_strip")
+    assert {f"figures/{name}" for name in figures} == set(events.Tags()["images"])
+    assert "custom_scalars__config__" in events.Tags()["tensors"]
+
+    by_glimpse = EventAccumulator(str(trained / "by_glimpse" / "epoch_000")).Reload()
+    assert set(by_glimpse.Tags()["scalars"]) == {f"{name}_by_glimpse/{cell}" for name in QUANTITIES for cell in cells}
+    records = [json.loads(line) for line in (trained / "curves.jsonl").read_text().splitlines()]
+    for record in (record for record in records if record["kind"] == "validation"):
+        for name in QUANTITIES:
+            points = by_glimpse.Scalars(f"{name}_by_glimpse/{record['resolution']}_{record['scan']}")
+            assert [point.step for point in points] == record["steps"] == list(range(1, 10))
+            assert [point.value for point in points] == pytest.approx(record[name], rel=1e-6)
+    for row in (row for row in rows(trained) if row["step"] == 9):
+        (point,) = events.Scalars(f"val/ece/{row['resolution']}_{row['scan']}")
+        assert point.value == pytest.approx(row["ece"], rel=1e-6)
+    training = [record for record in records if record["kind"] == "training"]
+    for name in ("train/loss", "train_loss_by_glimpse/late", "throughput/mfu"):
+        values = {point.step + 1: point.value for point in events.Scalars(name)}  # Lightning counts steps from 0
+        assert values == {record["optimizer_step"]: pytest.approx(record[name], abs=1e-6) for record in training}
 
 
 def test_validate_needs_only_the_checkpoint(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,8 +100,20 @@ def test_validate_needs_only_the_checkpoint(trained: Path, capsys: pytest.Captur
         main(["validate", f"--ckpt_path={trained}/checkpoints/last.ckpt", "--trainer.accelerator=cpu"])
         assert rows(trained) == before
     assert "Top-1 (%) after so many glimpses, 397 images" in capsys.readouterr().out
-    assert (trained / "validation.png").stat().st_size > 10_000
+    for name in ("", "/confidence", "/reliability", "/information_ratio", "/film_strip", "/ece_by_epoch", "/training"):
+        assert (trained / f"validation{name}.png").stat().st_size > 10_000
+    with (trained / "validation/curves.csv").open() as file:
+        table = {(row["resolution"], row["scan"], row["step"]): row for row in csv.DictReader(file)}
+    assert len(table) == 2 * 2 * 9
+    for row in before:
+        line = table[str(row["resolution"]), row["scan"], str(row["step"])]
+        assert all(float(line[name]) == pytest.approx(row[name], abs=1e-6) for name in ("samples", *QUANTITIES))
+    assert len((trained / "validation/reliability.csv").read_text().splitlines()) == 1 + 2 * 2 * 4 * 16
+    assert len((trained / "validation/information_ratio.csv").read_text().splitlines()) == 1 + 2 * 2 * 20
+    with (trained / "validation/training.csv").open() as file:
+        assert [row["optimizer_step"] for row in csv.DictReader(file)] == ["10", "20"]
     assert (trained / "validate.yaml").exists()
+    assert len(list(trained.glob("events.out.tfevents.*"))) == 1  # the fit's: TensorBoard shows one course of steps
 
 
 def test_flags_win_over_the_checkpoint(trained: Path) -> None:
@@ -81,7 +126,7 @@ def test_batch_size_and_workers_do_not_change_the_numbers(trained: Path) -> None
     last = f"--ckpt_path={trained}/checkpoints/last.ckpt"
     main(["validate", last, "--run_dir=other", "--data.batch_size=50", "--data.num_workers=2"])
     for row, expected in zip(rows(Path("other")), rows(trained), strict=True):
-        for name in ("samples", "top1", "top5", "confidence"):
+        for name in ("samples", *QUANTITIES):
             assert row[name] == pytest.approx(expected[name], abs=1e-6)
 
 
@@ -104,11 +149,18 @@ def test_continue_a_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> No
     arguments = ["fit", "--run_dir=again", "--trainer.max_epochs=2", "--trainer.enable_progress_bar=false"]
     said = fails(arguments, capsys)
     assert said == "error: again already holds a run: continue it with --ckpt_path last, or choose another --run_dir"
-    main([*arguments, "--ckpt_path=last"])
+    with Path("again/curves.jsonl").open("a") as file:  # what a run that was killed wrote after its checkpoint
+        file.write(json.dumps({"kind": "training", "epoch": 1, "optimizer_step": 25}) + "\n" + '{"kind": "tr')
+    main([*arguments, "--ckpt_path=last", "--trainer.log_every_n_steps=10"])
     checkpoint = torch.load("again/checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["epoch"] == 1
     assert checkpoint["global_step"] == 2 * (1400 // 64)
     assert checkpoint["hyper_parameters"]["encoder"]["dim"] == 16  # from the checkpoint: no flag said so
+    assert sorted(path.name for path in Path("again/by_glimpse").iterdir()) == ["epoch_000", "epoch_001"]
+    records = [json.loads(line) for line in Path("again/curves.jsonl").read_text().splitlines()]
+    steps = [record["optimizer_step"] for record in records if record["kind"] == "training"]
+    assert steps == [10, 20, 30, 40]
+    assert [record["epoch"] for record in records if record["kind"] == "validation"] == [0] * 4 + [1] * 4
 
 
 def test_last_is_the_last_even_if_the_best_was_earlier(data_dir: Path) -> None:

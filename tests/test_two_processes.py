@@ -1,0 +1,42 @@
+"""The command line on two processes: the numbers of one, written once."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FIT = """--data.length=9 --data.validation_length=9 --data.resolutions=[32,40] --data.num_workers=0 --data.batch_size=30
+--model.encoder.dim=16 --model.encoder.depth=1 --model.encoder.d_state=8 --model.encoder.headdim=8
+--trainer.max_epochs=2 --trainer.limit_train_batches=4 --trainer.log_every_n_steps=2"""
+
+
+@pytest.mark.long
+def test_two_processes_give_the_numbers_of_one(data_dir: Path, tmp_path: Path) -> None:
+    def run(*arguments: str) -> None:
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        quiet = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+        command = [sys.executable, "-m", "train", *arguments, *quiet]
+        subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=300)
+
+    two = ["--trainer.devices=2", "--trainer.strategy=ddp"]
+    run("fit", "--run_dir=two", f"--data.data_dir={data_dir}", *FIT.split(), *two)
+    together = json.loads((tmp_path / "two/validation.json").read_text())["rows"]
+    run("validate", "--ckpt_path=two/checkpoints/last.ckpt", "--run_dir=one", "--trainer.devices=1")
+    alone = json.loads((tmp_path / "one/validation.json").read_text())["rows"]
+    assert len(together) == len(alone) == 2 * 5
+    for row, expected in zip(together, alone, strict=True):
+        assert row["samples"] == 397  # 397 of 420 rows on two processes
+        assert row == pytest.approx(expected, abs=1e-6)
+
+    lines = [json.loads(line) for line in (tmp_path / "two/curves.jsonl").read_text().splitlines()]
+    places = [(line["kind"], line["optimizer_step"]) for line in lines]
+    assert places == [
+        *[("training", 2), ("training", 4), ("validation", 4), ("validation", 4)],
+        *[("training", 6), ("training", 8), ("validation", 8), ("validation", 8)],
+    ]
+    for epoch in ("epoch_000", "epoch_001"):
+        assert len(list((tmp_path / "two/by_glimpse" / epoch).iterdir())) == 1
