@@ -1,0 +1,164 @@
+"""Runs that are killed, at any moment, go on as if nothing had been: real processes, real SIGKILLs."""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from runs import TINY, flags, ledger, start
+
+STEPS = 14  # an epoch
+SETTINGS = {
+    **TINY,
+    "run_dir": "run",
+    "data.batch_size": 100,
+    "data.resolutions": "[32]",
+    "data.scans": "[random]",
+    "trainer.max_epochs": 25,
+    "trainer.num_sanity_val_steps": 0,
+    "last.every_n_train_steps": 2,
+    "last.save_on_train_epoch_end": "false",
+    "ckpt_path": "last",
+}
+LEDGER = "--trainer.callbacks+=callbacks.ledger.SampleLedger"
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def arguments(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.chdir(tmp_path)
+    return ["fit", *flags({**SETTINGS, "data.data_dir": data_dir}), LEDGER]
+
+
+def finish(arguments: list[str]) -> None:
+    run = start(arguments, **ONE_THREAD)
+    said, _ = run.communicate(timeout=600)
+    assert run.returncode == 0, said
+
+
+def lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def kill_at(moment: str, run: subprocess.Popen[str], draw: random.Random) -> None:
+    """Wait for a moment of a run after some steps of its own, and kill it with all its processes."""
+    book, partial = Path("run/ledger-0.jsonl"), Path("run/checkpoints/checkpoint.partial")
+    begun = lines(book)
+    wanted = begun + draw.randint(1, 12)
+    end = time.monotonic() + 120
+    while lines(book) < wanted:
+        assert run.poll() is None, run.communicate()[0]
+        assert time.monotonic() < end
+        time.sleep(0.001)
+    if moment == "validation":  # its first step is the last of an epoch's
+        while lines(book) == begun or ledger_batch(book) != STEPS - 1:
+            assert run.poll() is None, run.communicate()[0]
+            time.sleep(0.0005)
+    elif moment == "write":
+        while not partial.exists():
+            assert run.poll() is None, run.communicate()[0]
+    time.sleep(draw.uniform(0, 0.03 if moment == "step" else 0.002))
+    os.killpg(run.pid, signal.SIGKILL)
+    run.communicate()
+
+
+def ledger_batch(book: Path) -> int:
+    """The place in its epoch of the last whole line."""
+    whole = book.read_bytes().rpartition(b"\n")[0].rpartition(b"\n")[2]
+    return int(whole.partition(b'"batch": ')[2].partition(b",")[0])
+
+
+def by_place(rank: int = 0, run_dir: str = "run") -> dict[tuple[int, int], dict]:
+    """The ledger's lines by (epoch, batch); of two, the later one."""
+    return {(line["epoch"], line["batch"]): line for line in ledger(Path(run_dir), rank)}
+
+
+@pytest.mark.long
+def test_twenty_kills_change_nothing(arguments: list[str]) -> None:
+    finish([*arguments, "--run_dir=whole"])
+    expected = by_place(run_dir="whole")
+    draw = random.Random(0)
+    for kill in range(20):
+        kill_at(("step", "write", "validation", "step")[kill % 4], start(arguments, **ONE_THREAD), draw)
+        checkpoint = Path("run/checkpoints/last.ckpt")
+        if checkpoint.exists():  # whole, whenever it was
+            torch.load(checkpoint, weights_only=True)
+    finish(arguments)
+    for line in ledger(Path("run")):  # every line, also of what was done again: the same keys and loss, bit for bit
+        assert line == expected[line["epoch"], line["batch"]]
+    assert by_place().keys() == expected.keys()
+    ends = [torch.load(f"{run}/checkpoints/last.ckpt", weights_only=True) for run in ("run", "whole")]
+    for name, value in ends[0]["state_dict"].items():
+        assert value.equal(ends[1]["state_dict"][name]), name
+
+
+@pytest.mark.long
+def test_kills_of_two_processes_change_nothing(arguments: list[str]) -> None:
+    two = [*arguments, "--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.max_epochs=6"]
+    finish([*two, "--run_dir=whole"])
+    draw = random.Random(1)
+    for moment in ("step", "write", "validation"):
+        kill_at(moment, start(two, **ONE_THREAD), draw)
+    finish(two)
+    for rank in range(2):
+        expected = by_place(rank, "whole")
+        assert by_place(rank).keys() == expected.keys()
+        for line in ledger(Path("run"), rank):
+            same = expected[line["epoch"], line["batch"]]
+            assert line["keys"] == same["keys"]
+            assert line["loss"] == pytest.approx(same["loss"], abs=1e-6)
+
+
+@pytest.mark.long
+def test_one_process_or_two_the_loss_curve_is_the_same(arguments: list[str]) -> None:
+    short = [*arguments, "--trainer.max_epochs=2", "--trainer.limit_val_batches=0"]
+    finish([*short, "--run_dir=one"])
+    finish([*short, "--run_dir=two", "--trainer.devices=2", "--trainer.strategy=ddp", "--data.num_workers=1"])
+    one, parts = by_place(run_dir="one"), [by_place(rank, "two") for rank in range(2)]
+    assert len(one) == 2 * STEPS
+    for place, line in one.items():
+        halves = [part[place] for part in parts]
+        assert sorted(line["keys"]) == sorted(key for half in halves for key in half["keys"])
+        assert line["loss"] == pytest.approx(sum(half["loss"] for half in halves) / 2, rel=1e-5)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("killed", [0, 1])
+def test_the_end_of_one_process_ends_the_other_with_a_message(killed: int, arguments: list[str]) -> None:
+    run = start([*arguments, "--trainer.devices=2", "--trainer.strategy=ddp"], **ONE_THREAD)
+    end = time.monotonic() + 120
+    while lines(Path("run/ledger-1.jsonl")) < 3:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    child = int(Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()[0])
+    os.kill((run.pid, child)[killed], signal.SIGKILL)
+    said, _ = run.communicate(timeout=60)  # the output ends when both have
+    assert "error: another process of this run has ended or cannot be reached" in said
+    with pytest.raises(ProcessLookupError):
+        os.killpg(run.pid, 0)
+
+
+@pytest.mark.long
+def test_memory_stays_flat_over_two_thousand_steps(arguments: list[str]) -> None:
+    """The smallest model and batch; of the process, after 200 steps and at the end."""
+    settings = {"data.batch_size": 4, "trainer.max_epochs": 6, "trainer.limit_val_batches": 0, "data.length": 2}
+    settings |= {"last.every_n_train_steps": 500}
+    run = start([*arguments, *flags(settings)], **ONE_THREAD)
+    sizes: dict[int, int] = {}
+    book, end = Path("run/ledger-0.jsonl"), time.monotonic() + 500
+    while (done := lines(book)) < 2000:
+        assert run.poll() is None, run.communicate()[0]
+        assert time.monotonic() < end
+        if done >= 200:
+            resident = int(Path(f"/proc/{run.pid}/statm").read_text().split()[1])
+            sizes[done] = resident
+        time.sleep(0.05)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.communicate()
+    early, late = sizes[min(sizes)], sizes[max(sizes)]
+    assert max(sizes) > 1900
+    assert late <= 1.03 * early, sizes
