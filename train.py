@@ -14,6 +14,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from callbacks.checkpointing import AtomicCheckpointIO, StepCheckpoint
+from callbacks.nonfinite import NonFiniteGuard
 from callbacks.predictions import PredictionWriter
 from callbacks.preemption import Preemption
 from callbacks.validation import ValidationReport
@@ -48,8 +49,9 @@ class MambaEyeCLI(LightningCLI):
             settings |= {"filename": name, "enable_version_counter": False}
             parser.set_defaults({f"{name}.{key}": value for key, value in settings.items()})
             parser.link_arguments("run_dir", f"{name}.dirpath", compute_fn=checkpoint_dir)
-        parser.add_lightning_class_args(Preemption, "preemption")
-        parser.link_arguments("run_dir", "preemption.last_checkpoint", compute_fn=last_checkpoint)
+        for name, kind in (("preemption", Preemption), ("nonfinite", NonFiniteGuard)):
+            parser.add_lightning_class_args(kind, name)
+            parser.link_arguments("run_dir", f"{name}.last_checkpoint", compute_fn=last_checkpoint)
         # an epoch that began under other ranks, workers or batch sizes has another length
         parser.set_defaults({"trainer.reload_dataloaders_every_n_epochs": 1})
         parser.link_arguments("run_dir", "trainer.default_root_dir")
