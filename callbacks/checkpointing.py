@@ -53,7 +53,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, path)
-            sync_folder(path.parent)
         except OSError as error:
             with suppress(OSError):
                 partial.unlink()
@@ -61,6 +60,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"the checkpoint {path} of {data.getbuffer().nbytes / 1e6:.1f} MB cannot be written "
                 f"({error.strerror}): make room or mend the folder, and continue with --ckpt_path last"
             ) from None
+        with suppress(OSError):  # some network file systems cannot
+            sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
