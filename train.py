@@ -21,6 +21,7 @@ from callbacks.checkpointing import AtomicCheckpointIO, StepCheckpoint
 from callbacks.figures import ValidationFigures
 from callbacks.film_strip import FilmStrip
 from callbacks.glimpse_axis import GlimpseAxis
+from callbacks.nonfinite import NonFiniteGuard
 from callbacks.predictions import PredictionWriter
 from callbacks.preemption import Preemption
 from callbacks.preflight import Preflight
@@ -67,8 +68,9 @@ class MambaEyeCLI(LightningCLI):
             settings |= {"filename": name, "enable_version_counter": False}
             parser.set_defaults({f"{name}.{key}": value for key, value in settings.items()})
             parser.link_arguments("run_dir", f"{name}.dirpath", compute_fn=checkpoint_dir)
-        parser.add_lightning_class_args(Preemption, "preemption")
-        parser.link_arguments("run_dir", "preemption.last_checkpoint", compute_fn=last_checkpoint)
+        for name, kind in (("preemption", Preemption), ("nonfinite", NonFiniteGuard)):
+            parser.add_lightning_class_args(kind, name)
+            parser.link_arguments("run_dir", f"{name}.last_checkpoint", compute_fn=last_checkpoint)
         for name, callback in COSTLY.items():
             parser.add_lightning_class_args(callback, name)
         # an epoch that began under other ranks, workers or batch sizes has another length

@@ -15,16 +15,31 @@ from mambaeye.errors import InputError
 
 
 class StepCheckpoint(ModelCheckpoint):
-    """Lightning's ModelCheckpoint, but never within an optimizer step, for gradients are in no checkpoint."""
+    """Lightning's ModelCheckpoint, but never within an optimizer step, nor between an epoch's last and its validation.
+
+    Gradients are in no checkpoint; and a run that continued from an epoch's last batch would leave out the validation
+    and count its batches wrong from then on. What is due there is saved when the epoch has ended.
+    """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self.step = trainer.global_step
+        self.last_batch: tuple[Any, ...] | None = None
 
-    def on_train_batch_end(self, trainer: Trainer, *arguments: Any) -> None:
-        if trainer.global_step != self.step:
-            self.step = trainer.global_step
-            super().on_train_batch_end(trainer, *arguments)
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *arguments: Any) -> None:
+        if trainer.global_step == self.step:
+            return
+        self.step = trainer.global_step
+        if trainer.is_last_batch:
+            self.last_batch = arguments
+        else:
+            super().on_train_batch_end(trainer, pl_module, *arguments)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.last_batch is not None:
+            super().on_train_batch_end(trainer, pl_module, *self.last_batch)
+            self.last_batch = None
+        super().on_train_epoch_end(trainer, pl_module)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -53,7 +68,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, path)
-            sync_folder(path.parent)
         except OSError as error:
             with suppress(OSError):
                 partial.unlink()
@@ -61,6 +75,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"the checkpoint {path} of {data.getbuffer().nbytes / 1e6:.1f} MB cannot be written "
                 f"({error.strerror}): make room or mend the folder, and continue with --ckpt_path last"
             ) from None
+        with suppress(OSError):  # some network file systems cannot
+            sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

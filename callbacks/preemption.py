@@ -25,7 +25,8 @@ class Preemption(Checkpoint):  # which runs after all other callbacks
 
     A signal is only remembered. After every optimizer step the ranks ask each other whether one of them has got one;
     then all save and leave. A validation is not cut short or left out: a run that got the signal there, or before an
-    epoch's last step, leaves a step later, or ends as usual. Before the first step nothing is saved.
+    epoch's last step, leaves when the epoch has ended; the last epoch ends as usual. Before the first step nothing is
+    saved.
 
     Args:
         last_checkpoint: Path of the checkpoint that is saved.
@@ -64,11 +65,18 @@ class Preemption(Checkpoint):  # which runs after all other callbacks
         if trainer.global_step == self.step:  # gradients are being accumulated
             return
         self.step = trainer.global_step
+        if not trainer.is_last_batch:  # else a validation comes now, which a continued run would not make up for
+            self._save_and_leave(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch + 1 != trainer.max_epochs and trainer.global_step != trainer.max_steps:
+            self._save_and_leave(trainer)
+
+    def _save_and_leave(self, trainer: Trainer) -> None:
         out_of_time = time.monotonic() - self.start > self.seconds
         if reason := self._agree(self.received or OUT_OF_TIME * out_of_time):
             save_last(trainer, self.last_checkpoint, reason)
-            if not trainer.is_last_batch:  # else a validation comes now, which a continued run would not make up for
-                self._leave(trainer)
+            self._leave(trainer)
 
     def _agree(self, number: int) -> str | None:
         """Why to leave, if any rank has a reason; the same on every rank."""

@@ -138,8 +138,6 @@ def test_the_end_of_one_process_ends_the_other_with_a_message(killed: int, argum
     os.kill((run.pid, child)[killed], signal.SIGKILL)
     said, _ = run.communicate(timeout=60)  # the output ends when both have
     assert "error: another process of this run has ended or cannot be reached" in said
-    with pytest.raises(ProcessLookupError):
-        os.killpg(run.pid, 0)
 
 
 @pytest.mark.long

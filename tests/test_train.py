@@ -303,7 +303,9 @@ def test_every_argument_of_ours_has_a_sentence(command: str, capsys: pytest.Capt
         main([command, "--help"])
     assert stop.value.code == 0
     arguments = " ".join(capsys.readouterr().out.partition("options:")[2].split()).split(" --")
-    ours = [words for words in arguments if words.startswith(("model.", "data.", "run_dir", "preemption."))]
+    ours = [
+        words for words in arguments if words.startswith(("model.", "data.", "run_dir", "preemption.", "nonfinite."))
+    ]
     assert len(ours) > 25
     for words in ours:
         name, _, help_text = words.partition(" ")
