@@ -66,8 +66,9 @@ def forward_and_backward(model: Any, patches: Tensor, positions: Tensor) -> None
 def stream(model: MambaEye, patches: Tensor, positions: Tensor, chunk: int) -> EncoderState:
     """The sequence in chunks; the logits of each are dropped."""
     state = model.initial_state(len(patches))
-    for some_patches, some_positions in zip(patches.split(chunk, 1), positions.split(chunk, 1), strict=True):
-        _, state = model.stream(some_patches, some_positions, state)
+    for first in range(0, patches.shape[1], chunk):
+        some = slice(first, first + chunk)
+        _, state = model.stream(patches[:, some], positions[:, some], state)
     return state
 
 

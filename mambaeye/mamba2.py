@@ -107,6 +107,8 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, state: Tensor) -> tuple
         (B, T, X) and the last W - 1 inputs.
     """
     x = torch.cat((state.to(x.dtype).transpose(1, 2), x), dim=1)  # (B, W - 1 + T, X)
-    # as a two-dimensional convolution of height one, which takes channels last without a copy
-    y = F.conv2d(x.transpose(1, 2).unsqueeze(2), weight.unsqueeze(2), bias, groups=weight.shape[0])  # (B, X, 1, T)
+    # as a two-dimensional convolution of height one, which takes channels last without a copy; the weight by way of
+    # (X, W), so that its gradient comes back with the strides that DDP's buckets have
+    weight = weight.squeeze(1)[:, None, None]  # (X, 1, 1, W)
+    y = F.conv2d(x.transpose(1, 2).unsqueeze(2), weight, bias, groups=weight.shape[0])  # (B, X, 1, T)
     return y.squeeze(2).transpose(1, 2), x[:, x.shape[1] - state.shape[2] :].transpose(1, 2)

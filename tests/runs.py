@@ -32,7 +32,9 @@ def flags(settings: dict[str, object]) -> list[str]:
     return [f"--{key}={value}" for key, value in settings.items()]
 
 
-def start(arguments: list[str], script: Path = ROOT / "train.py", **environment: str) -> subprocess.Popen[str]:
+def start(
+    arguments: list[str], script: Path = ROOT / "train.py", cwd: str = ".", **environment: str
+) -> subprocess.Popen[str]:
     """A process group of its own, whose stdout and stderr come together."""
     return subprocess.Popen(
         [sys.executable, str(script), *arguments],
@@ -40,6 +42,7 @@ def start(arguments: list[str], script: Path = ROOT / "train.py", **environment:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        cwd=cwd,
         start_new_session=True,
     )
 

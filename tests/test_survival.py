@@ -2,7 +2,9 @@
 
 import os
 import random
+import shutil
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -138,6 +140,25 @@ def test_the_end_of_one_process_ends_the_other_with_a_message(killed: int, argum
     os.kill((run.pid, child)[killed], signal.SIGKILL)
     said, _ = run.communicate(timeout=60)  # the output ends when both have
     assert "error: another process of this run has ended or cannot be reached" in said
+
+
+@pytest.mark.long
+def test_shards_that_one_rank_does_not_see_end_both(arguments: list[str], data_dir: Path) -> None:
+    """Two processes as torchrun starts them, in folders of which one has no data."""
+    shutil.copytree(data_dir, "sees/data")
+    Path("blind/data").mkdir(parents=True)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    shards = ["--data.train_shards=data/digits/train", "--data.val_shards=data/digits/val"]
+    two = [*arguments, *shards, f"--run_dir={Path.cwd()}/run", "--trainer.devices=2", "--trainer.strategy=ddp"]
+    shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, **ONE_THREAD}
+    runs = [start(two, LOCAL_RANK=str(rank), cwd=folder, **shared) for rank, folder in enumerate(("sees", "blind"))]
+    for run in runs:
+        said, _ = run.communicate(timeout=120)
+        assert run.returncode == 1
+        assert said.endswith("(found by rank 1)\n")
+        assert "error: data/digits/train/index.json does not exist" in said
 
 
 @pytest.mark.long

@@ -258,7 +258,8 @@ def test_checkpoints_that_cannot_be_used(trained: Path, capsys: pytest.CaptureFi
     Path("cut.ckpt").write_bytes(good.read_bytes()[:20_000])
     Path("text.ckpt").write_text("not a checkpoint")
     torch.save({"state_dict": {}}, "foreign.ckpt")
-    for name in ("cut.ckpt", "text.ckpt", "foreign.ckpt"):
+    torch.save({"state_dict": {}, "hyper_parameters": Path("executed")}, "pickled.ckpt")
+    for name in ("cut.ckpt", "text.ckpt", "foreign.ckpt", "pickled.ckpt"):
         said = fails(["validate", f"--ckpt_path={name}"], capsys)
         assert f"--ckpt_path {name} is damaged or not a checkpoint of a MambaEye run" in said
     said = fails(["validate", f"--ckpt_path={good}", "--model.encoder.dim=24"], capsys)
