@@ -192,17 +192,22 @@ def checkpoint_hyperparameters(path: str) -> tuple[dict[str, Any], int]:
 
 def show_differences(saved: dict[str, Any], config: Namespace) -> None:
     """Every argument that flags or a config give another value than the checkpoint has, side by side."""
-    given = config.as_dict()
-    lines = [f"  {key}: {value} -> {now}" for key, value in saved.items() if (now := nested(given, key)) != value]
+    lines = []
+    for key, value in saved.items():
+        before, now = plain(value), plain(config.get(key))
+        if before != now:
+            lines.append(f"  {key}: {before} -> {now}")
     if lines:
         say("\n".join(["not as in the checkpoint, and as said now:", *lines]))
 
 
-def nested(config: dict[str, Any], key: str) -> Any:
-    """The value at a.b.c, with plain containers as in a checkpoint; None below a None."""
-    for name in key.split("."):
-        config = None if config is None else config[name]
-    return list(config) if isinstance(config, tuple) else config
+def plain(value: Any) -> Any:
+    """The same in dictionaries and lists, as it may have been written down or parsed."""
+    if isinstance(value, Namespace):
+        value = value.as_dict()
+    if isinstance(value, dict):
+        return {name: plain(inner) for name, inner in value.items()}
+    return [plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 @rank_zero_only

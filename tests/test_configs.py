@@ -31,7 +31,7 @@ SMALL = [
 
 
 def test_the_imagenet_recipe_runs_is_fine_tuned_and_validated(
-    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Two steps of each on the digits: augmentations, mixing and weights to start from, all by config."""
     monkeypatch.chdir(tmp_path)
@@ -51,7 +51,9 @@ def test_the_imagenet_recipe_runs_is_fine_tuned_and_validated(
     start, end = torch.load(weights, weights_only=True)["state_dict"], checkpoint["state_dict"]
     change = max((end[name] - start[name]).abs().max().item() for name in start)
     assert 0 < change < 0.01  # two small steps from where the first run ended
+    capsys.readouterr()
     main(["validate", f"--ckpt_path={tmp_path}/runs/finetune_tiny/checkpoints/last.ckpt", "--trainer.accelerator=cpu"])
+    assert "not as in the checkpoint" not in capsys.readouterr().out
     assert (tmp_path / "runs/finetune_tiny/validate.yaml").exists()
 
 
