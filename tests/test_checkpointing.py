@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import TINY, flags
+from commands import TINY, flags
 
 from callbacks.checkpointing import AtomicCheckpointIO
 from mambaeye.errors import InputError

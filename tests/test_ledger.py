@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import TINY, flags, ledger
+from commands import TINY, flags, ledger
 
 from callbacks.ledger import BLOCK, end_of_last_line
 from datamodules.index import ShardIndex

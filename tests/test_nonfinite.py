@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from commands import ROOT, start
 from lightning.pytorch.plugins import MixedPrecision
 from poisoned import POISONS, fit
-from runs import ROOT, start
 
 from mambaeye.errors import InputError
 

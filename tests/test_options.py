@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from commands import TINY, flags
 from lightning import Callback, LightningModule, Trainer
-from runs import TINY, flags
 from torch import Tensor
 
 from train import main

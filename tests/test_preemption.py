@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import TINY, flags, ledger, start
+from commands import TINY, flags, ledger, start
 
 from callbacks.preemption import SIGNALS
 from train import main

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from runs import TINY, flags
+from commands import TINY, flags
 from test_train import fails
 
 from train import main

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import TINY, flags, ledger, start
+from commands import TINY, flags, ledger, start
 
 STEPS = 14  # an epoch
 SETTINGS = {

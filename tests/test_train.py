@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import TINY, flags
+from commands import TINY, flags
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mambaeye import weights

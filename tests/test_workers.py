@@ -8,7 +8,7 @@ from multiprocessing import set_start_method
 from pathlib import Path
 
 import pytest
-from runs import start
+from commands import start
 from torch.utils.data import DataLoader, IterableDataset
 
 from datamodules.workers import PATIENCE, deaf_children, obey_the_parent
