@@ -120,7 +120,7 @@ def test_other_samples_are_refused(data_dir: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "crews",
     [
-        [(1, 0, 30), (2, 0, 15)],
+        [(1, 0, 30), (2, 0, 15), (1, 0, 30)],
         [(2, 2, 20), (1, 1, 40)],
         [(2, 1, 20), (3, 2, 11), (1, 4, 50)],
     ],
