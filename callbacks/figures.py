@@ -25,7 +25,7 @@ class ValidationFigures(Callback):
     Goes before CurveRecords, whose file has the epochs before.
 
     Args:
-        every: Draw every so many validations, the first one included; 0 for none.
+        every: Draw every so many validations, and the first and the last epoch's; 0 for none.
     """
 
     def __init__(self, every: NonNegativeInt = 1) -> None:
@@ -36,7 +36,8 @@ class ValidationFigures(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not of_fit(trainer):
             return
-        if self.every and self.validations % self.every == 0:
+        last = trainer.current_epoch + 1 == trainer.max_epochs
+        if self.every and (last or self.validations % self.every == 0):
             records = [{"epoch": trainer.current_epoch, **record} for record in validation_records(trainer)]
             history = read_records(records_path(trainer), "validation") + records
             with garbage_kept_young():

@@ -1,8 +1,11 @@
 """Curves over glimpses in TensorBoard: a run beside the run, whose step is the glimpse count."""
 
+from collections import defaultdict
+
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
 from callbacks.records import of_fit, validation_records
@@ -36,14 +39,17 @@ class GlimpseAxis(Callback):
             return
         for logger in tensorboards(trainer):
             folder = f"{logger.log_dir}/by_glimpse/epoch_{trainer.current_epoch:03d}"
+            at_step: dict[int, list[Summary.Value]] = defaultdict(list)
+            for record in validation_records(trainer):
+                cell = f"{record['resolution']}_{record['scan']}"
+                for name in CURVES:
+                    for step, value in zip(record["steps"], record[name], strict=True):
+                        if value is not None:
+                            at_step[step].append(Summary.Value(tag=f"{name}_by_glimpse/{cell}", simple_value=value))
             # purge_step hides what an interrupted run wrote of the same epoch
             with SummaryWriter(folder, purge_step=0) as writer:
-                for record in validation_records(trainer):
-                    cell = f"{record['resolution']}_{record['scan']}"
-                    for name in CURVES:
-                        for step, value in zip(record["steps"], record[name], strict=True):
-                            if value is not None:
-                                writer.add_scalar(f"{name}_by_glimpse/{cell}", value, step)
+                for step, values in at_step.items():  # one event a step, not one a value: ten times faster
+                    writer.file_writer.add_summary(Summary(value=values), step)
 
 
 def tensorboards(trainer: Trainer) -> list[TensorBoardLogger]:

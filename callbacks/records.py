@@ -116,7 +116,10 @@ def budgets(steps: list[int], number: int = 4) -> list[int]:
 
 def plain(values: Tensor) -> Any:
     """A tensor as (nested) lists of numbers, to six decimals; None for NaN."""
-    if values.ndim:
-        return [plain(value) for value in values.unbind()]
-    value = values.item()
-    return None if math.isnan(value) else round(value, 6)
+
+    def rounded(value: Any) -> Any:
+        if isinstance(value, list):
+            return [rounded(inner) for inner in value]
+        return None if math.isnan(value) else round(value, 6)
+
+    return rounded(values.tolist())
