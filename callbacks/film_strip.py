@@ -128,8 +128,8 @@ def draw(axes: Axes, picture: np.ndarray, left: float, top: float) -> None:
 
 def seen(film: Film, steps: int, canvas: int) -> np.ndarray:
     """What the first glimpses show of the canvas, the rest gray: (canvas, canvas, 3) uint8."""
-    picture = np.full((canvas, canvas, 3), UNSEEN, dtype=np.uint8)
-    side = film.patches.shape[-1]
-    for patch, (row, col) in zip(film.patches[:steps], film.positions[:steps], strict=True):
+    side = film.patches.shape[-1]  # also a margin, for a glimpse of a narrow image may stand over the canvas
+    picture = np.full((canvas + 2 * side, canvas + 2 * side, 3), UNSEEN, dtype=np.uint8)
+    for patch, (row, col) in zip(film.patches[:steps], film.positions[:steps] + side, strict=True):
         picture[row : row + side, col : col + side] = patch.transpose(1, 2, 0)
-    return picture
+    return picture[side:-side, side:-side]

@@ -176,7 +176,7 @@ class MambaEye(nn.Module):
         self._check(patches, positions)
         return self._run(patches, positions, None)[0]
 
-    def path(self, device: torch.device) -> str:
+    def runs_on(self, device: torch.device) -> str:
         """What the mixers run on there, in words."""
         if choose(self.kernels, torch.empty(0, device=device), self.misfit):
             return "the CUDA kernels of mamba-ssm and causal-conv1d"

@@ -99,7 +99,7 @@ class MambaEyeModule(LightningModule):
     @property
     def kernels_found(self) -> str:
         """What the encoder runs on, in words."""
-        return self.encoder.path(self.device)
+        return self.encoder.runs_on(self.device)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of other shapes before anything is changed."""
@@ -138,7 +138,8 @@ class MambaEyeModule(LightningModule):
 
     def predict_step(self, batch: GlimpseBatch, batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
         """One dictionary an image: its key, the predicted class and the confidence after the last glimpse."""
-        probabilities = self.encoder(batch.patches, batch.positions)[:, -1].float().softmax(-1)  # (B, C)
+        features = self.encoder.features(batch.patches, batch.positions)[:, -1]  # (B, D)
+        probabilities = self.encoder.head(features).float().softmax(-1)  # (B, C)
         confidence, predicted = probabilities.max(-1)
         rows = zip(batch.keys, predicted.tolist(), confidence.tolist(), batch.valid.tolist(), strict=True)
         return [{"key": k, "predicted": p, "confidence": c} for k, p, c, valid in rows if valid]

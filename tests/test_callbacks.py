@@ -177,12 +177,13 @@ def test_plain_numbers() -> None:
 
 
 @given(
-    places=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=6), steps=st.integers(0, 6)
+    places=st.lists(st.tuples(st.integers(-2, 7), st.integers(-2, 7)), min_size=1, max_size=6), steps=st.integers(0, 6)
 )
 def test_what_was_seen(places: list[tuple[int, int]], steps: int) -> None:
-    """A pixel is gray until a glimpse shows it, and then as the image has it."""
-    image = np.random.default_rng(0).integers(0, 199, (8, 8, 3), dtype=np.uint8)
-    patches = np.stack([image[row : row + 3, col : col + 3].transpose(2, 0, 1) for row, col in places])
+    """A pixel is gray until a glimpse shows it, and then as the image has it; glimpses may stand over the canvas."""
+    around = np.random.default_rng(0).integers(0, 199, (14, 14, 3), dtype=np.uint8)
+    image = around[3:-3, 3:-3]
+    patches = np.stack([around[3 + row : 6 + row, 3 + col : 6 + col].transpose(2, 0, 1) for row, col in places])
     picture = seen(Film(patches, np.array(places), np.zeros((len(places), 2)), 0), steps, 8)
     for row in range(8):
         for col in range(8):
