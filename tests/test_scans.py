@@ -43,6 +43,13 @@ def grid_starts(edge: int, side: int, patch_size: int) -> list[int]:
     return starts
 
 
+@pytest.mark.parametrize("name", SCANS)
+@given(box=BOXES, patch_size=PATCHES, lengths=st.tuples(st.integers(0, 600), st.integers(0, 600)))
+def test_fewer_glimpses_are_the_first_of_more(name: str, box: Box, patch_size: int, lengths: tuple[int, int]) -> None:
+    short, long = sorted(lengths)
+    assert np.array_equal(scan(name, box, patch_size, short), scan(name, box, patch_size, long)[:short])
+
+
 @pytest.mark.parametrize("name", GRID)
 @given(box=BOXES, patch_size=PATCHES, passes=st.floats(0, 3.5))
 @example(box=Box(0, 0, 40, 40), patch_size=16, passes=0)
