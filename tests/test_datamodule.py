@@ -11,11 +11,12 @@ import torch
 
 from datamodules.datamodule import ShardDataModule
 from datamodules.glimpses import FixedGlimpses, RawSample, TrainingGlimpses
+from datamodules.images import fit_on_canvas
 from datamodules.index import ShardIndex
 from mambaeye.batch import GlimpseBatch
 from mambaeye.errors import InputError
-from mambaeye.scans import SCANS
-from mambaeye.trajectory import information_ratio
+from mambaeye.scans import SCANS, random
+from mambaeye.trajectory import Box, information_ratio
 
 
 def data_module(
@@ -151,6 +152,41 @@ def test_training_glimpses_draw_what_they_promise() -> None:
         assert 0 <= sample.information_ratio[0] <= 64 / (40 * 20) + 1e-6
     assert 160 < inside < 240
     assert max(sides) <= 44
+
+
+def test_a_training_scan_is_that_pattern_on_the_image_or_the_canvas() -> None:
+    """Random ones are the numbers that they were when there was no other; everything before is drawn as ever."""
+    white = cv2.imencode(".png", np.full((20, 10, 3), 255, dtype=np.uint8))[1].tobytes()
+    raw = RawSample("white", white, 3)
+    areas = Counter()
+    for number in range(40):
+        rng = np.random.default_rng(number)
+        side = int(rng.integers(40, 44, endpoint=True))
+        _, box = fit_on_canvas(cv2.imdecode(np.frombuffer(white, np.uint8), cv2.IMREAD_COLOR_RGB), side)
+        area = box if rng.random() < 0.5 else Box(0, 0, side, side)
+        areas[area == box] += 1
+        state = rng.bit_generator.state
+        for scan in SCANS:
+            glimpses = TrainingGlimpses((40, 44), 8, 50, 0.5, None, None, scan)
+            sample = glimpses(raw, np.random.default_rng(number), partner=None)
+            rng.bit_generator.state = state
+            positions = SCANS[scan](area, 8, 50, rng)
+            assert (sample.positions.numpy() == positions).all()
+            assert sample.information_ratio.equal(information_ratio(positions, box, 8).float())
+        default = TrainingGlimpses((40, 44), 8, 50, 0.5, None, None)(raw, np.random.default_rng(number), None)
+        rng.bit_generator.state = state
+        assert (default.positions.numpy() == random(area, 8, 50, rng)).all()
+    assert min(areas.values()) > 8
+
+
+def test_training_batches_follow_their_scan(data_dir: Path) -> None:
+    data = data_module(data_dir, train_scan="row_raster", canvas=(32, 32), batch_size=7, num_workers=0)
+    raster = [[row, col] for row in (0, 16) for col in (0, 16)]
+    for positions in next(iter(data.train_dataloader())).positions:
+        assert positions.tolist() == [*raster, [0, 0]]
+    drawn = by_key(data_module(data_dir, batch_size=50, num_workers=0).train_dataloader())
+    named = by_key(data_module(data_dir, batch_size=50, num_workers=0, train_scan="random").train_dataloader())
+    assert drawn == named
 
 
 def test_fixed_glimpses_know_their_image_box() -> None:
