@@ -111,17 +111,17 @@ def draw_coordinates(suite: Suite, claim: Claim, curves: Curves) -> Figure:
 
 def draw_scans(suite: Suite, claim: Claim, curves: Curves) -> Figure:
     """Matrices of top-1, training pattern by test pattern, a panel a canvas side."""
-    sides, labels = curves.resolutions("scans"), list(claim.variants.values())
+    sides, scans = curves.resolutions("scans"), curves.scans("scans")
     trained = [v for v in claim.variants if curves.seeds(v, "scans")]
     figure = Figure(figsize=(6.4 * len(sides), 0.4 * len(trained) + 1.6), layout="constrained")
     for side, axes in zip(sides, figure.subplots(1, len(sides), squeeze=False)[0], strict=True):
-        cells = [[curves.at(claim.at, v, "scans", side, scan=scan).mean() for scan in labels] for v in trained]
+        cells = [[curves.at(claim.at, v, "scans", side, scan=scan).mean() for scan in scans] for v in trained]
         matrix = np.array(cells)  # (training, test)
         axes.imshow(100 * matrix, cmap="viridis", vmin=0, vmax=100, aspect="auto")
         for (row, col), value in np.ndenumerate(100 * matrix):
             color = "black" if value > 60 else "white"
             axes.text(col, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=color)
-        axes.set_xticks(range(len(labels)), labels, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
+        axes.set_xticks(range(len(scans)), scans, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
         axes.set_yticks(range(len(trained)), [claim.variants[v] for v in trained], fontsize=8)
         axes.set(xlabel="in test", ylabel="in training")
         axes.set_title(f"top-1 (%) at {side} px after {claim.at} glimpses, mean over seeds", fontsize=9)

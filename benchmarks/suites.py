@@ -118,4 +118,43 @@ DIGITS = Suite(
     costs={"length_16": 0.7, "length_64": 1.7, "length_128": 3.0},
 )
 
-SUITES = {"digits": DIGITS}
+CIFAR10 = Suite(
+    config="configs/cifar10.yaml",
+    fit={"trainer.limit_val_batches": "0"},
+    validate={"trainer.precision": "bf16-mixed", "trainer.enable_progress_bar": "false", "film_strip.images": "0"},
+    variants={
+        "base": {},
+        "plain": {"model.schedule": "none"},
+        "positions": {"model.encoder.coordinates": "positions"},
+        "canvas_32": {"data.canvas": "[32,32]"},
+        "canvas_64": {"data.canvas": "[64,64]"},
+        "canvas_128": {"data.canvas": "[128,128]"},
+        "length_64": {"data.length": "64"},
+        "length_1024": {"data.length": "1024"},
+        **{f"scan_{scan}": {"data.train_scan": scan} for scan in ("random_grid", "row_raster", "hilbert", "sobol")},
+    },
+    evaluations={
+        "resolutions": {
+            "data.resolutions": "[32,64,96,128,192]",
+            "data.scans": "[random]",
+            "data.validation_length": "1024",
+        },
+        "scans": {"data.resolutions": "[64,128]", "data.scans": listed(SCANS), "data.validation_length": "256"},
+        **shifts(64, 256, (16, 64, 256)),
+    },
+    side=64,
+    measured=DIGITS.measured,
+    claims={
+        "loss": Claim(SCHEDULES, at=256),
+        "coordinates": Claim(COORDINATES, at=256),
+        "canvases": Claim({"canvas_32": "32", "canvas_64": "64", "canvas_128": "128", "base": "32 to 128"}, at=256),
+        "lengths": Claim({"length_64": "64", "base": "256", "length_1024": "1024"}, at=256),
+        "scans": Claim(
+            {"base": "random"} | {f"scan_{scan}": scan for scan in ("random_grid", "row_raster", "hilbert", "sobol")},
+            at=256,
+        ),
+    },
+    costs={"length_64": 0.4, "length_1024": 3.5},
+)
+
+SUITES = {"digits": DIGITS, "cifar10": CIFAR10}

@@ -36,6 +36,10 @@ class Curves:
         """Canvas sides of an evaluation."""
         return sorted({key[3] for key in self.cells if key[2] == evaluation})
 
+    def scans(self, evaluation: str) -> list[str]:
+        """Scan patterns of an evaluation, in the order in which it has them."""
+        return list(dict.fromkeys(key[4] for key in self.cells if key[2] == evaluation))
+
     def steps(self, evaluation: str) -> list[int]:
         """Glimpses after which an evaluation has numbers."""
         return sorted({step for key, cell in self.cells.items() if key[2] == evaluation for step in cell["steps"]})
@@ -162,7 +166,7 @@ def scan_tables(suite: Suite, claim: Claim, curves: Curves) -> Iterator[tuple[st
     for side in curves.resolutions("scans"):
         rows = []
         for variant, label in claim.variants.items():
-            tested = {scan: curves.at(claim.at, variant, "scans", side, scan=scan) for scan in claim.variants.values()}
+            tested = {scan: curves.at(claim.at, variant, "scans", side, scan=scan) for scan in curves.scans("scans")}
             if len(tested[label]):
                 others = np.stack([values for scan, values in tested.items() if scan != label])  # (patterns, seeds)
                 drawn = [percent(tested[scan]) for scan in ("random", "sobol", "random_grid")]
