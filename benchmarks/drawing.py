@@ -60,8 +60,8 @@ def over_glimpses(claim: Claim, curves: Curves, quantities: tuple[str, ...], leg
 
 def below(figure: Figure, axes: Axes, title: str | None) -> None:
     """One legend for all panels."""
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, title=title, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    where = {"loc": "outside lower center", "ncols": 4, "frameon": False}
+    figure.legend(*axes.get_legend_handles_labels(), title=title, **where, fontsize=8, title_fontsize=8)
 
 
 def draw_loss(suite: Suite, claim: Claim, curves: Curves) -> Figure:
@@ -80,7 +80,7 @@ def against_canvas(axes: Axes, claim: Claim, curves: Curves) -> None:
     for variant, color in colors(claim).items():
         values = [curves.at(claim.at, variant, BY_RESOLUTION, side) for side in sides]
         line(axes, sides, np.stack(values, axis=1), color, claim.variants[variant])
-    axes.set(xlabel="canvas side in test, pixels", ylabel=f"top-1 after {claim.at} glimpses", xticks=sides)
+    axes.set(xlabel="canvas side in test, pixels", ylabel=f"Top-1 after {claim.at} glimpses", xticks=sides)
     share_axis(axes)
 
 
@@ -123,8 +123,9 @@ def draw_scans(suite: Suite, claim: Claim, curves: Curves) -> Figure:
             axes.text(col, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=color)
         axes.set_xticks(range(len(scans)), scans, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
         axes.set_yticks(range(len(trained)), [claim.variants[v] for v in trained], fontsize=8)
-        axes.set(xlabel="in test", ylabel="in training")
-        axes.set_title(f"top-1 (%) at {side} px after {claim.at} glimpses, mean over seeds", fontsize=9)
+        axes.set_xlabel("in test", fontsize=8)
+        axes.set_ylabel("in training", fontsize=8)
+        axes.set_title(f"Top-1 (%) at {side} px after {claim.at} glimpses, mean over seeds", fontsize=9)
         axes.spines[:].set_visible(False)
     return figure
 
