@@ -1,4 +1,4 @@
-"""What travels from the data to the model: one batch of glimpse sequences."""
+"""What travels from the data to the model: glimpse sequences in training, canvases and positions in validation."""
 
 from typing import NamedTuple
 
@@ -29,8 +29,30 @@ class GlimpseBatch(NamedTuple):
     """(B,) bool: False for rows that only fill up a batch and must not be counted."""
 
 
+class CanvasBatch(NamedTuple):
+    """A batch of B images, whole, and where their T glimpses fall: what validation cuts its patches from, by and by.
+
+    So a batch does not grow with T by more than the positions.
+    """
+
+    canvases: Tensor
+    """(B, H, W, 3) uint8, RGB."""
+    positions: Tensor
+    """(B, T, 2) int32: (row, col) of each glimpse's top-left pixel on the canvas, every glimpse wholly on it."""
+    information_ratio: Tensor
+    """(B, T) float32: share of the image's own pixels seen by glimpses 0..t."""
+    labels: Tensor
+    """(B,) int64: index into the class list."""
+    keys: list[str]
+    """B sample keys, as in the shards."""
+    valid: Tensor
+    """(B,) bool: False for rows that only fill up a batch and must not be counted."""
+    cell: Tensor
+    """(B,) int64: which cell of the validation table they belong to; the same for all."""
+
+
 class Cell(NamedTuple):
-    """One cell of a validation table: every validation loader measures one."""
+    """One cell of a validation table."""
 
     resolution: int
     """Canvas side in pixels."""

@@ -202,11 +202,15 @@ class MambaEye(nn.Module):
 
         Any split of a sequence into chunks gives the logits of the whole. Arguments as for a call, T from 1 up.
         """
+        features, state = self.stream_features(patches, positions, state)
+        return self.head(features), state
+
+    def stream_features(self, patches: Tensor, positions: Tensor, state: EncoderState) -> tuple[Tensor, EncoderState]:
+        """What the head sees of the next chunk, (B, T, D), and the state to go on from: stream without its head."""
         self._check(patches, positions)
         self._check_state(state, patches.shape[0])
         features, (conv, ssm) = self._run(patches, positions, state)
-        state = EncoderState(state.steps + positions.shape[1], positions[:, -1].long(), conv, ssm)
-        return self.head(features), state
+        return features, EncoderState(state.steps + positions.shape[1], positions[:, -1].long(), conv, ssm)
 
     def _run(
         self, patches: Tensor, positions: Tensor, state: EncoderState | None

@@ -1,10 +1,10 @@
 """Scan patterns: in which order the glimpses fall on a box.
 
 A pattern is a pure function (box, patch_size, length, rng) -> (length, 2) int32 positions, (row, col); length may be 0
-or many times what it takes to see everything. Some draw any start. The others visit a grid, the starts a patch apart
-with the last row and column moved back to end at the edge: every cell once, and then again. Of those, all but
-random_grid are written as an order, (rows, cols) -> the numbers 0 .. rows * cols - 1 of the cells (row by row, from
-0 at the top left) as they are visited, and need no rng.
+or many times what it takes to see everything, and a shorter trajectory is the beginning of a longer one. Some draw any
+start. The others visit a grid, the starts a patch apart with the last row and column moved back to end at the edge:
+every cell once, and then again. Of those, all but random_grid are written as an order, (rows, cols) -> the numbers
+0 .. rows * cols - 1 of the cells (row by row, from 0 at the top left) as they are visited, and need no rng.
 
 Write a new one and name it in SCANS; docs/scans.md shows them all.
 """
@@ -29,9 +29,8 @@ GOLDEN_SECTION = (5**0.5 - 1) / 2
 
 def random(box: Box, patch_size: int, length: int, rng: np.random.Generator) -> np.ndarray:
     """Independent positions, uniform over every valid start (the paper's training and main evaluation)."""
-    ranges = zip(*start_range(box, patch_size), strict=True)
-    rows, cols = (rng.integers(*ends, size=length, endpoint=True, dtype=np.int32) for ends in ranges)
-    return np.stack((rows, cols), axis=1)  # (T, 2)
+    first, last = start_range(box, patch_size)
+    return rng.integers(first, last, (length, 2), np.int32, endpoint=True)
 
 
 def sobol(box: Box, patch_size: int, length: int, rng: np.random.Generator) -> np.ndarray:

@@ -8,13 +8,16 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from datamodules.datamodule import ShardDataModule
 from datamodules.glimpses import FixedGlimpses, RawSample, TrainingGlimpses
+from datamodules.images import fit_on_canvas
 from datamodules.index import ShardIndex
 from mambaeye.batch import GlimpseBatch
 from mambaeye.errors import InputError
-from mambaeye.scans import SCANS
+from mambaeye.scans import SCANS, scan_pattern
 from mambaeye.trajectory import information_ratio
 
 
@@ -185,6 +188,14 @@ def test_the_batches_of_an_optimizer_step_are_the_same_however_it_is_divided(
             assert len(batch.keys) <= (micro_batch_size or 64)
             parts[number // accumulation] += batch.keys
     assert [sorted(part) for part in parts] == [sorted(step) for step in steps]
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40), st.integers(0, 40))
+def test_a_glimpse_of_a_narrow_image_stays_on_the_canvas(height: int, width: int, patch: int, more: int) -> None:
+    canvas, box = fit_on_canvas(np.zeros((height, width, 3), np.uint8), patch + more)
+    positions = scan_pattern("random")(box, patch, 50, np.random.default_rng(0))
+    assert positions.min() >= 0
+    assert positions.max() + patch <= len(canvas)
 
 
 def test_a_global_batch_stated_twice_or_that_does_not_divide(data_dir: Path) -> None:

@@ -36,11 +36,18 @@ def cells(name: str, rows: int, cols: int) -> np.ndarray:
 def grid_starts(edge: int, side: int, patch_size: int) -> list[int]:
     """The grid's starts along an axis, one by one."""
     if side <= patch_size:
-        return [edge - (patch_size - side + 1) // 2]
+        return [edge - (patch_size - side) // 2]
     starts = [edge]
     while starts[-1] + patch_size < edge + side:
         starts.append(min(starts[-1] + patch_size, edge + side - patch_size))
     return starts
+
+
+@pytest.mark.parametrize("name", SCANS)
+@given(box=BOXES, patch_size=PATCHES, lengths=st.tuples(st.integers(0, 600), st.integers(0, 600)))
+def test_fewer_glimpses_are_the_first_of_more(name: str, box: Box, patch_size: int, lengths: tuple[int, int]) -> None:
+    short, long = sorted(lengths)
+    assert np.array_equal(scan(name, box, patch_size, short), scan(name, box, patch_size, long)[:short])
 
 
 @pytest.mark.parametrize("name", GRID)
@@ -84,7 +91,7 @@ def test_any_start_lies_in_the_box(name: str, box: Box, patch_size: int, length:
         if side >= patch_size:
             assert ((starts >= edge) & (starts + patch_size <= edge + side)).all()
         else:  # one start, with the box in the middle of the glimpse
-            assert (starts == edge - (patch_size - side + 1) // 2).all()
+            assert (starts == edge - (patch_size - side) // 2).all()
 
 
 @pytest.mark.parametrize("name", ANY_START)
