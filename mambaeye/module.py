@@ -10,13 +10,15 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from mambaeye import weights
-from mambaeye.batch import GlimpseBatch
+from mambaeye.batch import CanvasBatch, GlimpseBatch
+from mambaeye.diagnosis import Diagnosis, diagnose
 from mambaeye.encoder import EncoderConfig, MambaEye
 from mambaeye.flops import training_flops
 from mambaeye.kernels import Kernels
 from mambaeye.loss import LOGITS_AT_ONCE, Schedule, scheduled_cross_entropy_of_features, step_losses
 from mambaeye.metrics import MetricsConfig, StepMetrics, powers_of_two
 from mambaeye.optim import OptimizerConfig, build_optimizer, build_schedule, restate
+from mambaeye.patches import cut_from_canvases
 
 # what is reported of every step
 REPORTED = (
@@ -178,6 +180,13 @@ class MambaEyeModule(LightningModule):
         partners, shares = some.partner_labels, some.label_shares
         losses = step_losses(logits, some.labels, some.information_ratio, self.schedule, partners, shares)
         return losses, logits.softmax(-1).amax(-1)
+
+    def diagnose(self, batch: CanvasBatch, images: int) -> tuple[Diagnosis, Tensor]:
+        """What its glimpses do to the states of a batch's first valid images, and their positions (images, T, 2)."""
+        some = batch.valid.nonzero()[:images, 0]
+        canvases, positions = batch.canvases[some], batch.positions[some]
+        patches = cut_from_canvases(canvases, positions, self.encoder.config.patch_size)
+        return diagnose(self.encoder, patches, positions), positions
 
     def flops_an_image(self, length: int) -> int:
         """Floating-point operations that training takes for one image of so many glimpses: see mambaeye/flops.py."""
