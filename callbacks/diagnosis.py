@@ -23,7 +23,7 @@ from callbacks.whole import written_whole
 
 BY_LAYER = ("norm", "change", "written")  # of a layer
 BY_HEAD = ("decay", "left")  # of each of its heads
-BINS = 25  # of moves, an axis
+BINS = 25  # of moves, an axis, or up to twice as many
 ROWS = {
     "norm": "|state|",
     "written": "|written|",
@@ -33,7 +33,7 @@ ROWS = {
 }
 PANEL = (2.45, 1.3)  # inches
 MOVES = 2.1  # inches, the height of the panels of moves
-LEFT, RIGHT, TOP, BOTTOM = 0.75, 0.95, 0.5, 0.45  # inches around the panels
+LEFT, TOP, BOTTOM = 0.75, 0.5, 0.45  # inches around the panels
 
 
 class ScanDiagnosis(Callback):
@@ -151,8 +151,13 @@ def write_summary(path: Path, records: list[Record], edges: np.ndarray, training
 
 
 def move_edges(reach: int) -> np.ndarray:
-    """Edges of the bins that moves of up to so many pixels fall into, the same along rows and columns."""
-    return np.linspace(-reach - 0.5, reach + 0.5, min(BINS, 2 * reach + 1) + 1)
+    """Edges of the bins that moves of up to so many pixels fall into, along rows as along columns.
+
+    All hold the same odd number of moves, and the middle one is around the zero move.
+    """
+    width = (2 * reach + 1) // BINS | 1
+    beside = -(-(reach - width // 2) // width)  # bins on either side of the middle one
+    return (np.arange(2 * beside + 2) - beside - 0.5) * width
 
 
 def shares(moves: np.ndarray, edges: np.ndarray) -> np.ndarray:
@@ -179,7 +184,7 @@ def training_moves(edges: np.ndarray, canvas: tuple[int, int], patch_size: int) 
 def diagnosis_figure(records: list[Record], edges: np.ndarray, training: np.ndarray) -> Figure:
     """A column a cell: top-1, moves (training's in outline), and by layer what happens to the states."""
     columns, heights = len(records), [PANEL[1], MOVES, *[PANEL[1]] * len(ROWS)]
-    width, height = LEFT + columns * PANEL[0] + RIGHT, TOP + sum(heights) + BOTTOM
+    width, height = LEFT + columns * PANEL[0], TOP + sum(heights) + BOTTOM
     figure = Figure(figsize=(width, height), dpi=100)
     layers = records[0]["norm"].shape[1]
     colors = colormaps["viridis"](np.linspace(0, 0.85, layers))
@@ -203,7 +208,9 @@ def diagnosis_figure(records: list[Record], edges: np.ndarray, training: np.ndar
         axes.set_ylabel({"top1": "top-1", "moves": "rows moved"}.get(name) or ROWS[name], fontsize=8)
     some = sorted({0, layers // 2, layers - 1})
     handles = [Line2D([], [], color=colors[layer], label=f"layer {layer + 1}") for layer in some]
-    figure.legend(handles=handles, loc="center right", frameon=False, fontsize=8, bbox_to_anchor=(1, 0.4))
+    first["norm"].legend(handles=handles, loc="lower right", frameon=False, fontsize=7, labelspacing=0.2)
+    training_text = {"transform": first["moves"].transAxes, "color": "tab:orange", "fontsize": 7}
+    first["moves"].text(0.02, 0.03, "training: 50%, 95%", **training_text)
     return figure
 
 
@@ -213,7 +220,7 @@ def title(record: Record) -> str:
 
 
 def draw_by_step(axes: Axes, name: str, record: Record, colors: np.ndarray) -> None:
-    """One quantity against glimpses, a line a layer; of what is left, the heads' extremes shaded."""
+    """One quantity against glimpses, a line a layer; of what is left, the extremes of all heads shaded."""
     steps = record["steps"]
     if name == "top1":
         axes.plot(steps, numbers(record["top1"]), color="black", linewidth=1)
@@ -222,12 +229,10 @@ def draw_by_step(axes: Axes, name: str, record: Record, colors: np.ndarray) -> N
     else:
         for layer, color in enumerate(colors):
             axes.plot(steps, record[name][:, layer], color=color, linewidth=1)
-            if name == "left":
-                bounds = record["left_least"][:, layer], record["left_most"][:, layer]
-                axes.fill_between(steps, *bounds, color=color, alpha=0.4 / len(colors), linewidth=0)
         if name in ("norm", "written", "change"):
             axes.set_yscale("log")
     if name == "left":
+        axes.fill_between(steps, record["left_least"].min(1), record["left_most"].max(1), color="0.92", linewidth=0)
         axes.set_xlabel("glimpse", fontsize=8)
         axes.set_ylim(0, 1.02)
     axes.grid(color="0.9")
