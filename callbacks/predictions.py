@@ -27,9 +27,8 @@ class PredictionWriter(Callback):
         outputs: list[dict[str, Any]],
         batch: Any,
         batch_idx: int,
-        dataloader_idx: int = 0,
     ) -> None:
-        cell = trainer.datamodule.cells[dataloader_idx]
+        cell = trainer.datamodule.cells[int(batch.cell[0])]
         for row in outputs:
             self.file.write(json.dumps({**row, **cell._asdict()}) + "\n")
 
