@@ -2,19 +2,21 @@
 
     python -m benchmarks.orders --ckpt_path runs/quickstart/checkpoints/best.ckpt [--finetune] [--resolutions 48 64 96]
 
-For every resolution, on all validation images, and for every pattern (rng as in validation: an image's own). Top-1 is
-that after the last glimpse. Prints a JSON line for each experiment and resolution:
+On the embedded digits held out for validation, at each resolution and for each pattern; top-1 is that after the last
+glimpse, in %. Prints a JSON line for each experiment and resolution:
 
 - patterns: top-1 by pattern.
-- rates: the same with the decay rates A of every layer multiplied: longer and shorter memories.
-- repeated: random places, as many as the grid has cells, again and again; the grid in one random order again and again.
-- returns: a pattern takes every second glimpse only. Those between go back to the middle of the box, or to its top left
-  corner; or all go to the middle before the pattern begins (the same glimpses as with returns to it, otherwise ordered).
-- where: how well (row, col) can be read out of the features linearly, RMS error in pixels from the 9th glimpse on, by
-  pattern. The readout is fitted on random trajectories of the first half of the images and tried on the other half.
-  from_moves: the same from the last moves alone, as many as said.
-- finetune, with --finetune: top-1 by pattern after four more epochs in which every training image's pattern is drawn
-  from a few; as trained for the rest, learning rate 1e-3 at most.
+- rates: the same with the decay rates A of every layer multiplied, which lengthens or shortens what it remembers.
+- repeated: random places, as many as the grid has cells, in a new order each time; the grid in one random order each
+  time.
+- returns: a pattern has every second glimpse only. Those between go back to the middle of the box, or to its top left
+  corner; or all of them go to the middle before the pattern begins: the same glimpses, in another order.
+- where: how well (row, col) can be read out of the features linearly, RMS error in pixels from the 9th glimpse on (of
+  a pattern with returns, at the pattern's own). The readout is fitted to random trajectories of the first half of the
+  images and tried on the other half. last_move, last_4_moves: the same from the moves alone; spread: the places'
+  standard deviation, which is the error of knowing nothing.
+- finetune, with --finetune: top-1 by pattern after four more epochs in which the pattern of every training image is
+  drawn from a few.
 """
 
 import argparse
@@ -139,20 +141,26 @@ def returns(bench: Bench, side: int) -> dict[str, Any]:
 
 
 def where(bench: Bench, side: int) -> dict[str, Any]:
-    """Errors (rows, cols) of linear readouts of the place, by pattern, and the places' own spread."""
+    """Errors (rows, cols) of linear readouts of the place, by pattern."""
     half = len(bench.images) // 2
+    back = {
+        f"{name}, returns to the {home}": partial(with_returns, SCANS[name], home)
+        for name in ("random_grid", "row_raster", "hilbert")
+        for home in ("middle", "corner")
+    }
     readouts: dict[str, Tensor] = {}
     result: dict[str, Any] = {}
-    for name in PATTERNS:
-        features, positions = bench.features(SCANS[name], side)
+    for name, scan in ({name: SCANS[name] for name in PATTERNS} | back).items():
+        features, positions = bench.features(scan, side)
         steps = moves(positions).double()
         inputs = {"features": features.double()}
-        for number in (1, 4):  # the move to the present glimpse, those before it, ...
-            inputs[f"{number} moves"] = torch.cat([steps.roll(back, dims=1) for back in range(number)], dim=-1)
-        places = positions[:, SETTLED:].double()
+        for source, number in (("last_move", 1), ("last_4_moves", 4)):
+            inputs[source] = torch.cat([steps.roll(back, dims=1) for back in range(number)], dim=-1)
+        tried = slice(SETTLED + 1, None, 2) if "returns" in name else slice(SETTLED, None)
+        places = positions[:, tried].double()
         errors = {"spread": places[half:].flatten(0, 1).std(0)}
         for source, values in inputs.items():
-            known = torch.cat((values, torch.ones_like(values[..., :1])), dim=-1)[:, SETTLED:]  # (N, t, F + 1)
+            known = torch.cat((values, torch.ones_like(values[..., :1])), dim=-1)[:, tried]  # (N, t, F + 1)
             if name == "random":
                 x, y = known[:half].flatten(0, 1), places[:half].flatten(0, 1)
                 readouts[source] = torch.linalg.solve(x.T @ x + torch.eye(x.shape[1]).double(), x.T @ y)

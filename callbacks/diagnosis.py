@@ -10,7 +10,6 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
@@ -240,10 +239,11 @@ def draw_by_step(axes: Axes, name: str, record: Record, colors: np.ndarray) -> N
 
 
 def draw_moves(axes: Axes, record: Record, edges: np.ndarray, training: np.ndarray) -> None:
-    """Moves as a heat map, rows downwards; outlined, where a half and 95% of training's are."""
-    found = np.where(record["moves"] > 0, record["moves"], np.nan)
-    axes.pcolormesh(edges, edges, found, norm=LogNorm(1e-3, 1), cmap="Blues")
+    """Moves by bin, a dot's area its share, rows downwards; outlined, where a half and 95% of training's are."""
     middles = (edges[:-1] + edges[1:]) / 2
+    row, col = record["moves"].nonzero()
+    sizes = 1 + 120 * record["moves"][row, col]
+    axes.scatter(middles[col], middles[row], sizes, color="tab:blue", alpha=0.7, linewidth=0, clip_on=False)
     ranked = np.sort(training.ravel())[::-1]
     levels = [ranked[np.searchsorted(ranked.cumsum(), inside)] for inside in (0.95, 0.5)]
     if levels[0] < levels[1]:
