@@ -123,6 +123,7 @@ class ShardDataModule(LightningDataModule):
         self.val_shards = val_shards or str(embedded / "val")
         self.augmentation, self.mixing = augmentation, mixing
         self.train_loader: EpochLoader | None = None
+        self.fixed_loader: FixedLoader | None = None
         self.place: dict[str, Any] = {"epoch": -1}  # of the run that is continued
         self.cells = [Cell(resolution, scan) for resolution in resolutions for scan in scans]
         self.validation_length = max(self.budgets)
