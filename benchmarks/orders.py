@@ -7,6 +7,8 @@ glimpse, in %. Prints a JSON line for each experiment and resolution:
 
 - patterns: top-1 by pattern.
 - rates: the same with the decay rates A of every layer multiplied, which lengthens or shortens what it remembers.
+- gates: by move, the mean decay exp(dt A) of each layer at the second of two random glimpses, told that this move led
+  there, and the norm of what it writes: the same pixels for all moves.
 - repeated: random places, as many as the grid has cells, in a new order each time; the grid in one random order each
   time.
 - returns: a pattern has every second glimpse only. Those between go back to the middle of the box, or to its top left
@@ -35,6 +37,7 @@ from datamodules.digits import ensure_digits
 from datamodules.images import decode_image, fit_on_canvas
 from datamodules.locate import open_index
 from datamodules.reading import read_images
+from mambaeye.diagnosis import diagnose
 from mambaeye.encoder import MambaEye
 from mambaeye.loss import scheduled_cross_entropy_of_features
 from mambaeye.module import MambaEyeModule
@@ -121,6 +124,10 @@ def percent(share: Tensor) -> float:
     return round(100 * float(share), 1)
 
 
+def rounded(values: Tensor, digits: int) -> list[float]:
+    return [round(value, digits) for value in values.tolist()]
+
+
 def rates(bench: Bench, side: int) -> dict[str, Any]:
     """Top-1 with the rates A multiplied."""
     result, encoder = {}, bench.encoder
@@ -129,6 +136,19 @@ def rates(bench: Bench, side: int) -> dict[str, Any]:
         for block in changed.blocks:
             block.mixer.A_log.data += np.log(factor)
         result[str(factor)] = Bench(changed, bench.images, bench.length).top1_by_pattern(side, PATTERNS[:3])
+    return result
+
+
+def gates(bench: Bench, side: int) -> dict[str, Any]:
+    """Mean decay and norm of what is written, by layer, at a second glimpse that a move is said to have led to."""
+    patches, _ = bench.glimpses(SCANS["random"], side)
+    step, across = bench.encoder.config.patch_size, side - bench.encoder.config.patch_size
+    result = {}
+    for move in ((0, 0), (0, step), (step, 0), (step, -across), (-across, -across), (across, across)):
+        told = torch.tensor([(0, 0), move]).expand(len(patches), 2, 2)
+        diagnosis = diagnose(bench.encoder, patches[:, :2], told)
+        decay, written = diagnosis.decay[:, 1].mean((0, 2)), diagnosis.written[:, 1].mean(0)  # (L,)
+        result[str(move)] = {"decay": rounded(decay, 3), "written": rounded(written, 3)}
     return result
 
 
@@ -165,7 +185,7 @@ def where(bench: Bench, side: int) -> dict[str, Any]:
                 x, y = known[:half].flatten(0, 1), places[:half].flatten(0, 1)
                 readouts[source] = torch.linalg.solve(x.T @ x + torch.eye(x.shape[1]).double(), x.T @ y)
             errors[source] = (known[half:] @ readouts[source] - places[half:]).square().mean((0, 1)).sqrt()
-        result[name] = {source: [round(value, 1) for value in error.tolist()] for source, error in errors.items()}
+        result[name] = {source: rounded(error, 1) for source, error in errors.items()}
     return result
 
 
@@ -226,6 +246,7 @@ def main() -> None:
     for side in args.resolutions:
         say("patterns", side, bench, top1=bench.top1_by_pattern(side))
         say("rates", side, bench, top1=rates(bench, side))
+        say("gates", side, bench, by_move=gates(bench, side))
         again = {scan.__name__: bench.top1(scan, side) for scan in (random_again, grid_again)}
         say("repeated", side, bench, top1=again)
         say("returns", side, bench, top1=returns(bench, side))
