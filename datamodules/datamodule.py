@@ -43,6 +43,7 @@ class ShardDataModule(LightningDataModule):
         canvas: Smallest and largest canvas side in training, in pixels, drawn anew for every sample.
         length: Glimpses an image in training (T).
         inside: Probability that a training trajectory keeps to the image instead of the whole canvas.
+        train_scan: Scan pattern of training trajectories, by its name in docs/scans.md.
         augmentation: How training images are changed; null for not at all, {} for the paper's augmentations.
         mixing: Mixup and CutMix of training images; null for neither.
         resolutions: Canvas sides to validate at, in pixels.
@@ -72,6 +73,7 @@ class ShardDataModule(LightningDataModule):
         canvas: tuple[int, int] = (32, 64),
         length: int = 64,
         inside: float = 0.5,
+        train_scan: str = "random",
         augmentation: Augmentation | None = None,
         mixing: Mixing | None = None,
         resolutions: tuple[int, ...] = (48,),
@@ -115,7 +117,7 @@ class ShardDataModule(LightningDataModule):
                 raise InputError(f"data.{name} is {self.hparams[name]}: give at least 1")
         if min(shift) < 0:
             raise InputError(f"data.shift is {list(shift)}: give rows and columns of at least 0 pixels")
-        for scan in scans:
+        for scan in (train_scan, *scans):
             scan_pattern(scan)
         embedded = Path(data_dir) / "digits"
         self.embedded = embedded if train_shards is None or val_shards is None else None
@@ -191,7 +193,8 @@ class ShardDataModule(LightningDataModule):
     def train_dataloader(self) -> EpochLoader:
         """Every training sample once over all ranks, in an order of this epoch's own."""
         h = self.hparams
-        glimpses = TrainingGlimpses(tuple(h.canvas), h.patch_size, h.length, h.inside, self.augmentation, self.mixing)
+        drawn = (self.augmentation, self.mixing, h.train_scan)
+        glimpses = TrainingGlimpses(tuple(h.canvas), h.patch_size, h.length, h.inside, *drawn)
         crew = self._crew(self.train_index, *self.divided)
         arguments = self._loader_arguments(self.train_index, crew)
         self.train_loader = EpochLoader(**arguments, glimpses=glimpses, epoch=lambda: self.trainer.current_epoch)

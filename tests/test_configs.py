@@ -7,7 +7,7 @@ import yaml
 
 from mambaeye import weights
 from mambaeye.module import MambaEyeModule
-from train import main
+from train import main, plain
 
 ROOT = Path(__file__).parents[1]
 
@@ -78,6 +78,20 @@ def test_the_papers_protocol_validates_weights_and_checkpoints(
     assert found[0] == found[1]
     sides = dict.fromkeys(row["resolution"] for row in found[0]["rows"])
     assert list(sides) == [224, 256, 384, 512, 640, 768, 1024, 1280, 1408, 1536]
+
+
+def test_the_cifar10_recipe_runs(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two steps on the digits, on a CPU, and what it says of augmentation is what the checkpoint holds."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    path = ROOT / "configs/cifar10.yaml"
+    main(["fit", f"--config={path}", *SMALL, f"--data.data_dir={data_dir}"])
+    checkpoint = torch.load(tmp_path / "runs/cifar10/checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 2
+    given = yaml.safe_load(path.read_text())["data"]["augmentation"]
+    data = checkpoint["datamodule_hyper_parameters"]
+    assert {name: plain(data["augmentation"][name]) for name in given} == given
+    assert data["augmentation"].keys() - given.keys() == {"blur_kernel", "blur_sigma"}  # there is no blur
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
