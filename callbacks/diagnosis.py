@@ -12,7 +12,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
 from callbacks.figures import add_figure, garbage_kept_young
 from callbacks.pictures import cell_name, numbers, save
@@ -231,9 +231,13 @@ def draw_by_step(axes: Axes, name: str, record: Record, colors: np.ndarray) -> N
             axes.plot(steps, record[name][:, layer], color=color, linewidth=1)
         if name in ("norm", "written", "change"):
             axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_locator(NullLocator())
     if name == "left":
         axes.fill_between(steps, record["left_least"].min(1), record["left_most"].max(1), color="0.92", linewidth=0)
         axes.set_xlabel("glimpse", fontsize=8)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylim(0, 1.02)
     axes.grid(color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
@@ -252,4 +256,5 @@ def draw_moves(axes: Axes, record: Record, edges: np.ndarray, training: np.ndarr
     axes.set(xlim=edges[[0, -1]], ylim=edges[[-1, 0]])
     axes.set_xlabel("columns moved", fontsize=8, labelpad=1)
     if beyond := record["moves_beyond_training"]:
-        axes.set_title(f"{100 * beyond:.0f}% beyond training's", fontsize=7, pad=2)
+        where = {"transform": axes.transAxes, "ha": "right", "fontsize": 7}
+        axes.text(0.98, 0.03, f"{100 * beyond:.0f}% beyond training's", **where)
