@@ -39,7 +39,6 @@ def diagnose(encoder: MambaEye, patches: Tensor, positions: Tensor) -> Diagnosis
     """Glimpse by glimpse, on whatever kernels the encoder runs: no state is kept but the last two.
 
     Args:
-    XX
         patches: (B, T, 3, P, P) RGB, uint8 or floating in [0, 1].
         positions: (B, T, 2) integers, (row, col).
 

@@ -194,8 +194,7 @@ class MambaEyeModule(LightningModule):
         data = self.trainer.datamodule
         reported = sorted({*powers_of_two(data.validation_length), *data.budgets})
         for cell, metric in zip(data.cells, self.cell_metrics, strict=True):
-            curves = metric.compute()
-            metric.reset()
+            curves = computed(metric)
             self.validation_curves.append(curves)
             kept = curves["steps"].tolist()
             for step in reported:
@@ -207,8 +206,7 @@ class MambaEyeModule(LightningModule):
         last = [float(curves["top1"][-1]) for curves in self.validation_curves]
         self.log(f"{stage}/top1", sum(last) / len(last), prog_bar=True, sync_dist=True)
         for cell, metric in zip(data.cells, self.stopping_metrics, strict=False):
-            answers = metric.compute()
-            metric.reset()
+            answers = computed(metric)
             for at, rule in enumerate(metric.rules):
                 taken = {"glimpses": float(answers["glimpses"][at]), "stopped": float(answers["stopped"][at])}
                 row = cell._asdict() | {"rule": rule.kind, "threshold": rule.threshold} | taken | row_of(answers, at)
@@ -259,6 +257,13 @@ class MambaEyeModule(LightningModule):
         batches, limit = self.trainer.datamodule.train_batches, self.trainer.limit_train_batches
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
         return max(1, math.ceil(batches / self.trainer.accumulate_grad_batches))
+
+
+def computed(metric: StepMetrics) -> dict[str, Tensor]:
+    """What a metric says, which then begins anew; torchmetrics takes the axis from what has one entry."""
+    curves = {name: torch.atleast_1d(value) for name, value in metric.compute().items()}
+    metric.reset()
+    return curves
 
 
 def row_of(curves: dict[str, Tensor], at: int) -> dict[str, Any]:
