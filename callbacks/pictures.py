@@ -57,7 +57,8 @@ def reliability(records: list[Record]) -> Figure:
                 axes.plot(confidence[some], top1[some], color=color, linewidth=1, label=f"{record['resolution']} px")
                 axes.scatter(confidence, top1, sizes, color=color, alpha=0.7, linewidth=0, clip_on=False, zorder=3)
             step = records[0]["reliability"][place]["step"]
-            axes.set_title(f"{scan}, {step} glimpse{'s' if step > 1 else ''}", fontsize=9)
+            of = f"{scan}, " if len(scans) > 1 else "after "
+            axes.set_title(f"{of}{step} glimpse{'s' if step > 1 else ''}", fontsize=9)
             axes.set(xlim=(0, 1.02), xlabel="confidence", ylabel="top-1" if place == 0 else None)
             share_axis(axes, axes.xaxis)
     figure.legend(*panels[0].get_legend_handles_labels(), **BESIDE)
@@ -66,7 +67,7 @@ def reliability(records: list[Record]) -> Figure:
 
 def against_information_ratio(records: list[Record]) -> Figure:
     """Confidence by information ratio, a row a scan; dotted, what training aims at for the right class."""
-    titles = {"ratio_right_confidence": "confidence in the right class", "ratio_confidence": "confidence"}
+    titles = {"ratio_right_confidence": "confidence, right class", "ratio_confidence": "confidence"}
     scans = by_scan(records)
     figure, panels = grid(len(titles) * len(scans), len(titles), beside=LEGEND)
     rows = [(scan, of_scan, name) for scan, of_scan in scans.items() for name in titles]
@@ -75,7 +76,7 @@ def against_information_ratio(records: list[Record]) -> Figure:
         for record, color in colored(of_scan):
             ratio, label = numbers(record["ratio_mean"]), f"{record['resolution']} px"
             axes.plot(ratio, numbers(record[name]), color=color, marker=".", linewidth=1, label=label)
-        axes.set_title(f"{scan}: {titles[name]}", fontsize=9)
+        axes.set_title(f"{scan}: {titles[name]}" if len(scans) > 1 else titles[name], fontsize=9)
         axes.set(xlim=(0, 1.02), xlabel="information ratio")
         share_axis(axes, axes.xaxis)
     figure.legend(*panels[0].get_legend_handles_labels(), **BESIDE)

@@ -136,3 +136,16 @@ def test_what_cannot_be_swept(
     with pytest.raises(SystemExit) as ended:
         main(["validate", f"--ckpt_path={checkpoint}", f"--run_dir={tmp_path}", flag])
     assert message in re.sub(r"\s+", " ", f"{ended.value} {capsys.readouterr().err}")
+
+
+def test_one_glimpse_and_one_rule(checkpoint: str, tmp_path: Path) -> None:
+    one = ["--model.stopping.confidence=[0.5]", "--model.stopping.stable=[]", "--model.stopping.entropy=[]"]
+    content = validate(checkpoint, tmp_path, (24,), ("random",), (1,), *one)
+    assert [(row["step"], row["samples"]) for row in content["rows"]] == [(1, 397)]
+    assert [(row["threshold"], row["glimpses"]) for row in content["stopping"]] == [(0.5, 1)]
+
+
+def test_no_rules(checkpoint: str, tmp_path: Path) -> None:
+    none = [f"--model.stopping.{kind}=[]" for kind in ("confidence", "stable", "entropy")]
+    content = validate(checkpoint, tmp_path, (24,), ("random",), (2,), *none, "--trainer.limit_val_batches=2")
+    assert content.keys() == {"rows"}
