@@ -4,7 +4,6 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
@@ -44,8 +43,6 @@ class SampleStream(IterableDataset):
 
     def __iter__(self) -> Iterator[GlimpseBatch]:
         info = get_worker_info()
-        if info:
-            cv2.setNumThreads(0)  # one core a worker, as for torch's own operations
         # a DataLoader asks its first worker first; the batch that comes next belongs to this one
         worker = ((info.id if info else 0) + self.done) % self.crew.workers
         numbers = share(self.order, self.crew, self.done, self.rank, worker)
