@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from jsonargparse.typing import NonNegativeInt
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
@@ -48,22 +47,20 @@ class FilmStrip(Callback):
     def __init__(self, images: NonNegativeInt = 3) -> None:
         self.images = images
         self.films: list[Film] = []
+        self.side = 0  # of their canvas, in pixels
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.films = []
 
     @rank_zero_only
     def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.images and batch_idx == 0 and dataloader_idx == middle(trainer):
-            patches, positions = batch.patches[: self.images], batch.positions[: self.images]
-            with torch.no_grad(), trainer.precision_plugin.forward_context():
-                probabilities = pl_module.encoder(patches, positions).float().softmax(-1)  # (images, T, C)
-            parts = (part.cpu().numpy() for part in (patches, positions, probabilities))
+        if self.images and not self.films and int(batch.cell[0]) == middle(trainer):
+            with trainer.precision_plugin.forward_context():
+                patches, probabilities = pl_module.watch(batch, self.images)
+            self.side = max(batch.canvases.shape[1:3])
+            parts = (part.cpu().numpy() for part in (patches, batch.positions, probabilities))
             rows = zip(*parts, batch.labels.tolist(), batch.valid.tolist(), strict=False)
             self.films = [Film(*film) for *film, valid in rows if valid]
 
@@ -71,19 +68,18 @@ class FilmStrip(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or not self.films:
             return
-        cell, classes = trainer.datamodule.cells[middle(trainer)], trainer.datamodule.val_index.classes
+        classes = trainer.datamodule.val_index.classes
         with garbage_kept_young():
-            figure = film_strip(self.films, cell.resolution, classes)
+            figure = film_strip(self.films, self.side, classes)
             if of_fit(trainer):
                 add_figure(trainer, "film_strip", figure)
             else:
                 save(figure, Path(trainer.default_root_dir) / "validation" / "film_strip.png")
             del figure
-        self.films = []
 
 
 def middle(trainer: Trainer) -> int:
-    """Which validation loader the images are from."""
+    """Which cell the images are from."""
     return len(trainer.datamodule.cells) // 2
 
 

@@ -12,7 +12,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
-from callbacks.photo import Photo, animate, draw
+from callbacks.photo import Look, animate, draw
 from callbacks.pictures import save
 from callbacks.whole import written_whole
 from mambaeye.errors import InputError, on_all_ranks
@@ -52,7 +52,6 @@ class PredictionWriter(Callback):
         outputs: list[Any],
         batch: Any,
         batch_idx: int,
-        dataloader_idx: int = 0,
     ) -> None:
         for row, (file, prediction) in enumerate(zip(batch.files, outputs, strict=True)):
             if prediction is None:
@@ -62,21 +61,22 @@ class PredictionWriter(Callback):
                 names = class_names(pl_module.classes, prediction.classes.tolist())
                 line = described(file, prediction, names)
                 if self.pictures or self.animate:
-                    photo = Photo.of(batch.canvases[row], batch.positions[row], file, prediction, names)
-                    line |= self.draw(Path(trainer.default_root_dir), file.path, photo)
+                    patch_size = pl_module.encoder.config.patch_size
+                    look = Look.at(batch.canvases[row], batch.positions[row], patch_size, file, prediction, names)
+                    line |= self.draw(Path(trainer.default_root_dir), file.path, look)
             self.file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
-    def draw(self, folder: Path, path: str, photo: Photo) -> dict[str, str]:
+    def draw(self, folder: Path, path: str, look: Look) -> dict[str, str]:
         """Write what was asked for, and say where, below the folder."""
         written = {}
         name = picture_name(path)
         if self.pictures:
             written["picture"] = f"predictions/{name}.png"
-            save(draw(photo), folder / written["picture"])
+            save(draw(look), folder / written["picture"])
         if self.animate:
             written["animation"] = f"predictions/{name}.webp"
             with written_whole(folder / written["animation"]) as partial:
-                partial.write_bytes(animate(photo))
+                partial.write_bytes(animate(look))
         return written
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -7,10 +7,11 @@ from typing import Any
 from lightning import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 
+from datamodules.canvases import FixedGlimpses
 from datamodules.digits import ensure_digits
 from datamodules.draws import Augmentation
 from datamodules.files import Found, find_images
-from datamodules.glimpses import FixedGlimpses, TrainingGlimpses
+from datamodules.glimpses import TrainingGlimpses
 from datamodules.index import ShardIndex
 from datamodules.loader import EpochLoader, FixedLoader
 from datamodules.locate import open_index
@@ -20,6 +21,13 @@ from datamodules.prediction import FileGlimpses, FileLoader
 from mambaeye.batch import Cell
 from mambaeye.errors import InputError, on_all_ranks
 from mambaeye.scans import scan_pattern
+
+# the trainer's arguments that limit what runs through FixedLoader
+LIMITS = {
+    "fit": "limit_val_batches",
+    "validate": "limit_val_batches",
+    "test": "limit_test_batches",
+}
 
 
 class ShardDataModule(LightningDataModule):
@@ -41,7 +49,9 @@ class ShardDataModule(LightningDataModule):
         mixing: Mixup and CutMix of training images; null for neither.
         resolutions: Canvas sides to validate at, in pixels.
         scans: Scan patterns to validate with, by their names in docs/scans.md; a wrong one is answered with the list.
-        validation_length: Glimpses an image in validation (T).
+        validation_length: Glimpses an image in validation (T); of several, validation takes the most and reports after
+            each.
+        shift: Rows and columns by which validation images lie further down and right, on canvases larger by as much.
         batch_size: Images an optimizer step, of all processes together; what one process takes follows from it.
         micro_batch_size: Images that a process takes at once, at most; what its share of batch_size has more is
             accumulated. null: all at once.
@@ -70,7 +80,8 @@ class ShardDataModule(LightningDataModule):
         mixing: Mixing | None = None,
         resolutions: tuple[int, ...] = (48,),
         scans: tuple[str, ...] = ("random",),
-        validation_length: int = 64,
+        validation_length: int | tuple[int, ...] = 64,
+        shift: tuple[int, int] = (0, 0),
         batch_size: int = 64,
         micro_batch_size: int | None = None,
         num_workers: int = 1,
@@ -99,14 +110,22 @@ class ShardDataModule(LightningDataModule):
                 )
         if not 0 <= inside <= 1:
             raise InputError(f"data.inside is {inside}: give a probability, 0 to 1")
-        for name in ("length", "validation_length", "batch_size", "micro_batch_size"):
-            if self.hparams[name] is not None and self.hparams[name] < 1:
+        self.budgets = (validation_length,) if isinstance(validation_length, int) else tuple(validation_length)
+        for name, least in (
+            ("length", length),
+            ("validation_length", min(self.budgets, default=0)),
+            ("batch_size", batch_size),
+            ("micro_batch_size", micro_batch_size),
+        ):
+            if least is not None and least < 1:
                 raise InputError(f"data.{name} is {self.hparams[name]}: give at least 1")
         if resize is not None and resize < patch_size:
             raise InputError(
                 f"data.resize is {resize}, less than a glimpse of {patch_size} pixels: give a canvas side of at least "
                 f"data.patch_size"
             )
+        if min(shift) < 0:
+            raise InputError(f"data.shift is {list(shift)}: give rows and columns of at least 0 pixels")
         for scan in scans:
             scan_pattern(scan)
         embedded = Path(data_dir) / "digits"
@@ -117,7 +136,8 @@ class ShardDataModule(LightningDataModule):
         self.train_loader: EpochLoader | None = None
         self.place: dict[str, Any] = {"epoch": -1}  # of the run that is continued
         self.cells = [Cell(resolution, scan) for resolution in resolutions for scan in scans]
-        self.validation_length = validation_length
+        self.validation_length = max(self.budgets)
+        self.limits: dict[str, int | float] = {}  # of batches of images, by trainer argument
         self.image_paths = [images] if isinstance(images, str) else images or []
         self.resize = resize
         self.found = Found([], 0)
@@ -137,6 +157,7 @@ class ShardDataModule(LightningDataModule):
             if stage == "fit":
                 self._set_accumulation()
                 self.train_index = self._open_index(self.train_shards, self.hparams.train_index)
+            self._take_limit(LIMITS[stage])
             self.val_index = self._open_index(self.val_shards, self.hparams.val_index)
 
     def _open_index(self, shards: str, where: str | None) -> ShardIndex:
@@ -157,6 +178,13 @@ class ShardDataModule(LightningDataModule):
                 f"from data.batch_size, the images of an optimizer step: set data.micro_batch_size instead"
             )
         self.trainer.accumulate_grad_batches = accumulation
+
+    def _take_limit(self, name: str) -> None:
+        """Keep a limit to this side: Lightning would count a batch of images once for every cell."""
+        limit = getattr(self.trainer, name)
+        if limit and (isinstance(limit, int) or limit < 1):  # 0 is left to Lightning, which then has no validation
+            self.limits[name] = limit
+            setattr(self.trainer, name, 1.0)
 
     @property
     def divided(self) -> tuple[int, int]:
@@ -184,28 +212,33 @@ class ShardDataModule(LightningDataModule):
         h = self.hparams
         glimpses = TrainingGlimpses(tuple(h.canvas), h.patch_size, h.length, h.inside, self.augmentation, self.mixing)
         crew = self._crew(self.train_index, *self.divided)
-        arguments = self._loader_arguments(self.train_index, crew, glimpses)
-        self.train_loader = EpochLoader(**arguments, epoch=lambda: self.trainer.current_epoch)
+        arguments = self._loader_arguments(self.train_index, crew)
+        self.train_loader = EpochLoader(**arguments, glimpses=glimpses, epoch=lambda: self.trainer.current_epoch)
         self.train_loader.load_state_dict(self.place)
         return self.train_loader
 
-    def val_dataloader(self) -> list[FixedLoader]:
-        """One loader a cell: every validation sample once over all ranks, at fixed positions."""
-        h = self.hparams
-        crew = self._crew(self.val_index, self._images_at_once)
-        cells = (FixedGlimpses(cell.resolution, cell.scan, h.patch_size, h.validation_length) for cell in self.cells)
-        return [FixedLoader(**self._loader_arguments(self.val_index, crew, glimpses)) for glimpses in cells]
+    def val_dataloader(self) -> FixedLoader:
+        """Every validation sample once over all ranks and in every cell, at fixed positions."""
+        return self._fixed_loader("validate")
 
-    def test_dataloader(self) -> list[FixedLoader]:
+    def test_dataloader(self) -> FixedLoader:
         """The validation shards: testing is validating under another name."""
-        return self.val_dataloader()
+        return self._fixed_loader("test")
 
     def predict_dataloader(self) -> FileLoader:
         """The image files of --data.images; ranks take turns."""
         h = self.hparams
-        glimpses = FileGlimpses(h.scans[0], h.patch_size, h.validation_length, self.resize, h.seed)
+        glimpses = FileGlimpses(h.scans[0], h.patch_size, self.validation_length, self.resize, h.seed)
         files = self.found.files[self.trainer.global_rank :: self.trainer.world_size]
         return FileLoader(files, glimpses, self._images_at_once, h.num_workers, h.timeout, self._pin_memory)
+
+    def _fixed_loader(self, stage: str) -> FixedLoader:
+        h = self.hparams
+        crew = self._crew(self.val_index, self._images_at_once)
+        glimpses = FixedGlimpses(tuple(self.cells), h.patch_size, self.validation_length, tuple(h.shift))
+        arguments = self._loader_arguments(self.val_index, crew)
+        self.fixed_loader = FixedLoader(**arguments, glimpses=glimpses, limit=self.limits.get(LIMITS[stage], 1.0))
+        return self.fixed_loader
 
     @property
     def _images_at_once(self) -> int:
@@ -218,14 +251,11 @@ class ShardDataModule(LightningDataModule):
     def _pin_memory(self) -> bool:
         return self.trainer.strategy.root_device.type == "cuda"
 
-    def _loader_arguments(
-        self, index: ShardIndex, crew: Crew, glimpses: TrainingGlimpses | FixedGlimpses
-    ) -> dict[str, Any]:
+    def _loader_arguments(self, index: ShardIndex, crew: Crew) -> dict[str, Any]:
         """What every loader wants to know."""
         h = self.hparams
         return {
             "index": index,
-            "glimpses": glimpses,
             "crew": crew,
             "rank": self.trainer.global_rank,
             "num_workers": h.num_workers,

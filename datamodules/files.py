@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 from mambaeye.errors import InputError
 
-# of the formats that OpenCV reads
-EXTENSIONS = tuple("jpg jpeg jpe png webp gif bmp dib tif tiff avif jp2 ppm pgm pbm".split())
+# of formats that OpenCV reads
+JPEG, TIFF, BITMAP = ("jpg", "jpeg", "jpe", "jp2"), ("tif", "tiff"), ("bmp", "dib", "ppm", "pgm", "pbm")
+EXTENSIONS = (*JPEG, "png", "webp", "gif", "avif", *TIFF, *BITMAP)
 
 
 class Found(NamedTuple):
@@ -50,7 +51,8 @@ def find_images(paths: Sequence[str]) -> Found:
                     others.add(file)
     if not files:
         raise InputError(
-            f"there is no image in {', '.join(paths)}: give --data.images files, or folders of .{', .'.join(EXTENSIONS)}"
+            f"there is no image in {', '.join(paths)}: give --data.images files, or folders and patterns of "
+            f".{', .'.join(EXTENSIONS)}"
         )
     return Found(list(files), len(others - files.keys()))
 

@@ -1,4 +1,4 @@
-"""An image -> one sequence of glimpses, for training (everything drawn) and for validation (everything fixed)."""
+"""An image -> one sequence of glimpses for training: everything about it is drawn."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from datamodules.images import decode_image, fit_on_canvas
 from datamodules.mixing import Mixing, cutmix, mixup
 from mambaeye.batch import GlimpseBatch
 from mambaeye.patches import cut_patches
-from mambaeye.scans import random, scan_pattern
+from mambaeye.scans import random
 from mambaeye.trajectory import Box, information_ratio
 
 
@@ -68,25 +68,6 @@ class TrainingGlimpses:
         if self.augmentation is None:
             return fit_on_canvas(decode_image(raw.image, what), side)
         return augment(raw.image, side, self.augmentation, rng, what)
-
-
-@dataclass(frozen=True)
-class FixedGlimpses:
-    """One scan at one resolution, positions inside the image (paper section 4.2)."""
-
-    resolution: int
-    """Canvas side, pixels."""
-    scan: str
-    """Name of the scan pattern."""
-    patch_size: int
-    length: int
-    """T, glimpses an image."""
-
-    def __call__(self, raw: RawSample, rng: np.random.Generator, partner: Partner | None = None) -> GlimpseBatch:
-        """One sample; rng decides the positions of a random scan."""
-        canvas, box = fit_on_canvas(decode_image(raw.image, f"sample {raw.key}"), self.resolution)
-        positions = scan_pattern(self.scan)(box, self.patch_size, self.length, rng)
-        return sample(canvas, box, positions, self.patch_size, raw, raw.label, 1.0)
 
 
 def sample(

@@ -40,20 +40,22 @@ def fitted_size(height: int, width: int, side: int) -> tuple[int, int]:
     return max(1, round(scale * height)), max(1, round(scale * width))
 
 
-def fit_on_canvas(image: np.ndarray, side: int) -> tuple[np.ndarray, Box]:
+def fit_on_canvas(image: np.ndarray, side: int, shift: tuple[int, int] = (0, 0)) -> tuple[np.ndarray, Box]:
     """Scale an image to fit a square canvas, aspect kept, and centre it; the rest of the canvas is black.
 
     Args:
         image: (H, W, 3) uint8.
         side: of the canvas, in pixels.
+        shift: rows and columns by which the image lies further down and right, on a canvas larger by as much.
 
     Returns:
-        The canvas (side, side, 3) uint8, and the image's box on it.
+        The canvas (side + rows, side + columns, 3) uint8, and the image's box on it.
     """
     height, width = fitted_size(*image.shape[:2], side)
     interpolation = cv2.INTER_AREA if side < max(image.shape[:2]) else cv2.INTER_LINEAR
     fitted = cv2.resize(image, (width, height), interpolation=interpolation)
-    box = Box((side - height) // 2, (side - width) // 2, height, width)
-    canvas = np.zeros((side, side, 3), dtype=np.uint8)
+    rows, cols = shift
+    box = Box((side - height) // 2 + rows, (side - width) // 2 + cols, height, width)
+    canvas = np.zeros((side + rows, side + cols, 3), dtype=np.uint8)
     canvas[box.row : box.row + height, box.col : box.col + width] = fitted
     return canvas, box

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.glimpses import FixedGlimpses, TrainingGlimpses
+from datamodules.canvases import CanvasStream, FixedGlimpses
+from datamodules.glimpses import TrainingGlimpses
 from datamodules.index import ShardIndex
 from datamodules.order import Crew, Leg, batches_of, epoch_order, remaining
 from datamodules.stream import SampleStream
 from datamodules.workers import load
-from mambaeye.batch import GlimpseBatch
+from mambaeye.batch import CanvasBatch, GlimpseBatch
 from mambaeye.errors import InputError
 
 TRAINING, VALIDATION, PREDICTION = 0, 1, 2  # the first part of every random key
@@ -21,11 +22,10 @@ log = logging.getLogger(__name__)
 
 
 class GlimpseLoader:
-    """What loaders of training and of validation share: one pass over a SampleStream.
+    """What loaders of training and of validation share: a pass over a stream of samples, in batches.
 
     Args:
         index: where the samples are.
-        glimpses: makes the sample of an image.
         crew: who shares the samples.
         rank: of this process.
         num_workers: worker processes; 0 loads in this one.
@@ -37,7 +37,6 @@ class GlimpseLoader:
     def __init__(
         self,
         index: ShardIndex,
-        glimpses: TrainingGlimpses | FixedGlimpses,
         crew: Crew,
         rank: int,
         num_workers: int,
@@ -46,19 +45,15 @@ class GlimpseLoader:
         pin_memory: bool,
     ) -> None:
         assert crew.workers == max(1, num_workers)
-        self.index, self.glimpses = index, glimpses
-        self.crew, self.rank, self.num_workers = crew, rank, num_workers
+        self.index, self.crew, self.rank, self.num_workers = index, crew, rank, num_workers
         self.tolerated, self.timeout, self.pin_memory = tolerated, timeout, pin_memory
 
-    def batches(self, order: np.ndarray, done: int, key: tuple[int, ...]) -> Iterator[GlimpseBatch]:
-        """The batches that are left of a pass, and a count of what could not be read.
+    def batches(self, stream: SampleStream | CanvasStream) -> Iterator[Any]:
+        """A stream's samples in batches, and a count of what could not be read.
 
         Raises:
             InputError: more samples than are tolerated could not be read; or nothing came for too long.
         """
-        stream = SampleStream(
-            self.index, order, self.crew, self.rank, done, self.glimpses, key, tolerant=self.tolerated > 0
-        )
         batches = load(
             stream,
             self.num_workers,
@@ -67,14 +62,15 @@ class GlimpseLoader:
             batch_size=self.crew.batch_size,
             pin_memory=self.pin_memory,
         )
-        unreadable: list[str] = []
+        unreadable: dict[str, None] = {}  # each once, in whatever number of cells it is missing
         for batch in batches:
             rows = zip(batch.keys, batch.valid.tolist(), strict=True)
-            unreadable += [key for key, valid in rows if key and not valid]
+            unreadable |= {key: None for key, valid in rows if key and not valid}
             if len(unreadable) > self.tolerated:
                 raise InputError(
                     f"{len(unreadable)} samples of {self.index.folder} could not be read, more than the "
-                    f"{self.tolerated} of --data.tolerated ({', '.join(unreadable[:5])}, ...): mend the shards"
+                    f"{self.tolerated} of --data.tolerated ({', '.join(list(unreadable)[:5])}, ...): mend the "
+                    f"shards"
                 )
             yield batch
         if unreadable:
@@ -84,21 +80,38 @@ class GlimpseLoader:
 class FixedLoader(GlimpseLoader):
     """Every sample once over all ranks, in the order of the shards, at fixed positions; the same on every pass.
 
-    The last batches are filled up with invalid rows, so that all ranks have as many.
+    A batch of images comes once for every cell. The last batches are filled up with invalid rows, so that all ranks
+    have as many. `waited` is how many seconds the batches of the last pass took to come.
+
+    Args:
+        glimpses: makes the samples of an image.
+        seed: of what scans draw.
+        limit: how many batches of images to read of every rank: a number of them, or a share.
     """
 
-    def __init__(self, *args: Any, seed: int, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, glimpses: FixedGlimpses, seed: int, limit: int | float = 1.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.key = (VALIDATION, seed, self.glimpses.resolution)
+        self.glimpses, self.key = glimpses, (VALIDATION, seed)
+        self.waited = 0.0
         batch_of_all = self.crew.batch_of_all
-        self.order = np.full(-(-len(self.index) // batch_of_all) * batch_of_all, -1)
+        whole = -(-len(self.index) // batch_of_all)
+        self.image_batches = min(limit, whole) if isinstance(limit, int) else int(limit * whole)
+        self.order = np.full(whole * batch_of_all, -1)
         self.order[: len(self.index)] = np.arange(len(self.index))
+        self.order = self.order[: self.image_batches * batch_of_all]
 
     def __len__(self) -> int:
-        return batches_of(len(self.order), self.crew)
+        return self.image_batches * len(self.glimpses.cells)
 
-    def __iter__(self) -> Iterator[GlimpseBatch]:
-        return self.batches(self.order, 0, self.key)
+    def __iter__(self) -> Iterator[CanvasBatch]:
+        self.waited, asked = 0.0, time.perf_counter()
+        stream = CanvasStream(
+            self.index, self.order, self.crew, self.rank, self.glimpses, self.key, tolerant=self.tolerated > 0
+        )
+        for batch in self.batches(stream):
+            self.waited += time.perf_counter() - asked
+            yield batch
+            asked = time.perf_counter()
 
 
 class EpochLoader(GlimpseLoader):
@@ -108,14 +121,17 @@ class EpochLoader(GlimpseLoader):
     may be loaded by a loader with another crew. `waited` is how many seconds its last batch took to come.
 
     Args:
+        glimpses: makes the sample of an image.
         seed: of the order and of all draws.
         epoch: says which epoch it is. It is asked when the first batch is, not before: Lightning makes an iterator
             before it has restored its own counters.
     """
 
-    def __init__(self, *args: Any, seed: int, epoch: Callable[[], int], **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, glimpses: TrainingGlimpses, seed: int, epoch: Callable[[], int], **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.seed, self.current_epoch = seed, epoch
+        self.glimpses, self.seed, self.current_epoch = glimpses, seed, epoch
         self.place: dict[str, Any] = {"epoch": -1}
         self.waited = 0.0
 
@@ -140,7 +156,11 @@ class EpochLoader(GlimpseLoader):
         seed, (*before, leg) = self._legs()
         asked = time.perf_counter()
         order, done = self._left(before, seed, epoch), leg.batches
-        for batch in self.batches(order, done, (TRAINING, seed, epoch)):
+        key = (TRAINING, seed, epoch)
+        stream = SampleStream(
+            self.index, order, self.crew, self.rank, done, self.glimpses, key, tolerant=self.tolerated > 0
+        )
+        for batch in self.batches(stream):
             self.waited = time.perf_counter() - asked
             done += 1
             self.place = {

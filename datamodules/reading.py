@@ -13,6 +13,7 @@ from webdataset import gopen
 from datamodules.index import ShardIndex, header_matches, streams
 from mambaeye.errors import InputError
 
+ATTEMPTS = 3  # to go on with a shard that breaks off
 PAUSE = 1.0  # seconds before the first new attempt; doubled for every further one
 SKIPPED_AT_ONCE = 1 << 20  # bytes
 BLOCK = tarfile.BLOCKSIZE  # bytes of the header before a tar's member

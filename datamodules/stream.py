@@ -1,4 +1,4 @@
-"""Shards -> samples: what one DataLoader worker reads, and what becomes of a sample that cannot be read."""
+"""Shards -> training samples: what one DataLoader worker reads, and what becomes of a sample that cannot be read."""
 
 import logging
 from collections.abc import Iterator
@@ -7,21 +7,27 @@ from dataclasses import dataclass
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
-from datamodules.glimpses import FixedGlimpses, RawSample, TrainingGlimpses, filler
+from datamodules.glimpses import RawSample, TrainingGlimpses, filler
 from datamodules.index import ShardIndex
 from datamodules.order import Crew, share
-from datamodules.reading import read_images
+from datamodules.reading import ATTEMPTS, read_images
 from mambaeye.batch import GlimpseBatch
 from mambaeye.errors import InputError
-
-ATTEMPTS = 3  # to go on with a shard that breaks off
 
 log = logging.getLogger(__name__)
 
 
+def numbers_here(order: np.ndarray, crew: Crew, rank: int, done: int) -> np.ndarray:
+    """The samples of an order that this process reads: a loader worker, or the rank itself; see order.share."""
+    info = get_worker_info()
+    # a DataLoader asks its first worker first; the batch that comes next belongs to this one
+    worker = ((info.id if info else 0) + done) % crew.workers
+    return share(order, crew, done, rank, worker)
+
+
 @dataclass
 class SampleStream(IterableDataset):
-    """One rank's samples of the rest of a pass; in a worker process, that worker's.
+    """One rank's samples of the rest of a training epoch; in a worker process, that worker's.
 
     A sample that cannot be read or decoded ends the pass with an InputError or, if some are tolerated, leaves a row
     that is marked invalid and bears its key; the loader counts those.
@@ -29,12 +35,12 @@ class SampleStream(IterableDataset):
 
     index: ShardIndex
     order: np.ndarray
-    """Sample numbers of the pass when this crew began, over all ranks; a negative number stands for a row of filler."""
+    """Sample numbers of the pass when this crew began, over all ranks."""
     crew: Crew
     rank: int
     done: int
     """Batches that this crew has handed out on every rank."""
-    glimpses: TrainingGlimpses | FixedGlimpses
+    glimpses: TrainingGlimpses
     """Makes the sample of an image."""
     key: tuple[int, ...]
     """What a sample's random draws depend on, besides its number."""
@@ -42,15 +48,9 @@ class SampleStream(IterableDataset):
     """Whether a sample may be unreadable."""
 
     def __iter__(self) -> Iterator[GlimpseBatch]:
-        info = get_worker_info()
-        # a DataLoader asks its first worker first; the batch that comes next belongs to this one
-        worker = ((info.id if info else 0) + self.done) % self.crew.workers
-        numbers = share(self.order, self.crew, self.done, self.rank, worker)
-        real = numbers[numbers >= 0]
-        for number, image in zip(real.tolist(), read_images(self.index, real, ATTEMPTS), strict=True):
+        numbers = numbers_here(self.order, self.crew, self.rank, self.done)
+        for number, image in zip(numbers.tolist(), read_images(self.index, numbers, ATTEMPTS), strict=True):
             yield self._sample(number, image)
-        for _ in range(len(numbers) - len(real)):
-            yield filler(self.glimpses.patch_size, self.glimpses.length)
 
     def _sample(self, number: int, image: bytes | InputError) -> GlimpseBatch:
         try:

@@ -1,6 +1,7 @@
 """Metrics by step: how right, how sure and how well calibrated the model is after each glimpse."""
 
 from bisect import bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -36,9 +37,9 @@ def powers_of_two(length: int) -> list[int]:
     return [*(1 << k for k in range((length - 1).bit_length())), length]
 
 
-def kept_steps(length: int, every_step: int) -> list[int]:
-    """Glimpse counts to keep: all up to every_step, then a geometric series, the powers of two and the last."""
-    kept, step = set(powers_of_two(length)), 0
+def kept_steps(length: int, every_step: int, budgets: Iterable[int] = ()) -> list[int]:
+    """Glimpse counts to keep: all up to every_step, then a geometric series; powers of two, budgets and the last."""
+    kept, step = {*powers_of_two(length), *budgets}, 0
     while step < length:
         kept.add(step := max(step + 1, round(step * (1 + 1 / every_step))))
     return sorted(step for step in kept if step <= length)
@@ -53,6 +54,7 @@ class StepMetrics(Metric):
     Args:
         length: T, glimpses an image.
         config: which steps are kept, and how finely.
+        budgets: glimpse counts that are kept besides.
     """
 
     full_state_update = False
@@ -61,10 +63,10 @@ class StepMetrics(Metric):
     bin_confidence: Tensor
     bin_correct: Tensor
 
-    def __init__(self, length: int, config: MetricsConfig = MetricsConfig()) -> None:
+    def __init__(self, length: int, config: MetricsConfig = MetricsConfig(), budgets: Iterable[int] = ()) -> None:
         super().__init__()
         self.bins = config.bins
-        self.steps = kept_steps(length, config.every_step)
+        self.steps = kept_steps(length, config.every_step, budgets)
         kept, fine = len(self.steps), FINE * config.bins + 1
         states = {
             "top5": ((kept,), torch.long),

@@ -1,6 +1,7 @@
 """The LightningModule: encoder, loss, metrics and optimizer, glued together and nothing else."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -10,15 +11,18 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from mambaeye import weights
-from mambaeye.batch import FileBatch, GlimpseBatch
+from mambaeye.batch import CanvasBatch, FileBatch, GlimpseBatch
 from mambaeye.encoder import EncoderConfig, MambaEye
 from mambaeye.flops import training_flops
 from mambaeye.kernels import Kernels
 from mambaeye.loss import LOGITS_AT_ONCE, Schedule, scheduled_cross_entropy_of_features, step_losses
 from mambaeye.metrics import MetricsConfig, StepMetrics, powers_of_two
 from mambaeye.optim import OptimizerConfig, build_optimizer, build_schedule, restate
+from mambaeye.patches import cut_from_canvases
 from mambaeye.prediction import Prediction, predict
-from mambaeye.stopping import StopWhen
+from mambaeye.stopping import Answers, StoppingConfig, StoppingMetrics, StopWhen
+
+GLIMPSES_AT_ONCE = 256  # of an image in validation: what takes memory does not grow with their number beyond
 
 # what is reported of every step
 REPORTED = (
@@ -38,12 +42,13 @@ REPORTED = (
 class MambaEyeModule(LightningModule):
     """MambaEye with its loss, metrics and optimizer.
 
-    The data module that it is trained with must have `cells` (what each validation loader measures),
-    `validation_length` (glimpses an image), `train_batches` (batches an epoch and process) and `train_index.classes`
-    (the names of the classes).
+    The data module that it is trained with must have `cells` (what validation measures), `validation_length` (glimpses
+    an image), `budgets` (glimpse counts to report after, besides powers of two), `train_batches` (batches an epoch and
+    process) and `train_index.classes` (the names of the classes).
 
     For callbacks, after a validation: `validation_curves`, what StepMetrics.compute gives, on the CPU, for each of the
-    data module's cells; and `validation_rows`, a flat table of it, one dictionary for each resolution, scan and step.
+    data module's cells; `validation_rows`, a flat table of it, one dictionary for each resolution, scan and step; and
+    `stopping_rows`, after `validate`, one for each resolution, scan and rule for stopping early.
 
     Args:
         encoder: Sizes of the encoder.
@@ -54,6 +59,7 @@ class MambaEyeModule(LightningModule):
         new_head: Start with a new head, as for another number of classes than init_from has.
         kernels: CUDA kernels of mamba-ssm and causal-conv1d: cuda, plain torch, or auto for those that can be had.
         metrics: What validation keeps of every step.
+        stopping: Rules for stopping early that `validate` tries.
         stop_when: When predict stops looking at an image before its last glimpse.
     """
 
@@ -66,6 +72,7 @@ class MambaEyeModule(LightningModule):
         new_head: bool = False,
         kernels: Kernels = "auto",
         metrics: MetricsConfig = MetricsConfig(),
+        stopping: StoppingConfig = StoppingConfig(),
         stop_when: StopWhen = StopWhen(),
     ) -> None:
         super().__init__()
@@ -88,12 +95,15 @@ class MambaEyeModule(LightningModule):
         self.optimizer_config = optimizer
         self.schedule = schedule
         self.metrics_config = metrics
+        self.stopping = stopping
         self.stop_when = stop_when
         self.classes: list[str] = []
         """Names of the classes as in the training shards' index; none where they are not known."""
         self.cell_metrics = nn.ModuleList()
+        self.stopping_metrics = nn.ModuleList()
         self.validation_curves: list[dict[str, Tensor]] = []
         self.validation_rows: list[dict[str, Any]] = []
+        self.stopping_rows: list[dict[str, Any]] = []
         self.schedule_steps = (0, 0.0)
         """Optimizer steps of the warm-up, and in all."""
 
@@ -103,7 +113,11 @@ class MambaEyeModule(LightningModule):
             self.classes = list(data.train_index.classes)
         if stage != "predict":
             self.cell_metrics = nn.ModuleList(
-                StepMetrics(data.validation_length, self.metrics_config) for _ in data.cells
+                StepMetrics(data.validation_length, self.metrics_config, data.budgets) for _ in data.cells
+            )
+            rules = self.stopping.rules if stage == "validate" else []
+            self.stopping_metrics = nn.ModuleList(
+                StoppingMetrics(rules, self.metrics_config.bins) for _ in data.cells if rules
             )
 
     @property
@@ -115,7 +129,7 @@ class MambaEyeModule(LightningModule):
         checkpoint["classes"] = self.classes
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of other shapes before anything is changed; take its class names unless there are some."""
+        """Refuse a checkpoint of other shapes before anything is changed; take class names that are not known."""
         weights.require_fit(self, checkpoint["state_dict"], "the checkpoint")
         self.classes = self.classes or checkpoint.get("classes", [])
 
@@ -137,18 +151,36 @@ class MambaEyeModule(LightningModule):
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.labels))
         return loss
 
-    def validation_step(self, batch: GlimpseBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        features = self.encoder.features(batch.patches, batch.positions)  # (B, T, D)
-        images, steps = features.shape[:2]
-        at_once = max(1, LOGITS_AT_ONCE // (images * self.encoder.config.num_classes))
-        for first in range(0, steps, at_once):  # in pieces, so that memory for logits does not grow with T
-            piece = slice(first, first + at_once)
-            logits = self.encoder.head(features[:, piece])
-            ratio = batch.information_ratio[:, piece]
-            self.cell_metrics[dataloader_idx].update(logits, batch.labels, ratio, batch.valid, first)
+    def validation_step(self, batch: CanvasBatch, batch_idx: int) -> None:
+        cell = int(batch.cell[0])
+        answers: Answers | None = None
+        for first, logits in self.look(batch):
+            if self.stopping_metrics:
+                answers = answers or Answers(self.stopping.rules, len(batch.labels), logits)
+                answers.look(logits)
+            ratio = batch.information_ratio[:, first : first + logits.shape[1]]
+            self.cell_metrics[cell].update(logits, batch.labels, ratio, batch.valid, first)
+        if answers:
+            self.stopping_metrics[cell].update(answers, batch.labels, batch.information_ratio, batch.valid)
 
-    def test_step(self, batch: GlimpseBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self.validation_step(batch, batch_idx, dataloader_idx)
+    def look(self, batch: CanvasBatch) -> Iterator[tuple[int, Tensor]]:
+        """Logits of one piece of the sequence after another, (B, t, C), and before each the index of its first step.
+
+        Patches are cut, and glimpses taken, chunk by chunk with a carried state, so that memory does not grow with T.
+        """
+        images, length = batch.positions.shape[:2]
+        config = self.encoder.config
+        logits_at_once = max(1, LOGITS_AT_ONCE // (images * config.num_classes))
+        state = self.encoder.initial_state(images)
+        for chunk in range(0, length, GLIMPSES_AT_ONCE):
+            positions = batch.positions[:, chunk : chunk + GLIMPSES_AT_ONCE]
+            patches = cut_from_canvases(batch.canvases, positions, config.patch_size)
+            features, state = self.encoder.stream_features(patches, positions, state)  # (B, t, D)
+            for first in range(0, features.shape[1], logits_at_once):
+                yield chunk + first, self.encoder.head(features[:, first : first + logits_at_once])
+
+    def test_step(self, batch: CanvasBatch, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
 
     def predict_step(self, batch: FileBatch, batch_idx: int, dataloader_idx: int = 0) -> list[Prediction | None]:
         """A prediction for each of the batch's files, None for one that could not be read."""
@@ -165,23 +197,33 @@ class MambaEyeModule(LightningModule):
 
     def _finish_cells(self, stage: str) -> None:
         """Sums -> rows by step; the last step of every cell as scalars, whose mean top-1 picks the best checkpoint."""
-        self.validation_rows, self.validation_curves = [], []
-        for cell, metric in zip(self.trainer.datamodule.cells, self.cell_metrics, strict=True):
+        self.validation_rows, self.validation_curves, self.stopping_rows = [], [], []
+        if self.trainer.sanity_checking:  # a rehearsal does not come to every cell
+            for metric in self.cell_metrics:
+                metric.reset()
+            return
+        data = self.trainer.datamodule
+        reported = sorted({*powers_of_two(data.validation_length), *data.budgets})
+        for cell, metric in zip(data.cells, self.cell_metrics, strict=True):
             curves = metric.compute()
             metric.reset()
             self.validation_curves.append(curves)
             kept = curves["steps"].tolist()
-            for step in powers_of_two(kept[-1]):
-                at = kept.index(step)
-                row = {"resolution": cell.resolution, "scan": cell.scan, "step": step}
-                row["samples"] = int(curves["samples"][at])
-                row |= {name: float(curves[name][at]) for name in REPORTED}
+            for step in reported:
+                row = cell._asdict() | {"step": step} | row_of(curves, kept.index(step))
                 self.validation_rows.append(row)
             name = f"{cell.resolution}_{cell.scan}"
             scalars = {f"{stage}/{key}/{name}": float(curves[key][-1]) for key in REPORTED}
             self.log_dict(scalars, sync_dist=True)  # the same on every rank already; Lightning warns without
         last = [float(curves["top1"][-1]) for curves in self.validation_curves]
         self.log(f"{stage}/top1", sum(last) / len(last), prog_bar=True, sync_dist=True)
+        for cell, metric in zip(data.cells, self.stopping_metrics, strict=False):
+            answers = metric.compute()
+            metric.reset()
+            for at, rule in enumerate(metric.rules):
+                taken = {"glimpses": float(answers["glimpses"][at]), "stopped": float(answers["stopped"][at])}
+                row = cell._asdict() | {"rule": rule.kind, "threshold": rule.threshold} | taken | row_of(answers, at)
+                self.stopping_rows.append(row)
 
     @torch.no_grad()
     def probe(self, batch: GlimpseBatch, images: int) -> tuple[Tensor, Tensor]:
@@ -191,6 +233,15 @@ class MambaEyeModule(LightningModule):
         partners, shares = some.partner_labels, some.label_shares
         losses = step_losses(logits, some.labels, some.information_ratio, self.schedule, partners, shares)
         return losses, logits.softmax(-1).amax(-1)
+
+    @torch.no_grad()
+    def watch(self, batch: CanvasBatch, images: int) -> tuple[Tensor, Tensor]:
+        """A batch's first images for callbacks to draw: all their glimpses (images, T, 3, P, P) uint8, and the
+        probabilities after each (images, T, C)."""
+        some = CanvasBatch(*(part[:images] for part in batch))
+        patches = cut_from_canvases(some.canvases, some.positions, self.encoder.config.patch_size)
+        logits = torch.cat([logits for _, logits in self.look(some)], dim=1)
+        return patches, logits.float().softmax(-1)
 
     def flops_an_image(self, length: int) -> int:
         """Floating-point operations that training takes for one image of so many glimpses: see mambaeye/flops.py."""
@@ -212,3 +263,8 @@ class MambaEyeModule(LightningModule):
         batches, limit = self.trainer.datamodule.train_batches, self.trainer.limit_train_batches
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
         return max(1, math.ceil(batches / self.trainer.accumulate_grad_batches))
+
+
+def row_of(curves: dict[str, Tensor], at: int) -> dict[str, Any]:
+    """What is reported of one step, or one rule."""
+    return {"samples": int(curves["samples"][at])} | {name: float(curves[name][at]) for name in REPORTED}

@@ -85,12 +85,11 @@ class StoppingConfig:
 
 
 class Answers:
-    """What some images are answered under each rule, gathered from the logits of one piece of the sequence after another.
+    """What some images are answered under each rule, gathered from the logits of piece after piece of the sequence.
 
     Attributes:
         done: (B, K) bool, whether the rule was met.
         glimpses: (B, K) int64, how many were taken: until the rule was met, or so far.
-        logits: (B, K, C), the answer after these glimpses.
     """
 
     def __init__(self, rules: Sequence[Rule], images: int, like: Tensor) -> None:
@@ -98,21 +97,28 @@ class Answers:
         self.rules = rules
         self.done = like.new_zeros(images, len(rules), dtype=torch.bool)
         self.glimpses = like.new_zeros(images, len(rules), dtype=torch.long)
-        self.logits = like.new_zeros(images, len(rules), like.shape[-1])
+        self.when_done = like.new_zeros(images, len(rules), like.shape[-1])
+        self.latest = like.new_zeros(images, like.shape[-1])
         self.seen = 0
         self.predicted = like.new_full((images,), -1, dtype=torch.long)
         self.run = like.new_zeros(images, dtype=torch.long)  # glimpses in a row that predicted that class
 
+    @property
+    def logits(self) -> Tensor:
+        """The answers after these glimpses: (B, K, C)."""
+        return torch.where(self.done[..., None], self.when_done, self.latest[:, None])
+
     def look(self, logits: Tensor) -> None:
         """Take the next piece of the sequence: (B, t, C)."""
-        steps, scores = logits.shape[1], self._scores(logits)
+        scores = self._scores(logits)
         met = torch.stack([self._met(rule, scores) for rule in self.rules], dim=-1)  # (B, t, K)
-        first = torch.where(met.any(1), met.int().argmax(1), steps - 1)  # (B, K)
-        answers = logits.gather(1, first[..., None].expand(-1, -1, logits.shape[-1]))  # (B, K, C)
-        self.logits = torch.where(self.done[..., None], self.logits, answers)
-        self.glimpses = torch.where(self.done, self.glimpses, self.seen + first + 1)
-        self.done = self.done | met.any(1)
-        self.seen += steps
+        image, rule = (met.any(1) & ~self.done).nonzero(as_tuple=True)  # that are met now, for the first time
+        step = met.int().argmax(1)[image, rule]
+        self.when_done[image, rule] = logits[image, step]
+        self.glimpses = torch.where(self.done, self.glimpses, self.seen + logits.shape[1])
+        self.glimpses[image, rule] = self.seen + step + 1
+        self.done[image, rule] = True
+        self.latest, self.seen = logits[:, -1], self.seen + logits.shape[1]
 
     def _scores(self, logits: Tensor) -> dict[str, Tensor]:
         """What rules look at, after every glimpse: (B, t) each."""
@@ -132,8 +138,8 @@ class Answers:
 
     def rows(self, index: Tensor) -> "Answers":
         """The answers of some of the images, to go on with: index is what a tensor takes along its first axis."""
-        some = Answers(self.rules, 0, self.logits)
-        for name in ("done", "glimpses", "logits", "predicted", "run"):
+        some = Answers(self.rules, 0, self.latest)
+        for name in ("done", "glimpses", "when_done", "latest", "predicted", "run"):
             setattr(some, name, getattr(self, name)[index])
         some.seen = self.seen
         return some

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from mambaeye.errors import InputError
 
-
 TILE = 1024  # pixels along an axis that share_seen looks at together
 
 

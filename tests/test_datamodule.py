@@ -1,6 +1,7 @@
 """The data module as the trainer drives it: which samples, how often, and the same on every call."""
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,24 +13,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datamodules.datamodule import ShardDataModule
-from datamodules.glimpses import FixedGlimpses, RawSample, TrainingGlimpses
+from datamodules.glimpses import RawSample, TrainingGlimpses
 from datamodules.images import fit_on_canvas
 from datamodules.index import ShardIndex
-from mambaeye.batch import GlimpseBatch
+from mambaeye.batch import CanvasBatch, GlimpseBatch
 from mambaeye.errors import InputError
-from mambaeye.scans import SCANS, scan_pattern
-from mambaeye.trajectory import information_ratio
+from mambaeye.scans import scan_pattern
 
 
 def data_module(
-    data_dir: Path, rank: int = 0, world_size: int = 1, epoch: int = 0, **arguments: object
+    data_dir: Path, rank: int = 0, world_size: int = 1, epoch: int = 0, limit: int | float = 1.0, **arguments: object
 ) -> ShardDataModule:
     """A data module set up as process `rank` of `world_size`."""
-    data = ShardDataModule(data_dir=str(data_dir), length=5, validation_length=6, **arguments)
+    data = ShardDataModule(data_dir=str(data_dir), **{"length": 5, "validation_length": 6, **arguments})
     data.prepare_data()
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
     data.trainer = SimpleNamespace(
-        global_rank=rank, world_size=world_size, current_epoch=epoch, strategy=strategy, accumulate_grad_batches=1
+        global_rank=rank,
+        world_size=world_size,
+        current_epoch=epoch,
+        strategy=strategy,
+        accumulate_grad_batches=1,
+        limit_val_batches=limit,
     )
     data.setup("fit")
     return data
@@ -85,14 +90,15 @@ def test_validation_sees_every_sample_once_and_ranks_take_as_many_batches(
     for rank in range(world_size):
         arguments = {"batch_size": 50 * world_size, "num_workers": workers, "resolutions": (32, 40)}
         data = data_module(data_dir, rank, world_size, **arguments)
-        loaders = data.val_dataloader()
-        assert len(loaders) == 2
-        batches = list(loaders[1])
-        lengths.add(len(batches))
+        loader = data.val_dataloader()
+        batches = list(loader)
+        lengths |= {len(batches), len(loader)}
         assert all(len(batch.labels) == 50 for batch in batches)
-        seen.update(keys(batches))
+        for batch in batches:
+            cell = batch.cell.unique().item()
+            seen.update((cell, key) for key in keys([batch]))
     index = ShardIndex.read(data_dir / "digits" / "val")
-    assert seen == Counter(index.key(number) for number in range(397))
+    assert seen == Counter((cell, index.key(number)) for cell in (0, 1) for number in range(397))
     assert len(lengths) == 1
 
 
@@ -105,14 +111,15 @@ def test_every_number_of_workers_sees_the_same_samples(data_dir: Path) -> None:
 def test_more_workers_than_batches(data_dir: Path) -> None:
     data = data_module(data_dir, batch_size=600, num_workers=4)
     assert [len(batch.labels) for batch in data.train_dataloader()] == [600, 600]
-    assert len(keys(data.val_dataloader()[0])) == 397
+    assert len(keys(data.val_dataloader())) == 397
 
 
-def by_key(batches: list[GlimpseBatch]) -> dict[str, tuple[bytes, bytes]]:
+def by_key(batches: Iterable[GlimpseBatch | CanvasBatch]) -> dict[str, tuple[bytes, bytes]]:
+    """Pixels and positions."""
     return {
-        key: (patches.numpy().tobytes(), positions.numpy().tobytes())
+        key: (pixels.numpy().tobytes(), positions.numpy().tobytes())
         for batch in batches
-        for key, patches, positions in zip(batch.keys, batch.patches, batch.positions, strict=True)
+        for key, pixels, positions in zip(batch.keys, batch[0], batch.positions, strict=True)
     }
 
 
@@ -128,7 +135,7 @@ def test_draws_depend_on_seed_epoch_and_sample_alone(data_dir: Path) -> None:
         assert not any(first[key] == other[key] for key in first.keys() & other.keys())
     data = data_module(data_dir, batch_size=50, num_workers=0)
     assert keys(data.train_dataloader()) == keys(data.train_dataloader())
-    fixed = [by_key(data_module(data_dir, epoch=e, batch_size=b).val_dataloader()[0]) for e, b in ((0, 40), (7, 64))]
+    fixed = [by_key(data_module(data_dir, epoch=e, batch_size=b).val_dataloader()) for e, b in ((0, 40), (7, 64))]
     assert {k: v for k, v in fixed[0].items() if k} == {k: v for k, v in fixed[1].items() if k}
 
 
@@ -154,40 +161,6 @@ def test_training_glimpses_draw_what_they_promise() -> None:
         assert 0 <= sample.information_ratio[0] <= 64 / (40 * 20) + 1e-6
     assert 160 < inside < 240
     assert max(sides) <= 44
-
-
-def test_fixed_glimpses_know_their_image_box() -> None:
-    white = cv2.imencode(".png", np.full((30, 60, 3), 255, dtype=np.uint8))[1].tobytes()
-    sample = FixedGlimpses(64, "row_raster", 16, 12)(RawSample("wide", white, 1), np.random.default_rng(0))
-    assert (sample.patches == 255).all()  # the box is 32 x 64, two rows of four glimpses, and nothing else is seen
-    assert sample.positions[:8].tolist() == [[row, col] for row in (16, 32) for col in (0, 16, 32, 48)]
-    expected = information_ratio(sample.positions, (16, 0, 32, 64), 16)
-    assert sample.information_ratio.tolist() == expected.float().tolist() == [*(n / 8 for n in range(1, 9)), 1, 1, 1, 1]
-
-
-@pytest.mark.parametrize("scan", SCANS)
-@pytest.mark.parametrize("shape", [(3, 300), (37, 5)])
-def test_every_scan_takes_images_narrower_than_a_glimpse(scan: str, shape: tuple[int, int]) -> None:
-    white = cv2.imencode(".png", np.full((*shape, 3), 255, dtype=np.uint8))[1].tobytes()
-    sample = FixedGlimpses(61, scan, 16, 300)(RawSample("small", white, 1), np.random.default_rng(0))
-    assert sample.patches.shape == (300, 3, 16, 16)
-    assert sample.information_ratio[-1] == 1
-
-
-@pytest.mark.parametrize(("world_size", "micro_batch_size"), [(1, 32), (1, 40), (2, 16), (4, None)])
-def test_the_batches_of_an_optimizer_step_are_the_same_however_it_is_divided(
-    data_dir: Path, world_size: int, micro_batch_size: int | None
-) -> None:
-    whole = data_module(data_dir, batch_size=64, num_workers=0).train_dataloader()
-    steps = [set(batch.keys) for batch in whole]
-    parts: list[list[str]] = [[] for _ in steps]
-    for rank in range(world_size):
-        data = data_module(data_dir, rank, world_size, batch_size=64, micro_batch_size=micro_batch_size, num_workers=2)
-        accumulation = data.trainer.accumulate_grad_batches
-        for number, batch in enumerate(data.train_dataloader()):
-            assert len(batch.keys) <= (micro_batch_size or 64)
-            parts[number // accumulation] += batch.keys
-    assert [sorted(part) for part in parts] == [sorted(step) for step in steps]
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40), st.integers(0, 40))

@@ -1,11 +1,13 @@
+import pytest
 import torch
 from largest import Largest
 
-from mambaeye.batch import GlimpseBatch
+from mambaeye.batch import CanvasBatch, GlimpseBatch
 from mambaeye.encoder import EncoderConfig
 from mambaeye.loss import LOGITS_AT_ONCE, scheduled_cross_entropy
-from mambaeye.metrics import StepMetrics
+from mambaeye.metrics import MetricsConfig, StepMetrics
 from mambaeye.module import MambaEyeModule
+from mambaeye.patches import cut_from_canvases
 
 
 def batch_of(images: int, length: int, side: int, classes: int) -> GlimpseBatch:
@@ -26,21 +28,54 @@ def module_of(classes: int) -> MambaEyeModule:
     return MambaEyeModule(EncoderConfig(num_classes=classes, **sizes))
 
 
+def canvases_of(images: int, length: int, side: int, classes: int) -> CanvasBatch:
+    return CanvasBatch(
+        canvases=torch.randint(256, (images, 40, 50, 3), dtype=torch.uint8),
+        positions=torch.randint(40 - side, (images, length, 2), dtype=torch.int32),
+        information_ratio=torch.rand(images, length),
+        labels=torch.randint(classes, (images,)),
+        keys=[str(number) for number in range(images)],
+        valid=torch.arange(images) > 0,
+        cell=torch.zeros(images, dtype=torch.long),
+    )
+
+
 @torch.no_grad()
 def test_validation_goes_through_pieces() -> None:
-    """The metrics are those of all logits, which are never held at once."""
+    """The metrics are those of all logits, which are never held at once; nor are the patches."""
     images, length, classes = 3, 700, 2000
     torch.manual_seed(0)
-    module, batch = module_of(classes), batch_of(images, length, 2, classes)
+    module, batch = module_of(classes), canvases_of(images, length, 2, classes)
     module.cell_metrics.append(StepMetrics(length))
     with Largest() as largest:
         module.validation_step(batch, 0)
     assert largest.numbers <= LOGITS_AT_ONCE < images * length * classes
+    patches = cut_from_canvases(batch.canvases, batch.positions, 2)
     whole = StepMetrics(length)
-    whole.update(module.encoder(batch.patches, batch.positions), batch.labels, batch.information_ratio, batch.valid)
+    whole.update(module.encoder(patches, batch.positions), batch.labels, batch.information_ratio, batch.valid)
     expected = whole.compute()
     for name, value in module.cell_metrics[0].compute().items():
         torch.testing.assert_close(value, expected[name], atol=1e-5, rtol=1e-5, equal_nan=True)
+
+
+@pytest.mark.parametrize("length", [257, 8192])
+@torch.no_grad()
+def test_what_a_validation_holds_does_not_grow_with_the_glimpses(length: int) -> None:
+    torch.manual_seed(0)
+    module, batch = module_of(10), canvases_of(2, length, 2, 10)
+    module.cell_metrics.append(StepMetrics(length, MetricsConfig(every_step=1)))
+    with Largest() as largest:
+        module.validation_step(batch, 0)
+    assert largest.numbers < 300_000
+
+
+@torch.no_grad()
+def test_what_is_watched_is_what_the_whole_sequence_gives() -> None:
+    torch.manual_seed(0)
+    module, batch = module_of(7), canvases_of(4, 600, 2, 7)
+    patches, probabilities = module.watch(batch, 3)
+    assert patches.equal(cut_from_canvases(batch.canvases[:3], batch.positions[:3], 2))
+    torch.testing.assert_close(probabilities, module.encoder(patches, batch.positions[:3]).softmax(-1))
 
 
 def test_a_probe_is_the_loss_of_the_first_images_step_by_step() -> None:

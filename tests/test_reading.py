@@ -159,6 +159,7 @@ def loaders(data: ShardDataModule) -> ShardDataModule:
         world_size=1,
         current_epoch=0,
         accumulate_grad_batches=1,
+        limit_val_batches=1.0,
         strategy=SimpleNamespace(root_device=torch.device("cpu")),
     )
     data.setup("fit")
@@ -200,7 +201,7 @@ def test_unreadable_samples_are_counted_and_past_a_threshold_fatal(
         arguments = {"length": 3, "batch_size": 40, "num_workers": workers, "tolerated": tolerated}
         data = loaders(ShardDataModule(shards, shards, **arguments))
         if tolerated == 3:
-            for loader in (data.train_dataloader(), data.val_dataloader()[0]):
+            for loader in (data.train_dataloader(), data.val_dataloader()):
                 batches = list(loader)
                 rows = [row for batch in batches for row in zip(batch.keys, batch.valid.tolist(), strict=True)]
                 missing = {key for key, valid in rows if key and not valid}
@@ -211,7 +212,7 @@ def test_unreadable_samples_are_counted_and_past_a_threshold_fatal(
         else:
             message = "3 samples of .* could not be read, more than the 2" if tolerated else "does not decode"
             with pytest.raises(InputError, match=message):
-                list(data.val_dataloader()[0])
+                list(data.val_dataloader())
 
 
 def test_storage_that_hangs_ends_the_run(val: Path) -> None:
