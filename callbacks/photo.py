@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from callbacks.pictures import glimpse_axis, share_axis
 
@@ -83,12 +84,15 @@ class Drawing:
 
     def _draw_way(self, axes: Axes) -> None:
         show_image(axes, self.look.image)
-        self.centres = self.look.starts[:, ::-1] + self.look.side / 2 - 0.5  # (glimpses, 2), (x, y)
+        height, width = self.look.image.shape[:2]
+        centres = self.look.starts[:, ::-1] + self.look.side / 2 - 0.5  # (glimpses, 2), (x, y)
+        self.centres = centres.clip(0, (width - 1, height - 1))  # those over narrow images may be off by half a pixel
         glimpses = len(self.centres)
         scale = {"cmap": TIMES, "clim": (0, max(1, glimpses - 1)), "clip_on": False}
-        width, dot = (0.9, 9) if glimpses < MANY else (0.4, 2)
-        self.lines = axes.add_collection(LineCollection([], linewidths=width, alpha=0.8, **scale))
+        line, dot = (0.9, 9) if glimpses < MANY else (0.4, 2)
+        self.lines = axes.add_collection(LineCollection([], linewidths=line, alpha=0.8, **scale))
         self.dots = axes.scatter([], [], dot, c=[], linewidths=0, zorder=3, **scale)
+        self.now = axes.add_patch(Rectangle((0, 0), self.look.side, self.look.side, fill=False, color="red"))
         axes.set_title("where it looked, dark to bright", fontsize=9)
 
     def _draw_area(self, axes: Axes) -> None:
@@ -128,6 +132,7 @@ class Drawing:
         self.lines.set_array(np.arange(1, glimpses))
         self.dots.set_offsets(centres)
         self.dots.set_array(np.arange(glimpses))
+        self.now.set(xy=self.look.starts[glimpses - 1, ::-1] - 0.5, visible=not last)
 
         shown = seen(self.look, glimpses)
         self.area.set_data(np.where(shown[..., None], self.look.image, self.faded))

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import warnings
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -68,15 +69,16 @@ class PredictionWriter(Callback):
 
     def draw(self, folder: Path, path: str, look: Look) -> dict[str, str]:
         """Write what was asked for, and say where, below the folder."""
-        written = {}
-        name = picture_name(path)
-        if self.pictures:
-            written["picture"] = f"predictions/{name}.png"
-            save(draw(look), folder / written["picture"])
-        if self.animate:
-            written["animation"] = f"predictions/{name}.webp"
-            with written_whole(folder / written["animation"]) as partial:
-                partial.write_bytes(animate(look))
+        written, name = {}, picture_name(path)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")  # letters that the font lacks become boxes
+            if self.pictures:
+                written["picture"] = f"predictions/{name}.png"
+                save(draw(look), folder / written["picture"])
+            if self.animate:
+                written["animation"] = f"predictions/{name}.webp"
+                with written_whole(folder / written["animation"]) as partial:
+                    partial.write_bytes(animate(look))
         return written
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -102,17 +104,22 @@ class PredictionWriter(Callback):
             file.close()
             part_path.unlink()
         if failed == lines:
-            raise InputError(f"none of the {lines} files could be read as an image: {path} says why")
-        said = [f"{path} has {lines - failed} predicted images"]
+            raise InputError(f"none of the {counted(lines, 'file')} could be read as an image: {path} says why")
+        said = [f"{path} has {counted(lines - failed, 'predicted image')}"]
         if failed:
-            said.append(f"{failed} files that could not be read")
+            said.append(f"{counted(failed, 'file')} could not be read")
         if left_out := trainer.datamodule.found.left_out:
-            said.append(f"{left_out} more were left out, without an image's extension")
+            said.append(f"{counted(left_out, 'file')} without an image's extension left out")
         Console().print(", ".join(said), soft_wrap=True)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if file := getattr(self, "file", None):
             file.close()
+
+
+def counted(number: int, what: str) -> str:
+    """So many of them."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def part(trainer: Trainer, rank: int) -> Path:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning import LightningDataModule
-from lightning.pytorch.trainer.states import TrainerFn
 
 from datamodules.canvases import FixedGlimpses
 from datamodules.digits import ensure_digits
@@ -144,7 +143,7 @@ class ShardDataModule(LightningDataModule):
         """The files to predict, and how many others there were among them."""
 
     def prepare_data(self) -> None:
-        if self.embedded and self.trainer.state.fn != TrainerFn.PREDICTING:
+        if self.embedded and not (self.trainer and self.trainer.predicting):
             ensure_digits(self.embedded)
 
     def setup(self, stage: str) -> None:

@@ -7,13 +7,12 @@ import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.images import decode_image, fit_on_canvas
+from datamodules.images import decode_file, fit_on_canvas
 from datamodules.loader import PREDICTION
 from datamodules.workers import load
 from mambaeye.batch import FileBatch, ImageFile
@@ -43,18 +42,16 @@ class FileGlimpses:
     def __call__(self, path: str) -> Opened:
         """Open a file. What is drawn depends on the seed and the file's bytes alone."""
         try:
-            with open(path, "rb", opener=open_now) as opened:
-                data = opened.read()
-                image = decode_image(data, path)
-                opened.seek(0)
-                # by its descriptor, for OpenCV takes no name that is not UTF-8
-                frames = max(1, cv2.imcount(f"/dev/fd/{opened.fileno()}"))
+            with open(path, "rb", opener=open_now) as file:
+                image, frames = decode_file(file, path)
+                file.seek(0)
+                digest = hashlib.file_digest(file, "sha256").digest()
         except OSError as error:
             return ImageFile(path, error=f"{path} cannot be read ({error.strerror})"), None, None
         except InputError as error:
             return ImageFile(path, error=str(error)), None, None
         canvas, box = self._place(image)
-        rng = np.random.default_rng((PREDICTION, self.seed, *hashlib.sha256(data).digest()))
+        rng = np.random.default_rng((PREDICTION, self.seed, *digest))
         positions = scan_pattern(self.scan)(box, self.patch_size, self.length, rng)
         return ImageFile(path, image.shape[:2], frames, box), torch.from_numpy(canvas), torch.from_numpy(positions)
 
