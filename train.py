@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.distributed import DistError
 
 from callbacks.checkpointing import AtomicCheckpointIO, StepCheckpoint
+from callbacks.diagnosis import ScanDiagnosis
 from callbacks.figures import ValidationFigures
 from callbacks.film_strip import FilmStrip
 from callbacks.glimpse_axis import GlimpseAxis
@@ -44,6 +45,7 @@ COSTLY = {
     "throughput": Throughput,
     "figures": ValidationFigures,
     "film_strip": FilmStrip,
+    "diagnosis": ScanDiagnosis,
 }
 
 

@@ -1,4 +1,4 @@
-"""Pictures of validations, drawn from their records (callbacks/records.py): a colour for each resolution and scan."""
+"""Pictures of validations, drawn from their records (callbacks/records.py)."""
 
 import math
 from collections.abc import Iterator
@@ -19,23 +19,9 @@ Color = tuple[float, ...]
 
 COLUMNS = 4
 PANEL = (2.6, 2.4)  # inches
-MARGIN = 0.55  # inches on the left, for the labels
+MARGIN = 0.65  # inches on the left, for the labels
 LEGEND = 1.6  # inches on the right
 BESIDE = {"loc": "center right", "frameon": False, "fontsize": 8}
-
-
-def accuracy_by_glimpse(records: list[Record]) -> Figure:
-    """Top-1 and mean confidence against glimpses, all cells in two panels."""
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, name, title in zip(panels, ("top1", "confidence"), ("top-1", "mean confidence"), strict=True):
-        for record, color in colored(records):
-            axes.plot(record["steps"], numbers(record[name]), color=color, label=cell_name(record))
-        glimpse_axis(axes, records[0]["steps"][-1])
-        share_axis(axes)
-        axes.set_title(title)
-    panels[1].legend(title="canvas side", frameon=False, loc="lower right")
-    return figure
 
 
 def accuracy_and_confidence(records: list[Record]) -> Figure:
@@ -54,37 +40,43 @@ def accuracy_and_confidence(records: list[Record]) -> Figure:
 
 
 def reliability(records: list[Record]) -> Figure:
-    """Top-1 against confidence after a few budgets, a panel each; a point is a bin, its area the bin's share.
+    """Top-1 against confidence after a few budgets, a panel each, a row a scan; a point is a bin, its area the bin's
+    share.
 
     Lines leave out bins with less than one answer in a hundred: their accuracy is chance.
     """
-    figure, panels = grid(len(records[0]["reliability"]), beside=LEGEND)
-    for place, axes in enumerate(panels):
-        axes.plot((0, 1), (0, 1), color="0.6", linewidth=0.8)
-        for record, color in colored(records):
-            bins = record["reliability"][place]
-            count, confidence, top1 = (numbers(bins[name]) for name in ("bin_count", "bin_confidence", "bin_top1"))
-            some, sizes = count > count.sum() / 100, 150 * count / max(1, count.sum())
-            axes.plot(confidence[some], top1[some], color=color, linewidth=1, label=cell_name(record))
-            axes.scatter(confidence, top1, sizes, color=color, alpha=0.7, linewidth=0, clip_on=False, zorder=3)
-        step = records[0]["reliability"][place]["step"]
-        axes.set_title(f"after {step} glimpse{'s' if step > 1 else ''}", fontsize=9)
-        axes.set(xlim=(0, 1.02), xlabel="confidence", ylabel="top-1" if place % COLUMNS == 0 else None)
-        share_axis(axes, axes.xaxis)
+    columns, scans = len(records[0]["reliability"]), by_scan(records)
+    figure, panels = grid(columns * len(scans), columns, beside=LEGEND)
+    for row, (scan, of_scan) in enumerate(scans.items()):
+        for place, axes in enumerate(panels[row * columns : (row + 1) * columns]):
+            axes.plot((0, 1), (0, 1), color="0.6", linewidth=0.8)
+            for record, color in colored(of_scan):
+                bins = record["reliability"][place]
+                count, confidence, top1 = (numbers(bins[name]) for name in ("bin_count", "bin_confidence", "bin_top1"))
+                some, sizes = count > count.sum() / 100, 150 * count / max(1, count.sum())
+                axes.plot(confidence[some], top1[some], color=color, linewidth=1, label=f"{record['resolution']} px")
+                axes.scatter(confidence, top1, sizes, color=color, alpha=0.7, linewidth=0, clip_on=False, zorder=3)
+            step = records[0]["reliability"][place]["step"]
+            of = f"{scan}, " if len(scans) > 1 else "after "
+            axes.set_title(f"{of}{step} glimpse{'s' if step > 1 else ''}", fontsize=9)
+            axes.set(xlim=(0, 1.02), xlabel="confidence", ylabel="top-1" if place == 0 else None)
+            share_axis(axes, axes.xaxis)
     figure.legend(*panels[0].get_legend_handles_labels(), **BESIDE)
     return figure
 
 
 def against_information_ratio(records: list[Record]) -> Figure:
-    """Confidence by information ratio; dotted, the probability of the right class that training aims at."""
-    figure, panels = grid(2, beside=LEGEND)
-    titles = {"ratio_right_confidence": "confidence in the right class", "ratio_confidence": "confidence"}
-    for axes, (name, title) in zip(panels, titles.items(), strict=True):
+    """Confidence by information ratio, a row a scan; dotted, what training aims at for the right class."""
+    titles = {"ratio_right_confidence": "confidence, right class", "ratio_confidence": "confidence"}
+    scans = by_scan(records)
+    figure, panels = grid(len(titles) * len(scans), len(titles), beside=LEGEND)
+    rows = [(scan, of_scan, name) for scan, of_scan in scans.items() for name in titles]
+    for axes, (scan, of_scan, name) in zip(panels, rows, strict=True):
         axes.plot((0, 1), (1 / records[0]["num_classes"], 1), color="0.3", linestyle=":", label="target")
-        for record, color in colored(records):
-            ratio = numbers(record["ratio_mean"])
-            axes.plot(ratio, numbers(record[name]), color=color, marker=".", linewidth=1, label=cell_name(record))
-        axes.set_title(title, fontsize=9)
+        for record, color in colored(of_scan):
+            ratio, label = numbers(record["ratio_mean"]), f"{record['resolution']} px"
+            axes.plot(ratio, numbers(record[name]), color=color, marker=".", linewidth=1, label=label)
+        axes.set_title(f"{scan}: {titles[name]}" if len(scans) > 1 else titles[name], fontsize=9)
         axes.set(xlim=(0, 1.02), xlabel="information ratio")
         share_axis(axes, axes.xaxis)
     figure.legend(*panels[0].get_legend_handles_labels(), **BESIDE)
@@ -146,12 +138,12 @@ def training_curves(records: list[Record]) -> Figure:
     return figure
 
 
-def grid(panels: int, beside: float = 0.15, wspace: float = 0.12) -> tuple[Figure, list[Axes]]:
+def grid(panels: int, columns: int = COLUMNS, beside: float = 0.15, wspace: float = 0.12) -> tuple[Figure, list[Axes]]:
     """A figure with that many panels, and inches beside them; its margins are fixed: fitting them costs time.
 
     wspace is the room between panels as a share of their width.
     """
-    columns = min(panels, COLUMNS)
+    columns = min(panels, columns)
     rows = math.ceil(panels / columns)
     width, height = columns * PANEL[0] + beside, rows * PANEL[1]
     figure = Figure(figsize=(width, height), dpi=100)
@@ -176,6 +168,12 @@ def colored(records: list[Record]) -> Iterator[tuple[Record, Color]]:
     """Records, each with the colour of its cell."""
     shades = colormaps["viridis"](np.linspace(0, 0.9, len(records)))
     return zip(records, map(tuple, shades), strict=True)
+
+
+def by_scan(records: list[Record]) -> dict[str, list[Record]]:
+    """The records of each scan."""
+    scans = dict.fromkeys(record["scan"] for record in records)
+    return {scan: [record for record in records if record["scan"] == scan] for scan in scans}
 
 
 def cell_name(record: Record) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,10 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from callbacks.pictures import (
     accuracy_and_confidence,
-    accuracy_by_glimpse,
     against_information_ratio,
     ece_by_epoch,
     reliability,
@@ -23,37 +21,66 @@ from callbacks.pictures import (
     training_curves,
 )
 from callbacks.records import BINS, BY_STEP, RATIO, Record, read_records, records_path, validation_records
+from callbacks.sweep_pictures import accuracy_by_area, accuracy_by_glimpse, accuracy_by_resolution, stopping
+from callbacks.tables import Row, accuracy_table, cells, early_table, markdown, on_console
 from callbacks.whole import written_whole
+
+COLUMNS = 7  # of glimpse counts, in a table on the console
 
 
 class ValidationReport(Callback):
     """Writes validation.json (or test.json) below the run directory; validate and test print it, draw it and more.
 
-    validation.json is the module's `validation_rows`: one dictionary for each resolution, scan and step. After
-    validate, the folder validation/ has all that there is, as CSV and PNG files: curves by step, reliability at a few
-    budgets, confidence against the information ratio, and what the run's curves.jsonl tells of its training.
+    validation.json has `rows`, the module's `validation_rows`: one dictionary for each resolution, scan and step; and
+    after validate `stopping`, its `stopping_rows`: one for each resolution, scan and rule for stopping early. After
+    validate, the folder validation/ has all that there is, as Markdown, CSV and PNG files: tables, curves by step,
+    reliability at a few budgets, confidence against the information ratio, accuracy against resolution and area seen,
+    answers given early, and what the run's curves.jsonl tells of its training.
     """
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.began = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
-            self.report(trainer, pl_module.validation_rows, "validation")
+            self.report(trainer, pl_module, "validation")
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.began = time.perf_counter()
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.report(trainer, pl_module.validation_rows, "test")
+        self.report(trainer, pl_module, "test")
 
     @rank_zero_only
-    def report(self, trainer: Trainer, rows: list[dict[str, Any]], name: str) -> None:
-        """Write <run directory>/<name>.json; unless training goes on, <name>.png, <name>/* and the table too."""
+    def report(self, trainer: Trainer, pl_module: LightningModule, name: str) -> None:
+        """Write <run directory>/<name>.json; unless training goes on, <name>.png, <name>/* and the tables too."""
+        seconds = time.perf_counter() - self.began
+        rows, early = pl_module.validation_rows, pl_module.stopping_rows
         path = Path(trainer.default_root_dir) / f"{name}.json"
         with written_whole(path) as partial:
-            partial.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+            content = {"rows": rows} | ({"stopping": early} if early else {})
+            partial.write_text(json.dumps(content, indent=1) + "\n")
         if trainer.state.fn != TrainerFn.FITTING:
             records = validation_records(trainer)
             save(accuracy_by_glimpse(records), path.with_suffix(".png"))
             write_validation(path.with_suffix(""), records)
             write_history(path.with_suffix(""), records_path(trainer))
-            Console().print(accuracy_table(rows))
-            Console().print(f"{path} has every number, {path.with_suffix('')}/ curves and pictures", soft_wrap=True)
+            with written_whole(path.with_suffix("") / "table.md") as partial:
+                partial.write_text(markdown(*accuracy_table(rows)))
+            console = Console()
+            console.print(on_console(*accuracy_table(rows, COLUMNS)))
+            if early:
+                write_stopping(path.with_suffix(""), records, early)
+                console.print(on_console(*early_table(rows, early)))
+            console.print(speed(trainer, rows, seconds), soft_wrap=True)
+            console.print(f"{path} has every number, {path.with_suffix('')}/ curves and pictures", soft_wrap=True)
+
+
+def speed(trainer: Trainer, rows: list[Row], seconds: float) -> str:
+    """How long it took, and how much of that this process waited for its loader."""
+    glimpses = len(cells(rows)) * rows[0]["samples"] * max(row["step"] for row in rows)
+    waited = trainer.datamodule.fixed_loader.waited / seconds
+    return f"{glimpses:,} glimpses in {seconds:.1f} s, {100 * waited:.0f}% of it waiting for data"
 
 
 def write_validation(folder: Path, records: list[Record]) -> None:
@@ -64,6 +91,15 @@ def write_validation(folder: Path, records: list[Record]) -> None:
     save(accuracy_and_confidence(records), folder / "confidence.png")
     save(reliability(records), folder / "reliability.png")
     save(against_information_ratio(records), folder / "information_ratio.png")
+    save(accuracy_by_resolution(records), folder / "resolution.png")
+    save(accuracy_by_area(records), folder / "area.png")
+
+
+def write_stopping(folder: Path, records: list[Record], early: list[Row]) -> None:
+    """Answers given early, as a table and pictures of their accuracy and calibration."""
+    write_table(folder / "stopping.csv", early)
+    save(stopping(records, early, "top1", "top-1"), folder / "stopping.png")
+    save(stopping(records, early, "ece", "ECE"), folder / "stopping_ece.png")
 
 
 def write_history(folder: Path, curves: Path) -> None:
@@ -75,7 +111,7 @@ def write_history(folder: Path, curves: Path) -> None:
         save(ece_by_epoch(validations), folder / "ece_by_epoch.png")
 
 
-def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
+def write_table(path: Path, rows: list[Row]) -> None:
     """Rows as a CSV file; what a row does not have stays empty."""
     columns = dict.fromkeys(name for row in rows for name in row)
     with written_whole(path) as partial, partial.open("w", newline="") as file:
@@ -109,18 +145,3 @@ def by_ratio(records: list[Record]) -> Iterator[dict[str, Any]]:
 def cell(record: Record) -> dict[str, Any]:
     """Where a record was measured."""
     return {"resolution": record["resolution"], "scan": record["scan"]}
-
-
-def accuracy_table(rows: list[dict[str, Any]]) -> Table:
-    """Top-1 by glimpses for every canvas side and scan; after the last one top-5, mean confidence and ECE. All in %."""
-    steps = sorted({row["step"] for row in rows})
-    title = f"Top-1 (%) after so many glimpses, {rows[0]['samples']} images"
-    table = Table(title=title, box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-    for heading in ("side", "scan", *map(str, steps), "top-5", "sure", "ECE"):
-        table.add_column(heading, justify="left" if heading == "scan" else "right", no_wrap=True)
-    for resolution, scan in dict.fromkeys((row["resolution"], row["scan"]) for row in rows):
-        cell = {row["step"]: row for row in rows if (row["resolution"], row["scan"]) == (resolution, scan)}
-        last = cell[steps[-1]]
-        shares = [*(cell[step]["top1"] for step in steps), last["top5"], last["confidence"], last["ece"]]
-        table.add_row(str(resolution), scan, *(f"{100 * share:.1f}" for share in shares))
-    return table

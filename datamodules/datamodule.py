@@ -44,6 +44,7 @@ class ShardDataModule(LightningDataModule):
         canvas: Smallest and largest canvas side in training, in pixels, drawn anew for every sample.
         length: Glimpses an image in training (T).
         inside: Probability that a training trajectory keeps to the image instead of the whole canvas.
+        train_scan: Scan pattern of training trajectories, by its name in docs/scans.md.
         augmentation: How training images are changed; null for not at all, {} for the paper's augmentations.
         mixing: Mixup and CutMix of training images; null for neither.
         resolutions: Canvas sides to validate at, in pixels.
@@ -75,6 +76,7 @@ class ShardDataModule(LightningDataModule):
         canvas: tuple[int, int] = (32, 64),
         length: int = 64,
         inside: float = 0.5,
+        train_scan: str = "random",
         augmentation: Augmentation | None = None,
         mixing: Mixing | None = None,
         resolutions: tuple[int, ...] = (48,),
@@ -125,7 +127,7 @@ class ShardDataModule(LightningDataModule):
             )
         if min(shift) < 0:
             raise InputError(f"data.shift is {list(shift)}: give rows and columns of at least 0 pixels")
-        for scan in scans:
+        for scan in (train_scan, *scans):
             scan_pattern(scan)
         embedded = Path(data_dir) / "digits"
         self.embedded = embedded if train_shards is None or val_shards is None else None
@@ -133,6 +135,7 @@ class ShardDataModule(LightningDataModule):
         self.val_shards = val_shards or str(embedded / "val")
         self.augmentation, self.mixing = augmentation, mixing
         self.train_loader: EpochLoader | None = None
+        self.fixed_loader: FixedLoader | None = None
         self.place: dict[str, Any] = {"epoch": -1}  # of the run that is continued
         self.cells = [Cell(resolution, scan) for resolution in resolutions for scan in scans]
         self.validation_length = max(self.budgets)
@@ -209,7 +212,8 @@ class ShardDataModule(LightningDataModule):
     def train_dataloader(self) -> EpochLoader:
         """Every training sample once over all ranks, in an order of this epoch's own."""
         h = self.hparams
-        glimpses = TrainingGlimpses(tuple(h.canvas), h.patch_size, h.length, h.inside, self.augmentation, self.mixing)
+        drawn = (self.augmentation, self.mixing, h.train_scan)
+        glimpses = TrainingGlimpses(tuple(h.canvas), h.patch_size, h.length, h.inside, *drawn)
         crew = self._crew(self.train_index, *self.divided)
         arguments = self._loader_arguments(self.train_index, crew)
         self.train_loader = EpochLoader(**arguments, glimpses=glimpses, epoch=lambda: self.trainer.current_epoch)

@@ -13,7 +13,7 @@ from datamodules.images import decode_image, fit_on_canvas
 from datamodules.mixing import Mixing, cutmix, mixup
 from mambaeye.batch import GlimpseBatch
 from mambaeye.patches import cut_patches
-from mambaeye.scans import random
+from mambaeye.scans import scan_pattern
 from mambaeye.trajectory import Box, information_ratio
 
 
@@ -31,7 +31,7 @@ Partner = Callable[[np.random.Generator], RawSample]
 
 @dataclass(frozen=True)
 class TrainingGlimpses:
-    """Random glimpses on a canvas of random side (paper section 4.1)."""
+    """Random glimpses, or those of another scan, on a canvas of random side (paper section 4.1)."""
 
     canvas: tuple[int, int]
     """Smallest and largest canvas side, pixels, inclusive; drawn anew for every sample."""
@@ -44,6 +44,8 @@ class TrainingGlimpses:
     """None leaves images as they are, fitted into the canvas."""
     mixing: Mixing | None
     """None leaves every image by itself."""
+    scan: str = "random"
+    """Name of the scan pattern."""
 
     def __call__(self, raw: RawSample, rng: np.random.Generator, partner: Partner) -> GlimpseBatch:
         """One sample; rng decides everything random about it, partner draws another image to mix in."""
@@ -59,7 +61,7 @@ class TrainingGlimpses:
             else:
                 canvas, box, share = cutmix(canvas, box, other_canvas, other_box, self.mixing.cutmix_alpha, rng)
         area = box if rng.random() < self.inside else Box(0, 0, side, side)
-        positions = random(area, self.patch_size, self.length, rng)
+        positions = scan_pattern(self.scan)(area, self.patch_size, self.length, rng)
         return sample(canvas, box, positions, self.patch_size, raw, partner_label, share)
 
     def _place(self, raw: RawSample, side: int, rng: np.random.Generator) -> tuple[np.ndarray, Box]:

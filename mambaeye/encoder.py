@@ -5,7 +5,7 @@ Shapes: B images, T glimpses, P patch side, K axes of a position, D model width.
 
 import math
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +18,12 @@ from mambaeye.moves import embed_moves, moves
 
 DEPTHS = {"tiny": 12, "small": 24, "base": 48}
 
+Coordinates = Literal["moves", "positions"]
+
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Sizes of the encoder."""
+    """Sizes of the encoder, and what it is told of where it looks."""
 
     num_classes: int = 1000
     """Number of classes that the head tells apart."""
@@ -43,9 +45,12 @@ class EncoderConfig:
     """Values that embed a move along one axis, half sines and half cosines."""
     axes: int = 2
     """Axes of a position: 2 for (row, col)."""
+    coordinates: Coordinates = "moves"
+    """What tells the model where a glimpse is: its move from the one before (the paper), or its position on the canvas
+    (an ablation)."""
 
     @classmethod
-    def named(cls, size: str, **changes: int) -> "EncoderConfig":
+    def named(cls, size: str, **changes: int | str) -> "EncoderConfig":
         """The paper's tiny, small or base (5.8, 11.0 and 21.3 M parameters with 1000 classes), with changes."""
         if size not in DEPTHS:
             raise InputError(f"no encoder size is called {size!r}: choose one of {', '.join(DEPTHS)}")
@@ -53,8 +58,12 @@ class EncoderConfig:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value < 1:
+            if name != "coordinates" and value < 1:
                 raise InputError(f"encoder.{name} is {value}: give at least 1")
+        if self.coordinates not in get_args(Coordinates):
+            raise InputError(
+                f"encoder.coordinates is {self.coordinates!r}: choose one of {', '.join(get_args(Coordinates))}"
+            )
         if self.move_embedding_dim % 2:
             raise InputError(
                 f"encoder.move_embedding_dim is {self.move_embedding_dim}: half are sines, so give an even number"
@@ -234,20 +243,23 @@ class MambaEye(nn.Module):
         return x, (conv, ssm)
 
     def embed(self, patches: Tensor, positions: Tensor, state: EncoderState | None) -> Tensor:
-        """Patch vector (channel, row, column) and embedded move -> projection -> SiLU: (B, T, D)."""
+        """Patch vector (channel, row, column) and embedded move or position -> projection -> SiLU: (B, T, D)."""
         weight, bias = self.projection.weight, self.projection.bias
         dtype = weight.dtype
-        of_patch, of_move = weight.split(
+        of_patch, of_place = weight.split(
             (3 * self.config.patch_size**2, self.config.axes * self.config.move_embedding_dim), dim=1
         )
         if patches.dtype == torch.uint8:
             of_patch = of_patch / 255  # bytes to [0, 1], cheaper on the weight than on the pixels
-        previous = positions[:, 0]  # the first move is zero
-        if state is not None:
-            previous = torch.where(state.steps[:, None] == 0, previous, state.position)
-        embedded = embed_moves(moves(positions, previous), self.config.move_embedding_dim, dtype)
+        place = positions
+        if self.config.coordinates == "moves":
+            previous = positions[:, 0]  # the first move is zero
+            if state is not None:
+                previous = torch.where(state.steps[:, None] == 0, previous, state.position)
+            place = moves(positions, previous)
+        embedded = embed_moves(place, self.config.move_embedding_dim, dtype)
         # one projection of the concatenation (patch, move), without the copy that concatenating makes
-        x = F.linear(patches.flatten(2).to(dtype), of_patch, bias) + F.linear(embedded, of_move)
+        x = F.linear(patches.flatten(2).to(dtype), of_patch, bias) + F.linear(embedded, of_place)
         return F.silu(x).to(dtype)  # autocast must not narrow the residual stream
 
     def _check(self, patches: Tensor, positions: Tensor) -> None:

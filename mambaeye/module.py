@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mambaeye import weights
 from mambaeye.batch import CanvasBatch, FileBatch, GlimpseBatch
+from mambaeye.diagnosis import Diagnosis, diagnose
 from mambaeye.encoder import EncoderConfig, MambaEye
 from mambaeye.flops import training_flops
 from mambaeye.kernels import Kernels
@@ -205,8 +206,7 @@ class MambaEyeModule(LightningModule):
         data = self.trainer.datamodule
         reported = sorted({*powers_of_two(data.validation_length), *data.budgets})
         for cell, metric in zip(data.cells, self.cell_metrics, strict=True):
-            curves = metric.compute()
-            metric.reset()
+            curves = computed(metric)
             self.validation_curves.append(curves)
             kept = curves["steps"].tolist()
             for step in reported:
@@ -218,8 +218,7 @@ class MambaEyeModule(LightningModule):
         last = [float(curves["top1"][-1]) for curves in self.validation_curves]
         self.log(f"{stage}/top1", sum(last) / len(last), prog_bar=True, sync_dist=True)
         for cell, metric in zip(data.cells, self.stopping_metrics, strict=False):
-            answers = metric.compute()
-            metric.reset()
+            answers = computed(metric)
             for at, rule in enumerate(metric.rules):
                 taken = {"glimpses": float(answers["glimpses"][at]), "stopped": float(answers["stopped"][at])}
                 row = cell._asdict() | {"rule": rule.kind, "threshold": rule.threshold} | taken | row_of(answers, at)
@@ -243,6 +242,13 @@ class MambaEyeModule(LightningModule):
         logits = torch.cat([logits for _, logits in self.look(some)], dim=1)
         return patches, logits.float().softmax(-1)
 
+    def diagnose(self, batch: CanvasBatch, images: int) -> tuple[Diagnosis, Tensor]:
+        """What its glimpses do to the states of a batch's first valid images, and their positions (images, T, 2)."""
+        some = batch.valid.nonzero()[:images, 0]
+        canvases, positions = batch.canvases[some], batch.positions[some]
+        patches = cut_from_canvases(canvases, positions, self.encoder.config.patch_size)
+        return diagnose(self.encoder, patches, positions), positions
+
     def flops_an_image(self, length: int) -> int:
         """Floating-point operations that training takes for one image of so many glimpses: see mambaeye/flops.py."""
         return training_flops(self.encoder.config, length)
@@ -263,6 +269,13 @@ class MambaEyeModule(LightningModule):
         batches, limit = self.trainer.datamodule.train_batches, self.trainer.limit_train_batches
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
         return max(1, math.ceil(batches / self.trainer.accumulate_grad_batches))
+
+
+def computed(metric: StepMetrics) -> dict[str, Tensor]:
+    """What a metric says, which then begins anew; torchmetrics takes the axis from what has one entry."""
+    curves = {name: torch.atleast_1d(value) for name, value in metric.compute().items()}
+    metric.reset()
+    return curves
 
 
 def row_of(curves: dict[str, Tensor], at: int) -> dict[str, Any]:

@@ -67,7 +67,7 @@ class StopWhen:
 class StoppingConfig:
     """Rules for stopping early that validation tries, all in one pass."""
 
-    confidence: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
+    confidence: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.825, 0.85, 0.875, 0.9, 0.95, 0.99)
     """Stop when the largest probability is at least this (tau)."""
     stable: tuple[int, ...] = (2, 4, 8, 16, 32, 64, 128)
     """Stop when the predicted class has been the same for so many glimpses in a row (k)."""

@@ -62,7 +62,7 @@ def from_published(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tenso
 
 
 def save(model: MambaEye, folder: str | Path) -> None:
-    """Write an encoder into a folder, made if need be: model.safetensors, and config.json with its sizes.
+    """Write an encoder into a folder, made if need be: model.safetensors, and config.json, its EncoderConfig.
 
     Each file is written beside and renamed: a kill leaves the old file or the new one.
     """

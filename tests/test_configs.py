@@ -1,10 +1,13 @@
+import json
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
-from train import main
+from mambaeye import weights
+from mambaeye.module import MambaEyeModule
+from train import main, plain
 
 ROOT = Path(__file__).parents[1]
 
@@ -57,15 +60,55 @@ def test_the_imagenet_recipe_runs_is_fine_tuned_and_validated(
     assert (tmp_path / "runs/finetune_tiny/validate.yaml").exists()
 
 
+def test_the_papers_protocol_validates_weights_and_checkpoints(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At its ten resolutions, with fewer glimpses, on the digits."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    small = [flag for flag in SMALL if "max_steps" not in flag and "resolutions" not in flag]
+    small += [f"--data.data_dir={data_dir}", "--model.encoder.dim=16", "--model.encoder.headdim=8"]
+    main(["fit", *small, "--trainer.max_steps=1", "--run_dir=run"])
+    checkpoint = tmp_path / "run/checkpoints/last.ckpt"
+    weights.save(MambaEyeModule.load_from_checkpoint(checkpoint, weights_only=True).encoder, tmp_path / "exported")
+    protocol = ["validate", f"--config={ROOT}/configs/validate_paper.yaml", *small, "--data.batch_size=1"]
+    main([*protocol, f"--ckpt_path={checkpoint}", "--run_dir=of_checkpoint"])
+    main([*protocol, "--model.init_from=exported/model.safetensors", "--run_dir=of_weights"])
+    found = [json.loads((tmp_path / f"of_{what}/validation.json").read_text()) for what in ("checkpoint", "weights")]
+    assert found[0] == found[1]
+    sides = dict.fromkeys(row["resolution"] for row in found[0]["rows"])
+    assert list(sides) == [224, 256, 384, 512, 640, 768, 1024, 1280, 1408, 1536]
+
+
+def test_the_cifar10_recipe_runs(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two steps on the digits, on a CPU, and what it says of augmentation is what the checkpoint holds."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    path = ROOT / "configs/cifar10.yaml"
+    main(["fit", f"--config={path}", *SMALL, f"--data.data_dir={data_dir}"])
+    checkpoint = torch.load(tmp_path / "runs/cifar10/checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 2
+    given = yaml.safe_load(path.read_text())["data"]["augmentation"]
+    data = checkpoint["datamodule_hyper_parameters"]
+    assert {name: plain(data["augmentation"][name]) for name in given} == given
+    assert data["augmentation"].keys() - given.keys() == {"blur_kernel", "blur_sigma"}  # there is no blur
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_config_parses_and_its_header_says_the_command(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["train.py"])
+    command = "validate" if path.stem.startswith("validate") else "fit"
     with pytest.raises(SystemExit) as stop:
-        main(["fit", f"--config={path}", "--print_config"])
+        main([command, f"--config={path}", "--model.init_from=some.pt", "--print_config"])
     assert stop.value.code == 0
     parsed, given = yaml.safe_load(capsys.readouterr().out), yaml.safe_load(path.read_text())
-    assert parsed["model"]["encoder"].items() >= given["model"]["encoder"].items()
-    assert f"#   python train.py fit --config configs/{path.name}" in path.read_text()
+    for part in ("data", "model"):
+        for name, value in given.get(part, {}).items():
+            if isinstance(value, dict):
+                assert parsed[part][name].items() >= value.items()
+            else:
+                assert parsed[part][name] == value
+    assert f"#   python train.py {command} --config configs/{path.name}" in path.read_text()

@@ -18,7 +18,8 @@ from datamodules.images import fit_on_canvas
 from datamodules.index import ShardIndex
 from mambaeye.batch import CanvasBatch, GlimpseBatch
 from mambaeye.errors import InputError
-from mambaeye.scans import scan_pattern
+from mambaeye.scans import SCANS, random, scan_pattern
+from mambaeye.trajectory import Box, information_ratio
 
 
 def data_module(
@@ -163,12 +164,63 @@ def test_training_glimpses_draw_what_they_promise() -> None:
     assert max(sides) <= 44
 
 
+def test_a_training_scan_is_that_pattern_on_the_image_or_the_canvas() -> None:
+    """Random ones are the numbers that they were when there was no other; everything before is drawn as ever."""
+    white = cv2.imencode(".png", np.full((20, 10, 3), 255, dtype=np.uint8))[1].tobytes()
+    raw = RawSample("white", white, 3)
+    areas = Counter()
+    for number in range(40):
+        rng = np.random.default_rng(number)
+        side = int(rng.integers(40, 44, endpoint=True))
+        _, box = fit_on_canvas(cv2.imdecode(np.frombuffer(white, np.uint8), cv2.IMREAD_COLOR_RGB), side)
+        area = box if rng.random() < 0.5 else Box(0, 0, side, side)
+        areas[area == box] += 1
+        state = rng.bit_generator.state
+        for scan in SCANS:
+            glimpses = TrainingGlimpses((40, 44), 8, 50, 0.5, None, None, scan)
+            sample = glimpses(raw, np.random.default_rng(number), partner=None)
+            rng.bit_generator.state = state
+            positions = SCANS[scan](area, 8, 50, rng)
+            assert (sample.positions.numpy() == positions).all()
+            assert sample.information_ratio.equal(information_ratio(positions, box, 8).float())
+        default = TrainingGlimpses((40, 44), 8, 50, 0.5, None, None)(raw, np.random.default_rng(number), None)
+        rng.bit_generator.state = state
+        assert (default.positions.numpy() == random(area, 8, 50, rng)).all()
+    assert min(areas.values()) > 8
+
+
+def test_training_batches_follow_their_scan(data_dir: Path) -> None:
+    data = data_module(data_dir, train_scan="row_raster", canvas=(32, 32), batch_size=7, num_workers=0)
+    raster = [[row, col] for row in (0, 16) for col in (0, 16)]
+    for positions in next(iter(data.train_dataloader())).positions:
+        assert positions.tolist() == [*raster, [0, 0]]
+    drawn = by_key(data_module(data_dir, batch_size=50, num_workers=0).train_dataloader())
+    named = by_key(data_module(data_dir, batch_size=50, num_workers=0, train_scan="random").train_dataloader())
+    assert drawn == named
+
+
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40), st.integers(0, 40))
 def test_a_glimpse_of_a_narrow_image_stays_on_the_canvas(height: int, width: int, patch: int, more: int) -> None:
     canvas, box = fit_on_canvas(np.zeros((height, width, 3), np.uint8), patch + more)
     positions = scan_pattern("random")(box, patch, 50, np.random.default_rng(0))
     assert positions.min() >= 0
     assert positions.max() + patch <= len(canvas)
+
+
+@pytest.mark.parametrize(("world_size", "micro_batch_size"), [(1, 32), (1, 40), (2, 16), (4, None)])
+def test_the_batches_of_an_optimizer_step_are_the_same_however_it_is_divided(
+    data_dir: Path, world_size: int, micro_batch_size: int | None
+) -> None:
+    whole = data_module(data_dir, batch_size=64, num_workers=0).train_dataloader()
+    steps = [set(batch.keys) for batch in whole]
+    parts: list[list[str]] = [[] for _ in steps]
+    for rank in range(world_size):
+        data = data_module(data_dir, rank, world_size, batch_size=64, micro_batch_size=micro_batch_size, num_workers=2)
+        accumulation = data.trainer.accumulate_grad_batches
+        for number, batch in enumerate(data.train_dataloader()):
+            assert len(batch.keys) <= (micro_batch_size or 64)
+            parts[number // accumulation] += batch.keys
+    assert [sorted(part) for part in parts] == [sorted(step) for step in steps]
 
 
 def test_a_global_batch_stated_twice_or_that_does_not_divide(data_dir: Path) -> None:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,17 @@ def test_only_moves_matter_not_positions() -> None:
     torch.testing.assert_close(model(patches, positions.int()), model(patches, positions))
 
 
+def test_with_positions_for_coordinates_any_split_is_the_whole_and_shifts_matter() -> None:
+    model, (patches, positions) = small_model(config=replace(SMALL, coordinates="positions")), glimpses(2, 70)
+    whole = model(patches, positions)
+    for sizes in ([1] * 70, [3, 1, 66]):
+        torch.testing.assert_close(in_pieces(model, patches, positions, sizes)[0], whole, atol=1e-10, rtol=0)
+    assert not model(patches, positions + 1000).isclose(whole).all(-1).any()
+    moving = small_model()  # with the same weights; its moves are these positions where it goes on by them from (0, 0)
+    positions[:, 0] = 0
+    assert moving(patches, positions.cumsum(1)).equal(model(patches, positions))
+
+
 def test_bytes_and_floats_are_the_same_image() -> None:
     model, (patches, positions) = small_model(), glimpses(2, 9)
     torch.testing.assert_close(model(patches.double() / 255, positions), model(patches, positions), atol=1e-12, rtol=0)
@@ -149,9 +161,10 @@ def test_initialisation() -> None:
         ({"depth": 0}, "encoder.depth is 0: give at least 1"),
         ({"move_embedding_dim": 7}, "move_embedding_dim is 7: half are sines, so give an even number"),
         ({"d_conv": 1}, "needs 2 taps"),
+        ({"coordinates": "angles"}, "coordinates is 'angles': choose one of moves, positions"),
     ],
 )
-def test_sizes_that_cannot_be(change: dict[str, int], message: str) -> None:
+def test_sizes_that_cannot_be(change: dict[str, int | str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         EncoderConfig(**change)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mambaeye import kernels
+from mambaeye.diagnosis import diagnose
 from mambaeye.encoder import EncoderConfig, MambaEye
 from mambaeye.errors import InputError
 
@@ -83,6 +84,16 @@ def test_glimpse_by_glimpse_is_plain_torch_and_spares_the_state(dtype: torch.dty
         model.stream(patches[:, :1], positions[:, :1], state)
     torch.testing.assert_close(got.float(), expected.float(), atol=TOLERANCES[dtype][0], rtol=0)
     assert all(part.eq(0).all() for part in state)
+
+
+@pytest.mark.cuda
+@pytest.mark.usefixtures("on_gpu")
+def test_a_diagnosis_is_that_of_plain_torch() -> None:
+    """The kernels change states in place, and the diagnosis compares each with the one before."""
+    patches, positions = glimpses(3, 40)
+    got, expected = (diagnose(model, patches, positions) for model in two_models())
+    for part, other in zip(got, expected, strict=True):
+        assert (part - other).abs().max() <= TOLERANCES[torch.float32][1] * other.abs().max()
 
 
 @pytest.mark.cuda

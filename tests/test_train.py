@@ -213,11 +213,35 @@ def test_a_module_loads_from_its_checkpoint(trained: Path) -> None:
     assert module.optimizer_config.warmup_epochs == 0.5
 
 
+def test_a_checkpoint_says_what_the_model_is_told_of_where_it_looks(
+    trained: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = {"trainer.limit_train_batches": 2, "run_dir": "there", "data.data_dir": data_dir}
+    main(["fit", *flags(TINY | short), "--model.encoder.coordinates=positions", "--data.train_scan=hilbert"])
+    last = Path("there/checkpoints/last.ckpt")
+    assert MambaEyeModule.load_from_checkpoint(last).encoder.config.coordinates == "positions"
+    before = rows(Path("there"))
+    capsys.readouterr()
+    main(["validate", f"--ckpt_path={last}", "--trainer.accelerator=cpu"])
+    assert rows(Path("there")) == before
+    assert "not as in the checkpoint" not in capsys.readouterr().out
+    main(["validate", f"--ckpt_path={last}", "--trainer.accelerator=cpu", "--model.encoder.coordinates=moves"])
+    assert "  model.encoder.coordinates: positions -> moves\n" in capsys.readouterr().out
+    assert rows(Path("there")) != before
+    older = torch.load(trained / "checkpoints/last.ckpt", weights_only=True)  # from before there was the choice
+    del older["hyper_parameters"]["encoder"]["coordinates"], older["datamodule_hyper_parameters"]["train_scan"]
+    torch.save(older, "older.ckpt")
+    assert MambaEyeModule.load_from_checkpoint("older.ckpt").encoder.config.coordinates == "moves"
+    main(["validate", "--ckpt_path=older.ckpt", "--run_dir=older", "--trainer.accelerator=cpu"])
+    assert rows(Path("older")) == rows(trained)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["validate"], "validate has no weights (runs/default/checkpoints/last.ckpt may be some): give --ckpt_path"),
         (["predict", "--ckpt_path=x.ckpt"], "--ckpt_path x.ckpt does not exist"),
+        (["fit", "--data.train_scan=zigzag"], "no scan pattern is called 'zigzag': choose one of random, "),
         (["fit", "--data.scans=[zigzag]"], "no scan pattern is called 'zigzag': choose one of random, random_grid, "),
         (["fit", "--data.patch_size=40"], "data.canvas is 32..64 pixels and a glimpse 40: give two sides"),
         (["fit", "--data.patch_size=32"], None),

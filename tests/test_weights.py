@@ -86,13 +86,22 @@ def test_saved_and_loaded_bit_for_bit(dtype: torch.dtype, tmp_path: Path) -> Non
     for name, tensor in again.state_dict().items():
         assert tensor.dtype == dtype
         assert tensor.equal(model.state_dict()[name]), name
-    save(again, tmp_path / "new" / "folder")  # over what is there
+    save(MambaEye(replace(config, coordinates="positions")), tmp_path / "new" / "folder")  # over what is there
+    assert load(tmp_path / "new" / "folder").config.coordinates == "positions"
     assert {path.name for path in (tmp_path / "new" / "folder").iterdir()} == {"model.safetensors", "config.json"}
 
 
 def write_sizes(folder: Path, **changes: object) -> None:
     sizes = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(sizes | changes))
+
+
+def test_sizes_from_before_there_were_coordinates_are_those_of_moves(tmp_path: Path) -> None:
+    save(MambaEye(EncoderConfig(num_classes=3, patch_size=4, dim=16, depth=1, headdim=8)), tmp_path)
+    sizes = json.loads((tmp_path / "config.json").read_text())
+    assert sizes.pop("coordinates") == "moves"
+    (tmp_path / "config.json").write_text(json.dumps(sizes))
+    assert load(tmp_path).config.coordinates == "moves"
 
 
 @pytest.mark.parametrize(
@@ -103,6 +112,7 @@ def write_sizes(folder: Path, **changes: object) -> None:
         (lambda f: (f / "config.json").write_text("[1]"), "does not hold an encoder's sizes"),
         (lambda f: write_sizes(f, colour=3), "does not hold an encoder's sizes: .*colour"),
         (lambda f: write_sizes(f, dim="wide"), "does not hold an encoder's sizes"),
+        (lambda f: write_sizes(f, coordinates="angles"), "'angles': choose one of moves, positions"),
         (lambda f: write_sizes(f, num_classes=5), r"head.weight is \(3, 16\), not \(5, 16\)"),
         (lambda f: (f / "model.safetensors").unlink(), "model.safetensors does not exist"),
         (lambda f: os.truncate(f / "model.safetensors", 5000), "model.safetensors is not a file of plain tensors"),

@@ -1,0 +1,138 @@
+"""Pictures of a suite's results (benchmarks/results.py), from their entries alone.
+
+Lines are means over seeds, bands go from the smallest to the largest.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.suites import Claim, Suite
+from benchmarks.tables import BY_RESOLUTION, QUANTITIES, Curves, Entry, shift_columns
+from callbacks.pictures import glimpse_axis, save, share_axis
+
+
+def draw(suite: Suite, entries: list[Entry], path: Path) -> None:
+    """A picture of each claim that has results: <path>-<claim>.png."""
+    curves = Curves(entries)
+    for name, claim in suite.claims.items():
+        if any(curves.seeds(variant, suite.measured[name][0]) for variant in claim.variants):
+            save(PICTURES[name](suite, claim, curves), path.with_name(f"{path.name}-{name}.png"))
+
+
+def colors(claim: Claim) -> dict[str, tuple[float, ...]]:
+    """A colour a variant."""
+    shades = colormaps["viridis"](np.linspace(0, 0.85, len(claim.variants)))
+    return dict(zip(claim.variants, map(tuple, shades), strict=True))
+
+
+def line(axes: Axes, x: list[int], values: np.ndarray, color: tuple[float, ...], label: str) -> None:
+    """Mean over seeds, with smallest to largest shaded: values (seeds, points)."""
+    if values.size:
+        axes.plot(x, values.mean(0), color=color, label=label, marker=".", linewidth=1.2)
+        axes.fill_between(x, values.min(0), values.max(0), color=color, alpha=0.2, linewidth=0)
+
+
+def over_glimpses(claim: Claim, curves: Curves, quantities: tuple[str, ...], legend: str | None = None) -> Figure:
+    """A row of panels a quantity, a panel a canvas side: against glimpses in test, a line a variant."""
+    sides, steps = curves.resolutions(BY_RESOLUTION), curves.steps(BY_RESOLUTION)
+    figure = Figure(figsize=(2.3 * len(sides) + 0.4, 2.3 * len(quantities) + 0.5), layout="constrained")
+    grid = figure.subplots(len(quantities), len(sides), squeeze=False, sharex=True)
+    for quantity, panels in zip(quantities, grid, strict=True):
+        for side, axes in zip(sides, panels, strict=True):
+            for variant, color in colors(claim).items():
+                values = curves.of(variant, BY_RESOLUTION, side, name=quantity)
+                line(axes, steps, values, color, claim.variants[variant])
+            glimpse_axis(axes, steps[-1])
+            share_axis(axes)
+            if quantity == "ece":
+                axes.set_ylim(0, 0.6)
+            if quantity == quantities[0]:
+                axes.set_title(f"{side} px", fontsize=9)
+        panels[0].set_ylabel(QUANTITIES[quantity])
+    below(figure, grid[0, 0], legend)
+    return figure
+
+
+def below(figure: Figure, axes: Axes, title: str | None) -> None:
+    """One legend for all panels."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, title=title, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+
+
+def draw_loss(suite: Suite, claim: Claim, curves: Curves) -> Figure:
+    """Top-1 and ECE against glimpses."""
+    return over_glimpses(claim, curves, ("top1", "ece"))
+
+
+def draw_lengths(suite: Suite, claim: Claim, curves: Curves) -> Figure:
+    """Top-1 against glimpses in test."""
+    return over_glimpses(claim, curves, ("top1",), "glimpses in training")
+
+
+def against_canvas(axes: Axes, claim: Claim, curves: Curves) -> None:
+    """Top-1 by canvas side, a line a variant."""
+    sides = curves.resolutions(BY_RESOLUTION)
+    for variant, color in colors(claim).items():
+        values = [curves.at(claim.at, variant, BY_RESOLUTION, side) for side in sides]
+        line(axes, sides, np.stack(values, axis=1), color, claim.variants[variant])
+    axes.set(xlabel="canvas side in test, pixels", ylabel=f"top-1 after {claim.at} glimpses", xticks=sides)
+    share_axis(axes)
+
+
+def draw_canvases(suite: Suite, claim: Claim, curves: Curves) -> Figure:
+    """Top-1 by canvas side in test."""
+    figure = Figure(figsize=(4.4, 3.2), layout="constrained")
+    axes = figure.subplots()
+    against_canvas(axes, claim, curves)
+    below(figure, axes, "canvas side in training")
+    return figure
+
+
+def draw_coordinates(suite: Suite, claim: Claim, curves: Curves) -> Figure:
+    """Top-1 by canvas side, and by shift."""
+    figure = Figure(figsize=(7.6, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    against_canvas(left, claim, curves)
+    shifts = shift_columns(suite, curves)
+    for variant, color in colors(claim).items():
+        values = [curves.at(claim.at, variant, name, suite.side) for name in shifts.values()]
+        line(right, [*range(len(shifts))], np.stack(values, axis=1), color, claim.variants[variant])
+    right.set_xticks(range(len(shifts)), [*map(str, shifts)])
+    right.set(xlabel=f"shift at {suite.side} pixels, pixels both ways")
+    share_axis(right)
+    below(figure, left, None)
+    return figure
+
+
+def draw_scans(suite: Suite, claim: Claim, curves: Curves) -> Figure:
+    """Matrices of top-1, training pattern by test pattern, a panel a canvas side."""
+    sides, scans = curves.resolutions("scans"), curves.scans("scans")
+    trained = [v for v in claim.variants if curves.seeds(v, "scans")]
+    figure = Figure(figsize=(6.4 * len(sides), 0.4 * len(trained) + 1.6), layout="constrained")
+    for side, axes in zip(sides, figure.subplots(1, len(sides), squeeze=False)[0], strict=True):
+        cells = [[curves.at(claim.at, v, "scans", side, scan=scan).mean() for scan in scans] for v in trained]
+        matrix = np.array(cells)  # (training, test)
+        axes.imshow(100 * matrix, cmap="viridis", vmin=0, vmax=100, aspect="auto")
+        for (row, col), value in np.ndenumerate(100 * matrix):
+            color = "black" if value > 60 else "white"
+            axes.text(col, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=color)
+        axes.set_xticks(range(len(scans)), scans, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
+        axes.set_yticks(range(len(trained)), [claim.variants[v] for v in trained], fontsize=8)
+        axes.set(xlabel="in test", ylabel="in training")
+        axes.set_title(f"top-1 (%) at {side} px after {claim.at} glimpses, mean over seeds", fontsize=9)
+        axes.spines[:].set_visible(False)
+    return figure
+
+
+PICTURES: dict[str, Callable[[Suite, Claim, Curves], Figure]] = {
+    "loss": draw_loss,
+    "coordinates": draw_coordinates,
+    "canvases": draw_canvases,
+    "lengths": draw_lengths,
+    "scans": draw_scans,
+}

@@ -1,0 +1,160 @@
+"""What benchmarks/results.py trains and measures, as plain data: suites of variants of one config."""
+
+from dataclasses import dataclass, field
+
+from mambaeye.scans import SCANS
+
+Flags = dict[str, str]
+"""Arguments of train.py by their names: {"data.length": "64"}."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A question put to a few variants, which differ in one thing."""
+
+    variants: dict[str, str]
+    """What each is called in tables and pictures, by its name in the suite."""
+    at: int
+    """Glimpses after which one number compares them."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A config, its variants, and what is measured of each."""
+
+    config: str
+    """Path below the checkout; trained as it is, this is the variant "base"."""
+    fit: Flags
+    """Of every fit, whatever the variant."""
+    validate: Flags
+    """Of every validation."""
+    variants: dict[str, Flags]
+    """What a variant's fit says otherwise than the config."""
+    evaluations: dict[str, Flags]
+    """Validations: their cells and lengths."""
+    side: int
+    """Canvas side of those that shift the image."""
+    measured: dict[str, tuple[str, ...]]
+    """Which evaluations a claim needs of its variants."""
+    claims: dict[str, Claim]
+    """The most telling come first, and so do their rows."""
+    costs: dict[str, float] = field(default_factory=dict)
+    """Time of a variant's rows as a multiple of the base's, where it is far from 1: for the time that is left."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+    def rows(self) -> list[tuple[str, int]]:
+        """(variant, seed), each once, in the order in which they are to be done: claim by claim, seed by seed."""
+        every = [(variant, seed) for claim in self.claims.values() for seed in self.seeds for variant in claim.variants]
+        return list(dict.fromkeys(every))
+
+    def claims_of(self, variant: str) -> list[str]:
+        """Names of the claims that a variant is a part of."""
+        return [name for name, claim in self.claims.items() if variant in claim.variants]
+
+    def evaluations_of(self, variant: str) -> list[str]:
+        """Names of the evaluations that a variant's claims need."""
+        return list(dict.fromkeys(name for claim in self.claims_of(variant) for name in self.measured[claim]))
+
+
+def listed(values: object) -> str:
+    """As an argument: [a,b,c]."""
+    return f"[{','.join(map(str, values))}]"
+
+
+def shifts(resolution: int, length: int, pixels: tuple[int, ...]) -> dict[str, Flags]:
+    """Evaluations of images that lie so many pixels further down and right."""
+    cell = {"data.resolutions": f"[{resolution}]", "data.scans": "[random]", "data.validation_length": str(length)}
+    return {f"shift_{shift}": cell | {"data.shift": f"[{shift},{shift}]"} for shift in pixels}
+
+
+SCHEDULES = {"base": "scheduled loss", "plain": "plain cross entropy"}
+COORDINATES = {"base": "moves", "positions": "positions"}
+
+DIGITS = Suite(
+    config="configs/digits.yaml",
+    fit={"trainer.limit_val_batches": "0"},  # what is measured is measured by validate, on the last checkpoint
+    validate={"trainer.accelerator": "cpu", "trainer.enable_progress_bar": "false", "film_strip.images": "0"},
+    variants={
+        "base": {},
+        "plain": {"model.schedule": "none"},
+        "positions": {"model.encoder.coordinates": "positions"},
+        "canvas_32": {"data.canvas": "[32,32]"},
+        "canvas_64": {"data.canvas": "[64,64]"},
+        "canvas_32_96": {"data.canvas": "[32,96]"},
+        "length_16": {"data.length": "16"},
+        "length_64": {"data.length": "64"},
+        "length_128": {"data.length": "128"},
+        **{f"scan_{scan}": {"data.train_scan": scan} for scan in SCANS if scan != "random"},
+    },
+    evaluations={
+        "resolutions": {
+            "data.resolutions": "[32,48,64,96,128]",
+            "data.scans": "[random]",
+            "data.validation_length": "256",
+        },
+        "scans": {"data.resolutions": "[48,96]", "data.scans": listed(SCANS), "data.validation_length": "64"},
+        **shifts(48, 64, (16, 64, 256)),
+    },
+    side=48,
+    measured={
+        "loss": ("resolutions",),
+        "coordinates": ("resolutions", "shift_16", "shift_64", "shift_256"),
+        "canvases": ("resolutions",),
+        "lengths": ("resolutions",),
+        "scans": ("scans",),
+    },
+    claims={
+        "loss": Claim(SCHEDULES, at=64),
+        "coordinates": Claim(COORDINATES, at=64),
+        "canvases": Claim(
+            {"canvas_32": "32", "base": "32 to 64", "canvas_64": "64", "canvas_32_96": "32 to 96"}, at=64
+        ),
+        "lengths": Claim({"length_16": "16", "base": "32", "length_64": "64", "length_128": "128"}, at=64),
+        "scans": Claim(
+            {"base": "random"} | {f"scan_{scan}": scan for scan in SCANS if scan != "random"},
+            at=32,  # as in training: a grid repeats, and more rounds of it than were trained are another question
+        ),
+    },
+    costs={"length_16": 0.7, "length_64": 1.7, "length_128": 3.0},
+)
+
+CIFAR10 = Suite(
+    config="configs/cifar10.yaml",
+    fit={"trainer.limit_val_batches": "0"},
+    validate={"trainer.precision": "bf16-mixed", "trainer.enable_progress_bar": "false", "film_strip.images": "0"},
+    variants={
+        "base": {},
+        "plain": {"model.schedule": "none"},
+        "positions": {"model.encoder.coordinates": "positions"},
+        "canvas_32": {"data.canvas": "[32,32]"},
+        "canvas_64": {"data.canvas": "[64,64]"},
+        "canvas_128": {"data.canvas": "[128,128]"},
+        "length_64": {"data.length": "64"},
+        "length_1024": {"data.length": "1024"},
+        **{f"scan_{scan}": {"data.train_scan": scan} for scan in ("random_grid", "row_raster", "hilbert", "sobol")},
+    },
+    evaluations={
+        "resolutions": {
+            "data.resolutions": "[32,64,96,128,192]",
+            "data.scans": "[random]",
+            "data.validation_length": "1024",
+        },
+        "scans": {"data.resolutions": "[64,128]", "data.scans": listed(SCANS), "data.validation_length": "256"},
+        **shifts(64, 256, (16, 64, 256)),
+    },
+    side=64,
+    measured=DIGITS.measured,
+    claims={
+        "loss": Claim(SCHEDULES, at=256),
+        "coordinates": Claim(COORDINATES, at=256),
+        "canvases": Claim({"canvas_32": "32", "canvas_64": "64", "canvas_128": "128", "base": "32 to 128"}, at=256),
+        "lengths": Claim({"length_64": "64", "base": "256", "length_1024": "1024"}, at=256),
+        "scans": Claim(
+            {"base": "random"} | {f"scan_{scan}": scan for scan in ("random_grid", "row_raster", "hilbert", "sobol")},
+            at=256,
+        ),
+    },
+    costs={"length_64": 0.4, "length_1024": 3.5},
+)
+
+SUITES = {"digits": DIGITS, "cifar10": CIFAR10}

@@ -1,0 +1,185 @@
+"""Tables of a suite's results (benchmarks/results.py), from their entries alone.
+
+Seeds are summed up as mean and standard deviation. Differences are taken seed by seed, between runs that share their
+order of samples.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from benchmarks.suites import Claim, Suite
+
+Entry = dict[str, Any]
+BY_RESOLUTION = "resolutions"
+"""The evaluation that has every canvas side."""
+QUANTITIES = {"top1": "Top-1", "ece": "ECE"}
+
+
+class Curves:
+    """Everything measured, by variant, evaluation and cell."""
+
+    def __init__(self, entries: list[Entry]) -> None:
+        self.cells = {
+            (entry["variant"], entry["seed"], name, cell["resolution"], cell["scan"]): cell
+            for entry in entries
+            for name, evaluation in entry["evaluations"].items()
+            for cell in evaluation["cells"]
+        }
+
+    def seeds(self, variant: str, evaluation: str) -> list[int]:
+        """Those that a variant was measured with."""
+        return sorted({key[1] for key in self.cells if (key[0], key[2]) == (variant, evaluation)})
+
+    def resolutions(self, evaluation: str) -> list[int]:
+        """Canvas sides of an evaluation."""
+        return sorted({key[3] for key in self.cells if key[2] == evaluation})
+
+    def scans(self, evaluation: str) -> list[str]:
+        """Scan patterns of an evaluation, in the order in which it has them."""
+        return list(dict.fromkeys(key[4] for key in self.cells if key[2] == evaluation))
+
+    def steps(self, evaluation: str) -> list[int]:
+        """Glimpses after which an evaluation has numbers."""
+        return sorted({step for key, cell in self.cells.items() if key[2] == evaluation for step in cell["steps"]})
+
+    def of(
+        self,
+        variant: str,
+        evaluation: str,
+        resolution: int,
+        scan: str = "random",
+        name: str = "top1",
+        less: str | None = None,
+    ) -> np.ndarray:
+        """A quantity, or what it is more than another variant's, by the seeds that there are: (seeds, steps)."""
+        seeds = self.seeds(variant, evaluation)
+        if less is not None:
+            seeds = [seed for seed in seeds if seed in self.seeds(less, evaluation)]
+
+        def rows(variant: str) -> np.ndarray:
+            return np.array([self.cells[variant, seed, evaluation, resolution, scan][name] for seed in seeds])
+
+        values = rows(variant) - rows(less) if less else rows(variant)
+        return values.reshape(len(seeds), len(self.steps(evaluation)))
+
+    def at(self, step: int, variant: str, evaluation: str, resolution: int, **which: str) -> np.ndarray:
+        """The same after one step: (seeds,)."""
+        return self.of(variant, evaluation, resolution, **which)[:, self.steps(evaluation).index(step)]
+
+
+def tables(suite: Suite, entries: list[Entry]) -> dict[str, str]:
+    """Markdown by name, each with a line above that says what it shows; of claims that have results."""
+    curves = Curves(entries)
+    made: dict[str, str] = {}
+    for name, claim in suite.claims.items():
+        if any(curves.seeds(variant, suite.measured[name][0]) for variant in claim.variants):
+            made |= {f"{name}-{part}": text for part, text in TABLES[name](suite, claim, curves)}
+    return made
+
+
+def percent(values: np.ndarray, sign: str = "") -> str:
+    """Mean of some seeds, and their standard deviation, in %."""
+    if not len(values):
+        return ""
+    mean = f"{100 * values.mean():{sign}.1f}"
+    return mean if len(values) == 1 else f"{mean} ± {100 * values.std(ddof=1):.1f}"
+
+
+def markdown(title: str, heading: list[object], rows: list[list[object]]) -> str:
+    """A line, and a table below it."""
+    lines = [heading, ["---"] * len(heading), *rows]
+    return title + "\n\n" + "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def loss_tables(suite: Suite, claim: Claim, curves: Curves) -> Iterator[tuple[str, str]]:
+    """Top-1 and ECE by canvas and glimpse, and what the first variant has more than the second."""
+    first, second = claim.variants
+    steps = curves.steps(BY_RESOLUTION)[::-1][::2][::-1]  # every second power of two, the last among them
+    for quantity, word in QUANTITIES.items():
+        rows: list[list[object]] = []
+        for side in curves.resolutions(BY_RESOLUTION):
+            for variant, label in claim.variants.items():
+                of_steps = [curves.at(step, variant, BY_RESOLUTION, side, name=quantity) for step in steps]
+                rows.append([side, label, *map(percent, of_steps)])
+            more = [curves.at(step, first, BY_RESOLUTION, side, name=quantity, less=second) for step in steps]
+            rows.append([side, "*difference*", *(percent(values, "+") for values in more)])
+        title = f"{word} (%) by canvas side, after so many glimpses:"
+        yield quantity, markdown(title, ["side", "trained with", *steps], rows)
+
+
+def by_canvas(claim: Claim, curves: Curves) -> tuple[list[object], list[list[object]]]:
+    """Top-1 of every variant at every canvas side: heading and rows."""
+    sides = curves.resolutions(BY_RESOLUTION)
+    rows = [
+        [label, *(percent(curves.at(claim.at, variant, BY_RESOLUTION, side)) for side in sides)]
+        for variant, label in claim.variants.items()
+    ]
+    return sides, rows
+
+
+def canvas_tables(suite: Suite, claim: Claim, curves: Curves) -> Iterator[tuple[str, str]]:
+    """Top-1 by canvas in training and in test."""
+    sides, rows = by_canvas(claim, curves)
+    title = f"Top-1 (%) after {claim.at} glimpses, by canvas side in test (pixels):"
+    yield "canvas", markdown(title, ["canvas side in training", *sides], rows)
+
+
+def shift_columns(suite: Suite, curves: Curves) -> dict[int, str]:
+    """Pixels -> evaluation, of those that there are; no shift is a part of the evaluation by resolution."""
+    names = [name for name in suite.evaluations if name.startswith("shift_") and curves.steps(name)]
+    return {0: BY_RESOLUTION} | {int(name.removeprefix("shift_")): name for name in names}
+
+
+def coordinate_tables(suite: Suite, claim: Claim, curves: Curves) -> Iterator[tuple[str, str]]:
+    """Top-1 by canvas side, and by shift at one, and what the first variant has more."""
+    sides, rows = by_canvas(claim, curves)
+    first, second = claim.variants
+    more = [curves.at(claim.at, first, BY_RESOLUTION, side, less=second) for side in sides]
+    rows.append(["*difference*", *(percent(values, "+") for values in more)])
+    title = f"Top-1 (%) after {claim.at} glimpses, by canvas side (pixels):"
+    yield "canvas", markdown(title, ["told", *sides], rows)
+    shifts = shift_columns(suite, curves)
+    rows = [
+        [label, *(percent(curves.at(claim.at, v, name, suite.side)) for name in shifts.values())]
+        for v, label in claim.variants.items()
+    ]
+    title = f"Top-1 (%) at {suite.side} pixels after {claim.at} glimpses, shifted by so many pixels both ways:"
+    yield "shift", markdown(title, ["told", *shifts], rows)
+
+
+def length_tables(suite: Suite, claim: Claim, curves: Curves) -> Iterator[tuple[str, str]]:
+    """Top-1 by glimpses in training and in test, and canvas side."""
+    steps = [step for step in curves.steps(BY_RESOLUTION) if step >= 4]
+    rows = [
+        [side, label, *(percent(curves.at(step, variant, BY_RESOLUTION, side)) for step in steps)]
+        for side in curves.resolutions(BY_RESOLUTION)
+        for variant, label in claim.variants.items()
+    ]
+    title = "Top-1 (%) by canvas side and glimpses in training, after so many glimpses in test:"
+    yield "top1", markdown(title, ["side", "in training", *steps], rows)
+
+
+def scan_tables(suite: Suite, claim: Claim, curves: Curves) -> Iterator[tuple[str, str]]:
+    """Top-1 of every training pattern where it was trained, with those that draw, and over all."""
+    for side in curves.resolutions("scans"):
+        rows = []
+        for variant, label in claim.variants.items():
+            tested = {scan: curves.at(claim.at, variant, "scans", side, scan=scan) for scan in curves.scans("scans")}
+            if len(tested[label]):
+                others = np.stack([values for scan, values in tested.items() if scan != label])  # (patterns, seeds)
+                drawn = [percent(tested[scan]) for scan in ("random", "sobol", "random_grid")]
+                rows.append([label, percent(tested[label]), *drawn, percent(others.mean(0)), percent(others.min(0))])
+        heading = ["in training", "on itself", "on random", "on sobol", "on random_grid", "mean of the others", "worst"]
+        title = f"Top-1 (%) at {side} pixels after {claim.at} glimpses:"
+        yield str(side), markdown(title, heading, rows)
+
+
+TABLES: dict[str, Callable[[Suite, Claim, Curves], Iterator[tuple[str, str]]]] = {
+    "loss": loss_tables,
+    "coordinates": coordinate_tables,
+    "canvases": canvas_tables,
+    "lengths": length_tables,
+    "scans": scan_tables,
+}

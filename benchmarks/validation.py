@@ -1,0 +1,88 @@
+"""Validation: peak memory against T, and how long a sweep takes and waits for its data, as whole runs of train.py.
+
+python -m benchmarks.validation --ckpt_path runs/quickstart/checkpoints/best.ckpt
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from datamodules.canvases import FixedGlimpses
+from datamodules.loader import FixedLoader
+from datamodules.locate import open_index
+from datamodules.order import Crew
+from mambaeye.batch import Cell
+
+PAPER = (224, 256, 384, 512, 640, 768, 1024, 1280, 1408, 1536)  # pixels
+LENGTHS = (1024, 8192)
+SWEEP = {
+    "data.resolutions": "[32,48,64,96]",
+    "data.scans": "[random,row_raster,spiral,hilbert,sobol,coarse_to_fine]",
+    "data.validation_length": "256",
+}
+
+
+def validate(ckpt_path: str, data_dir: str, settings: dict[str, str]) -> tuple[float, float, str, list[dict]]:
+    """Seconds, peak memory of the process in MiB, what it said of its waiting, and its rows."""
+    with tempfile.TemporaryDirectory() as run_dir:
+        settings = {"ckpt_path": ckpt_path, "run_dir": run_dir, "data.data_dir": data_dir} | settings
+        arguments = [f"--{name}={value}" for name, value in settings.items()]
+        command = [sys.executable, "-m", "train", "validate", *arguments, "--trainer.enable_progress_bar=false"]
+        # a process between, whose only child is measured
+        script = (
+            "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); "
+            "print('peak', resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+        )
+        began = time.perf_counter()
+        said = subprocess.run([sys.executable, "-c", script, *command], check=True, capture_output=True, text=True)
+        seconds = time.perf_counter() - began
+        rows = json.loads((Path(run_dir) / "validation.json").read_text())["rows"]
+    peak = int(re.search(r"peak (\d+)", said.stdout)[1]) / 1024
+    waited = re.search(r".*waiting for data", said.stdout)[0]
+    return seconds, peak, waited, rows
+
+
+def loading(shards: str, batch_size: int = 8, batches: int = 5) -> float:
+    """Processor seconds an image and cell, of one worker, decoding included."""
+    torch.set_num_threads(1)
+    crew = Crew(ranks=1, workers=1, batch_size=batch_size)
+    glimpses = FixedGlimpses(tuple(Cell(side, "random") for side in PAPER), 16, 4096, (0, 0))
+    common = {"rank": 0, "num_workers": 0, "tolerated": 0, "timeout": 0.0, "pin_memory": False, "seed": 0}
+    loader = FixedLoader(open_index(shards, None), crew, glimpses=glimpses, limit=batches, **common)
+    began = time.process_time()
+    seen = sum(len(batch.labels) for batch in loader)
+    return (time.process_time() - began) / seen
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ckpt_path", required=True, help="a digits model, as the quickstart leaves it")
+    parser.add_argument("--data_dir", default="data", help="folder of the embedded digits")
+    parser.add_argument("--shards", help="indexed shards of photographs")
+    arguments = parser.parse_args()
+    if arguments.shards:
+        seconds = loading(arguments.shards)
+        print(
+            f"one loader worker, {len(PAPER)} resolutions, T 4096: {1e3 * seconds:.2f} ms an image and cell", flush=True
+        )
+    base = arguments.ckpt_path, arguments.data_dir
+    peaks = {}
+    for length in LENGTHS:
+        settings = {"data.resolutions": "[48]", "data.batch_size": "16", "trainer.limit_val_batches": "3"}
+        seconds, peaks[length], waited, _ = validate(*base, settings | {"data.validation_length": str(length)})
+        print(f"T {length}: peak memory {peaks[length]:.0f} MiB, {seconds:.1f} s; {waited}", flush=True)
+    print(f"peak memory at T {LENGTHS[1]} / T {LENGTHS[0]}: {peaks[LENGTHS[1]] / peaks[LENGTHS[0]]:.3f}")
+    seconds, peak, waited, rows = validate(*base, SWEEP)
+    cells = len({(row["resolution"], row["scan"]) for row in rows})
+    print(f"{cells} cells, T {SWEEP['data.validation_length']}: {seconds:.1f} s, peak memory {peak:.0f} MiB; {waited}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""Sweeps on the command line: one validate over many cells is what separate runs give, and what it leaves behind."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+from commands import TINY, flags
+
+from callbacks.tables import accuracy_table, early_table, markdown
+from train import main
+
+SIDES, SCANS, BUDGETS = (24, 40, 33), ("random", "spiral", "sobol"), (5, 40, 12)
+RULES = {
+    "model.stopping.confidence": "[0.1,0.11,0.2]",
+    "model.stopping.stable": "[3]",
+    "model.stopping.entropy": "[2.29]",
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> str:
+    run_dir = tmp_path_factory.mktemp("sweep") / "run"
+    settings = {**TINY, "run_dir": run_dir, "data.data_dir": data_dir, "trainer.limit_val_batches": 0}
+    main(["fit", *flags(settings), "--trainer.limit_train_batches=6"])
+    return str(run_dir / "checkpoints" / "last.ckpt")
+
+
+def validate(checkpoint: str, run_dir: Path, sides: tuple, scans: tuple, budgets: tuple, *more: str) -> dict:
+    settings = {
+        "data.resolutions": list(sides),
+        "data.scans": f"[{','.join(scans)}]",
+        "data.validation_length": list(budgets) if len(budgets) > 1 else budgets[0],
+    }
+    settings = {name: str(value).replace(" ", "") for name, value in settings.items()} | RULES
+    quiet = ["--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"]
+    main(["validate", f"--ckpt_path={checkpoint}", f"--run_dir={run_dir}", *flags(settings), *quiet, *more])
+    return json.loads((run_dir / "validation.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def sweep(checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("swept")
+    validate(checkpoint, run_dir, SIDES, SCANS, BUDGETS, "--data.num_workers=2")
+    return run_dir
+
+
+def test_a_sweep_is_its_cells_one_by_one(sweep: Path, checkpoint: str, tmp_path: Path) -> None:
+    """Other runs, each with one resolution, one scan and one budget, in other batches."""
+    whole = json.loads((sweep / "validation.json").read_text())
+    steps = {1, 2, 4, 8, 16, 32, 40, 5, 12}
+    assert len(whole["rows"]) == len(SIDES) * len(SCANS) * len(steps)
+    for side, scan, budget in zip(SIDES, SCANS, BUDGETS, strict=True):
+        alone = validate(checkpoint, tmp_path / scan, (side,), (scan,), (budget,), "--data.batch_size=50")
+        same = [r for r in whole["rows"] if (r["resolution"], r["scan"]) == (side, scan) and r["step"] <= budget]
+        same = [row for row in same if row["step"] in {1, 2, 4, 8, 16, 32, budget}]
+        assert len(same) == len(alone["rows"])
+        for one, other in zip(same, alone["rows"], strict=True):
+            assert one == pytest.approx(other, abs=1e-6)
+        if budget == max(BUDGETS):
+            early = [row for row in whole["stopping"] if (row["resolution"], row["scan"]) == (side, scan)]
+            assert [pytest.approx(row, abs=1e-6) for row in early] == alone["stopping"]
+
+
+def test_what_a_sweep_leaves_behind(sweep: Path) -> None:
+    content = json.loads((sweep / "validation.json").read_text())
+    assert {(row["resolution"], row["scan"]) for row in content["stopping"]} == {(r, s) for r in SIDES for s in SCANS}
+    assert len(content["stopping"]) == 9 * 5
+    last = {(row["resolution"], row["scan"]): row for row in content["rows"] if row["step"] == 40}
+    for row in content["stopping"]:
+        if row["rule"] == "confidence" and row["threshold"] == 0.1:  # of ten classes, one always has that much
+            assert (row["glimpses"], row["stopped"]) == (1, 1)
+        if not row["stopped"]:  # never met: the last answer
+            assert row["glimpses"] == 40
+            assert row["top1"] == pytest.approx(last[row["resolution"], row["scan"]]["top1"])
+    table = (sweep / "validation" / "table.md").read_text().splitlines()
+    assert len(table) == 2 + 2 + 9
+    assert len({line.count("|") for line in table[2:]}) == 1
+    with (sweep / "validation" / "stopping.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["glimpses"]) for row in rows] == [row["glimpses"] for row in content["stopping"]]
+    pictures = {path.stem for path in (sweep / "validation").glob("*.png")}
+    assert pictures >= {"resolution", "area", "stopping", "stopping_ece", "reliability", "confidence"}
+
+
+def test_a_validation_says_how_long_it_waited(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    validate(checkpoint, tmp_path, (24,), ("random",), (7,), "--trainer.limit_val_batches=2", "--data.batch_size=40")
+    found = re.search(r"([\d,]+) glimpses in ([\d.]+) s, (\d+)% of it waiting for data", capsys.readouterr().out)
+    assert found[1] == str(2 * 40 * 7)
+    assert 0 <= int(found[3]) <= 100
+
+
+ROWS = [
+    {"resolution": 8, "scan": "random", "step": step, "samples": 9, "top1": top1, "top5": 1, "confidence": 0, "ece": 0}
+    for step, top1 in ((1, 0.2), (2, 0.3), (4, 0.5), (8, 0.8))
+]
+
+
+@pytest.mark.parametrize(("most", "columns"), [(None, "1 2 4 8"), (4, "1 2 4 8"), (3, "2 8"), (1, "8")])
+def test_a_table_has_no_more_columns_than_asked(most: int | None, columns: str) -> None:
+    _, headings, lines = accuracy_table(ROWS, most)
+    assert headings == ["side", "scan", *columns.split(), "top-5", "sure", "ECE"]
+    shares = {"1": "20.0", "2": "30.0", "4": "50.0", "8": "80.0"}
+    assert lines == [["8", "random", *(shares[column] for column in columns.split()), "100.0", "0.0", "0.0"]]
+
+
+def test_the_table_of_early_answers_takes_the_cheapest_that_is_as_good() -> None:
+    thresholds = {0.5: (2.0, 0.5), 0.7: (4.0, 0.796), 0.9: (5.5, 0.81), 1.0: (8.0, 0.8)}
+    early = [
+        {"resolution": 8, "scan": "random", "rule": "confidence", "threshold": tau, "glimpses": taken, "top1": top1}
+        for tau, (taken, top1) in thresholds.items()
+    ]
+    early.append(early[0] | {"rule": "stable", "threshold": 2})
+    title, headings, lines = early_table(ROWS, early)
+    assert lines == [["8", "random", "80.0", "0.7", "4.0", "-", "-"]]
+    assert markdown(title, headings, lines).splitlines()[-1] == "| 8 | random | 80.0 | 0.7 | 4.0 | - | - |"
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        (
+            "--model.stopping.confidence=[0.5,1.5]",
+            "model.stopping.confidence has 1.5: give confidences above 0 and up to",
+        ),
+        ("--model.stopping.stable=[0]", "model.stopping.stable has 0: give at least 1 glimpse"),
+        ("--data.validation_length=0", "data.validation_length is 0: give at least 1"),
+        ("--data.scans=[random,zigzag]", "no scan pattern is called 'zigzag': choose one of random, random_grid, row"),
+        ("--data.resolutions=[8]", "data.resolutions has 8, less than a glimpse of 16 pixels"),
+    ],
+)
+def test_what_cannot_be_swept(
+    checkpoint: str, tmp_path: Path, flag: str, message: str, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["validate", f"--ckpt_path={checkpoint}", f"--run_dir={tmp_path}", flag])
+    assert message in re.sub(r"\s+", " ", f"{ended.value} {capsys.readouterr().err}")
+
+
+def test_one_glimpse_and_one_rule(checkpoint: str, tmp_path: Path) -> None:
+    one = ["--model.stopping.confidence=[0.5]", "--model.stopping.stable=[]", "--model.stopping.entropy=[]"]
+    content = validate(checkpoint, tmp_path, (24,), ("random",), (1,), *one)
+    assert [(row["step"], row["samples"]) for row in content["rows"]] == [(1, 397)]
+    assert [(row["threshold"], row["glimpses"]) for row in content["stopping"]] == [(0.5, 1)]
+
+
+def test_no_rules(checkpoint: str, tmp_path: Path) -> None:
+    none = [f"--model.stopping.{kind}=[]" for kind in ("confidence", "stable", "entropy")]
+    content = validate(checkpoint, tmp_path, (24,), ("random",), (2,), *none, "--trainer.limit_val_batches=2")
+    assert content.keys() == {"rows"}
