@@ -17,7 +17,7 @@ from callbacks.pictures import glimpse_axis, share_axis
 LONGER_SIDE = 640  # pixels of an image that are drawn, at most
 TIMES = ListedColormap(colormaps["plasma"](np.linspace(0.25, 1, 256)))  # its dark end would not show on dark images
 MANY = 300  # glimpses, from which on the way is drawn in thin lines
-UNSEEN, FADING = 225, 0.8  # gray, and how much of it is in what was not seen
+UNSEEN, FADING = 200, 0.85  # gray, and how much of it is in what was not seen
 NAME, TITLE = 26, 90  # letters
 FIGURE = (12, 3.5)  # inches
 PANELS = ((0.012, 0.255), (0.279, 0.255), (0.588, 0.205), (0.82, 0.168))  # left edge and width, in shares of that
