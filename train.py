@@ -1,6 +1,5 @@
 """MambaEye on the command line: python train.py {fit,validate,test,predict} --help"""
 
-import json
 import os
 import sys
 import warnings
@@ -96,7 +95,7 @@ class MambaEyeCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse twice: to see which config and checkpoint are meant, then with the defaults that follow from them."""
-        given = as_one_list(sys.argv[1:] if args is None else args)
+        given, images = without_images(sys.argv[1:] if args is None else args)
         first = parser.parse_args([word for word in given if not word.startswith("--print_config")])
         command = first.subcommand
         defaults = run_defaults(command, first[command])
@@ -107,6 +106,7 @@ class MambaEyeCLI(LightningCLI):
         self._parser(command).set_defaults(saved | defaults)
         self.config = parser.parse_args(given)
         config = self.config[command]
+        config.data.images = images or config.data.images
         config.ckpt_path = ckpt_path
         if ckpt_path:
             config.model.init_from = None  # the checkpoint has the weights
@@ -183,16 +183,16 @@ def run_defaults(command: str, config: Namespace) -> dict[str, Any]:
     return defaults
 
 
-def as_one_list(words: list[str]) -> list[str]:
-    """The command line with all words after --data.images as one: what a shell makes of a pattern are many."""
+def without_images(words: list[str]) -> tuple[list[str], list[str]]:
+    """The command line without --data.images and the words after it; and these: what a shell makes of a pattern."""
     if IMAGES not in words:
-        return words
+        return words, []
     start = words.index(IMAGES) + 1
-    end = next((place for place, word in enumerate(words) if place >= start and word.startswith("--")), len(words))
+    end = next((place for place, word in enumerate(words) if place >= start and word.startswith("-")), len(words))
     paths = words[start:end]
     if len(paths) == 1 and paths[0].startswith("["):  # is a list already
-        return words
-    return [*words[: start - 1], f"{IMAGES}={json.dumps(paths)}", *words[end:]]
+        return words, []
+    return words[: start - 1] + words[end:], paths
 
 
 def checkpoint_hyperparameters(path: str) -> tuple[dict[str, Any], int]:

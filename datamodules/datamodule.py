@@ -89,7 +89,7 @@ class ShardDataModule(LightningDataModule):
         tolerated: int = 0,
         timeout: float = 600.0,
         seed: int = 0,
-        images: str | list[str] | None = None,
+        images: str | tuple[str, ...] | None = None,
         resize: int | None = None,
     ) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class ShardDataModule(LightningDataModule):
         self.cells = [Cell(resolution, scan) for resolution in resolutions for scan in scans]
         self.validation_length = max(self.budgets)
         self.limits: dict[str, int | float] = {}  # of batches of images, by trainer argument
-        self.image_paths = [images] if isinstance(images, str) else images or []
+        self.image_paths = [images] if isinstance(images, str) else list(images or ())
         self.resize = resize
         self.found = Found([], 0)
         """The files to predict, and how many others there were among them."""

@@ -95,7 +95,7 @@ class FileLoader:
     """Opens files and puts together those that lie side by side and have canvases of one size.
 
     There is a batch for every file, so that progress counts files: a file that waits for the next one to join it leaves
-    a batch without an image.
+    a batch without an image. So does a process without a file, for Lightning calls nothing where there is no batch.
 
     Args:
         files: of this process.
@@ -120,9 +120,11 @@ class FileLoader:
         self.pin_memory = pin_memory
 
     def __len__(self) -> int:
-        return len(self.opened)
+        return max(1, len(self.opened))
 
     def __iter__(self) -> Iterator[FileBatch]:
+        if not len(self.opened):
+            yield FileBatch(None, None, [])
         waiting: list[Opened] = []
         for opened in self._files():
             if waiting and self._joins(waiting, opened):

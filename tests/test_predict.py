@@ -20,14 +20,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageSequence
 
+import datamodules.prediction
 from callbacks.predictions import picture_name
+from datamodules.prediction import FileGlimpses, FileLoader
 from mambaeye import prediction, trajectory
 from mambaeye.encoder import EncoderConfig, MambaEye
 from mambaeye.module import MambaEyeModule
 from mambaeye.scans import scan_pattern
 from mambaeye.stopping import Rule
 from mambaeye.trajectory import Box, information_ratio, share_seen
-from train import as_one_list, main
+from train import main, without_images
 
 P, T, SEED = 16, 70, 3  # glimpses go through in chunks of 32 or 256
 ROUNDING = 5e-5  # of probabilities, with logits as large as here
@@ -387,13 +389,38 @@ def test_mistakes_end_in_one_sentence(
     assert said in fails(checkpoint, images, capsys, **settings)
 
 
-def test_words_after_images_are_one_list() -> None:
-    odd = ["a, b.png", "[1].png", "é: x.png", "2024", "\udce9.png"]
-    words = as_one_list(["predict", "--run_dir", "r", "--data.images", *odd, "--pictures", "--data.resize", "32"])
-    assert words[:3] + words[4:] == ["predict", "--run_dir", "r", "--pictures", "--data.resize", "32"]
-    assert json.loads(words[3].removeprefix("--data.images=")) == odd
+def test_words_after_images_are_taken_as_they_are(checkpoint: Path) -> None:
+    odd = ["a, b.png", "[1].png", "é: x.png", "2024", "'q'.png", os.fsdecode(b"\xe9.png")]
+    for name in odd:
+        with open(name, "wb") as file:
+            noise(20, 20).save(file, "png")
+    assert [line["path"] for line in predict(checkpoint, odd)] == odd
+    words = ["predict", "--run_dir", "r", "--data.images", *odd, "-c", "x.yaml", "--data.resize", "32"]
+    assert without_images(words) == (words[:3] + words[-4:], odd)
     for as_it_is in (["predict", "--data.images=a"], ["fit"], ["predict", "--data.images", "[a,b]"]):
-        assert as_one_list(as_it_is) == as_it_is
+        assert without_images(as_it_is) == (as_it_is, [])
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "expected"), [(10, [0, 0, 0, 4, 0, 0, 2, 1, 1, 1]), (3, [0, 0, 3, 1, 0, 0, 2, 1, 1, 1])]
+)
+def test_every_file_has_a_batch(batch_size: int, expected: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that progress is told in files; and where there is no file, Lightning still has a batch."""
+    monkeypatch.setattr(datamodules.prediction, "PIXELS", 2500)
+    for number, size in enumerate([(20, 20)] * 4 + [None] + [(20, 30)] * 2 + [(60, 60)] * 2 + [(20, 20)]):
+        if size:
+            noise(*size).save(f"{number}.png")
+        else:
+            Path(f"{number}.png").touch()
+    files = sorted(path.name for path in Path().glob("*.png"))
+    glimpses = FileGlimpses("random", P, 5, None, 0)
+    loader = FileLoader(files, glimpses, batch_size, num_workers=0, timeout=0, pin_memory=False)
+    batches = list(loader)
+    assert len(loader) == len(files) == 10
+    assert [0 if batch.canvases is None else len(batch.canvases) for batch in batches] == expected
+    assert [file.path for batch in batches for file in batch.files] == files
+    nothing = FileLoader([], glimpses, batch_size, num_workers=0, timeout=0, pin_memory=False)
+    assert [batch.files for batch in nothing] == [[]] * len(nothing) == [[]]
 
 
 def test_share_seen_is_the_last_information_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
