@@ -63,7 +63,7 @@ def test_the_imagenet_recipe_runs_is_fine_tuned_and_validated(
 def test_the_papers_protocol_validates_weights_and_checkpoints(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At its ten resolutions, with fewer glimpses, on the digits."""
+    """At its smallest and largest resolution, with fewer glimpses, on the digits."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["train.py"])
     small = [flag for flag in SMALL if "max_steps" not in flag and "resolutions" not in flag]
@@ -71,13 +71,13 @@ def test_the_papers_protocol_validates_weights_and_checkpoints(
     main(["fit", *small, "--trainer.max_steps=1", "--run_dir=run"])
     checkpoint = tmp_path / "run/checkpoints/last.ckpt"
     weights.save(MambaEyeModule.load_from_checkpoint(checkpoint, weights_only=True).encoder, tmp_path / "exported")
-    protocol = ["validate", f"--config={ROOT}/configs/validate_paper.yaml", *small, "--data.batch_size=1"]
+    fewer = ["--data.batch_size=1", "--data.resolutions=[224,1536]"]
+    protocol = ["validate", f"--config={ROOT}/configs/validate_paper.yaml", *small, *fewer]
     main([*protocol, f"--ckpt_path={checkpoint}", "--run_dir=of_checkpoint"])
     main([*protocol, "--model.init_from=exported/model.safetensors", "--run_dir=of_weights"])
     found = [json.loads((tmp_path / f"of_{what}/validation.json").read_text()) for what in ("checkpoint", "weights")]
     assert found[0] == found[1]
-    sides = dict.fromkeys(row["resolution"] for row in found[0]["rows"])
-    assert list(sides) == [224, 256, 384, 512, 640, 768, 1024, 1280, 1408, 1536]
+    assert {row["resolution"] for row in found[0]["rows"]} == {224, 1536}
 
 
 def test_the_cifar10_recipe_runs(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

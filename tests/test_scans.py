@@ -239,5 +239,5 @@ def test_unknown_pattern_lists_the_known() -> None:
 
 
 def test_the_docs_show_every_pattern() -> None:
-    page = (Path(__file__).parents[1] / "docs" / "scans.md").read_text()
+    page = (Path(__file__).parents[1] / "docs" / "scans.md").read_text().partition("\n## ")[0]
     assert [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")][1:] == list(SCANS)
