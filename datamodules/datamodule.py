@@ -127,6 +127,9 @@ class ShardDataModule(LightningDataModule):
             )
         if min(shift) < 0:
             raise InputError(f"data.shift is {list(shift)}: give rows and columns of at least 0 pixels")
+        for name in ("resolutions", "scans"):
+            if not self.hparams[name]:
+                raise InputError(f"data.{name} is empty: give at least one")
         for scan in (train_scan, *scans):
             scan_pattern(scan)
         embedded = Path(data_dir) / "digits"
