@@ -8,7 +8,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from jsonargparse import Namespace, set_parsing_settings
+from jsonargparse import ActionYesNo, Namespace, set_parsing_settings
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -36,7 +36,8 @@ from mambaeye.module import MambaEyeModule
 
 # numbers that two sides need are stated once: where the model gets them from
 LINKS = {"data.num_classes": "model.encoder.num_classes", "data.patch_size": "model.encoder.patch_size"}
-ALWAYS = (Preflight, CurveRecords, GlimpseAxis, ValidationReport, PredictionWriter)
+ALWAYS = (Preflight, CurveRecords, GlimpseAxis, ValidationReport)
+IMAGES = "--data.images"
 # those that cost something, which a flag or a config may set; they come first, and CurveRecords has their numbers too
 COSTLY = {
     "training_curves": TrainingCurves,
@@ -82,9 +83,19 @@ class MambaEyeCLI(LightningCLI):
         for source, target in LINKS.items():
             parser.link_arguments(source, target)
 
+    def setup_parser(self, *args: Any, **kwargs: Any) -> None:
+        """What only predict takes, besides what all commands do."""
+        super().setup_parser(*args, **kwargs)
+        parser = self._parser("predict")
+        parser.add_lightning_class_args(PredictionWriter, "predictions")
+        for name, what in (("pictures", "a picture"), ("animate", "an animated picture")):
+            help_text = f"Also leave {what} of every image in the run directory's predictions/ (default: false)."
+            parser.add_argument(f"--{name}", action=ActionYesNo, default=False, help=help_text)
+            parser.link_arguments(name, f"predictions.{name}")
+
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse twice: to see which config and checkpoint are meant, then with the defaults that follow from them."""
-        given = sys.argv[1:] if args is None else args
+        given, images = without_images(sys.argv[1:] if args is None else args)
         first = parser.parse_args([word for word in given if not word.startswith("--print_config")])
         command = first.subcommand
         defaults = run_defaults(command, first[command])
@@ -93,8 +104,9 @@ class MambaEyeCLI(LightningCLI):
             saved, steps = checkpoint_hyperparameters(ckpt_path)
             say(f"{command} takes {ckpt_path}, saved after {steps} optimizer steps")
         self._parser(command).set_defaults(saved | defaults)
-        super().parse_arguments(parser, args)
+        self.config = parser.parse_args(given)
         config = self.config[command]
+        config.data.images = images or config.data.images
         config.ckpt_path = ckpt_path
         if ckpt_path:
             config.model.init_from = None  # the checkpoint has the weights
@@ -166,7 +178,21 @@ def run_defaults(command: str, config: Namespace) -> dict[str, Any]:
     defaults: dict[str, Any] = {"run_dir": str(run_dir), "ckpt_path": asked, "weights_only": True}
     if command in ("validate", "test"):
         defaults["verbose"] = False  # Lightning's own table; ours has every step
+    if command == "predict":
+        defaults["return_predictions"] = False  # they are written as they come
     return defaults
+
+
+def without_images(words: list[str]) -> tuple[list[str], list[str]]:
+    """The command line without --data.images and the words after it; and these: what a shell makes of a pattern."""
+    if IMAGES not in words:
+        return words, []
+    start = words.index(IMAGES) + 1
+    end = next((place for place, word in enumerate(words) if place >= start and word.startswith("-")), len(words))
+    paths = words[start:end]
+    if len(paths) == 1 and paths[0].startswith("["):  # is a list already
+        return words, []
+    return words[: start - 1] + words[end:], paths
 
 
 def checkpoint_hyperparameters(path: str) -> tuple[dict[str, Any], int]:

@@ -1,4 +1,4 @@
-"""The LightningDataModule: which shards are streamed, and how they become batches of glimpses."""
+"""The LightningDataModule: which shards are streamed or files opened, and how they become batches of glimpses."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -9,12 +9,14 @@ from lightning import LightningDataModule
 from datamodules.canvases import FixedGlimpses
 from datamodules.digits import ensure_digits
 from datamodules.draws import Augmentation
+from datamodules.files import Found, find_images
 from datamodules.glimpses import TrainingGlimpses
 from datamodules.index import ShardIndex
 from datamodules.loader import EpochLoader, FixedLoader
 from datamodules.locate import open_index
 from datamodules.mixing import Mixing
 from datamodules.order import Crew, batches_of, divide
+from datamodules.prediction import FileGlimpses, FileLoader
 from mambaeye.batch import Cell
 from mambaeye.errors import InputError, on_all_ranks
 from mambaeye.scans import scan_pattern
@@ -24,12 +26,11 @@ LIMITS = {
     "fit": "limit_val_batches",
     "validate": "limit_val_batches",
     "test": "limit_test_batches",
-    "predict": "limit_predict_batches",
 }
 
 
 class ShardDataModule(LightningDataModule):
-    """Streams WebDataset shards as sequences of glimpses.
+    """Streams WebDataset shards as sequences of glimpses; for prediction, opens image files.
 
     Args:
         train_shards: Training shards: a folder or URL with their index.json, a brace pattern of paths or URLs, or a
@@ -59,6 +60,8 @@ class ShardDataModule(LightningDataModule):
             the run.
         timeout: Seconds without a batch after which worker processes count as stuck and the run stops; 0 for never.
         seed: Seed of the order, the canvases and the trajectories.
+        images: What to predict: image files, folders of them, or patterns like "photos/**/*.jpg".
+        resize: Canvas side in pixels that predict fits images into, as validation does; null to take them as they are.
     """
 
     def __init__(
@@ -86,9 +89,11 @@ class ShardDataModule(LightningDataModule):
         tolerated: int = 0,
         timeout: float = 600.0,
         seed: int = 0,
+        images: str | tuple[str, ...] | None = None,
+        resize: int | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(logger=False)
+        self.save_hyperparameters(logger=False, ignore=["images", "resize"])  # of one prediction, not of a run
         for name, config in (("augmentation", augmentation), ("mixing", mixing)):
             if config is not None:  # plain containers, so that a checkpoint loads with weights_only=True
                 self.hparams[name] = asdict(config)
@@ -115,8 +120,16 @@ class ShardDataModule(LightningDataModule):
         ):
             if least is not None and least < 1:
                 raise InputError(f"data.{name} is {self.hparams[name]}: give at least 1")
+        if resize is not None and resize < patch_size:
+            raise InputError(
+                f"data.resize is {resize}, less than a glimpse of {patch_size} pixels: give a canvas side of at least "
+                f"data.patch_size"
+            )
         if min(shift) < 0:
             raise InputError(f"data.shift is {list(shift)}: give rows and columns of at least 0 pixels")
+        for name in ("resolutions", "scans"):
+            if not self.hparams[name]:
+                raise InputError(f"data.{name} is empty: give at least one")
         for scan in (train_scan, *scans):
             scan_pattern(scan)
         embedded = Path(data_dir) / "digits"
@@ -130,13 +143,22 @@ class ShardDataModule(LightningDataModule):
         self.cells = [Cell(resolution, scan) for resolution in resolutions for scan in scans]
         self.validation_length = max(self.budgets)
         self.limits: dict[str, int | float] = {}  # of batches of images, by trainer argument
+        self.image_paths = [images] if isinstance(images, str) else list(images or ())
+        self.resize = resize
+        self.found = Found([], 0)
+        """The files to predict, and how many others there were among them."""
 
     def prepare_data(self) -> None:
-        if self.embedded:
+        if self.embedded and not (self.trainer and self.trainer.predicting):
             ensure_digits(self.embedded)
 
     def setup(self, stage: str) -> None:
         with on_all_ranks():
+            if stage == "predict":
+                if not self.image_paths:
+                    raise InputError("predict has no images: give --data.images files, folders or patterns")
+                self.found = find_images(self.image_paths)
+                return
             if stage == "fit":
                 self._set_accumulation()
                 self.train_index = self._open_index(self.train_shards, self.hparams.train_index)
@@ -209,18 +231,31 @@ class ShardDataModule(LightningDataModule):
         """The validation shards: testing is validating under another name."""
         return self._fixed_loader("test")
 
-    def predict_dataloader(self) -> FixedLoader:
-        """The validation shards."""
-        return self._fixed_loader("predict")
+    def predict_dataloader(self) -> FileLoader:
+        """The image files of --data.images; ranks take turns."""
+        h = self.hparams
+        glimpses = FileGlimpses(h.scans[0], h.patch_size, self.validation_length, self.resize, h.seed)
+        files = self.found.files[self.trainer.global_rank :: self.trainer.world_size]
+        return FileLoader(files, glimpses, self._images_at_once, h.num_workers, h.timeout, self._pin_memory)
 
     def _fixed_loader(self, stage: str) -> FixedLoader:
         h = self.hparams
-        batch_size = -(-h.batch_size // self.trainer.world_size)
-        crew = self._crew(self.val_index, min(batch_size, h.micro_batch_size or batch_size))
+        crew = self._crew(self.val_index, self._images_at_once)
         glimpses = FixedGlimpses(tuple(self.cells), h.patch_size, self.validation_length, tuple(h.shift))
         arguments = self._loader_arguments(self.val_index, crew)
         self.fixed_loader = FixedLoader(**arguments, glimpses=glimpses, limit=self.limits.get(LIMITS[stage], 1.0))
         return self.fixed_loader
+
+    @property
+    def _images_at_once(self) -> int:
+        """Images that a process takes at once, at most, where it learns nothing."""
+        h = self.hparams
+        batch_size = -(-h.batch_size // self.trainer.world_size)
+        return min(batch_size, h.micro_batch_size or batch_size)
+
+    @property
+    def _pin_memory(self) -> bool:
+        return self.trainer.strategy.root_device.type == "cuda"
 
     def _loader_arguments(self, index: ShardIndex, crew: Crew) -> dict[str, Any]:
         """What every loader wants to know."""
@@ -232,7 +267,7 @@ class ShardDataModule(LightningDataModule):
             "num_workers": h.num_workers,
             "tolerated": h.tolerated,
             "timeout": h.timeout,
-            "pin_memory": self.trainer.strategy.root_device.type == "cuda",
+            "pin_memory": self._pin_memory,
             "seed": h.seed,
         }
 

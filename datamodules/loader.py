@@ -6,19 +6,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader
 
 from datamodules.canvases import CanvasStream, FixedGlimpses
 from datamodules.glimpses import TrainingGlimpses
 from datamodules.index import ShardIndex
 from datamodules.order import Crew, Leg, batches_of, epoch_order, remaining
 from datamodules.stream import SampleStream
-from datamodules.workers import deaf_children, obey_the_parent
+from datamodules.workers import load
 from mambaeye.batch import CanvasBatch, GlimpseBatch
 from mambaeye.errors import InputError
 
-TRAINING, VALIDATION = 0, 1  # the first part of every random key
+TRAINING, VALIDATION, PREDICTION = 0, 1, 2  # the first part of every random key
 
 log = logging.getLogger(__name__)
 
@@ -56,38 +54,27 @@ class GlimpseLoader:
         Raises:
             InputError: more samples than are tolerated could not be read; or nothing came for too long.
         """
-        loader = DataLoader(
+        batches = load(
             stream,
-            self.crew.batch_size,
-            num_workers=self.num_workers,
-            timeout=self.timeout if self.num_workers else 0,
+            self.num_workers,
+            self.timeout,
+            str(self.index.folder),
+            batch_size=self.crew.batch_size,
             pin_memory=self.pin_memory,
-            generator=torch.Generator(),  # its own, for it would draw from the global one
-            worker_init_fn=obey_the_parent,
         )
-        with deaf_children():
-            batches = iter(loader)
         unreadable: dict[str, None] = {}  # each once, in whatever number of cells it is missing
-        try:
-            for batch in batches:
-                rows = zip(batch.keys, batch.valid.tolist(), strict=True)
-                unreadable |= {key: None for key, valid in rows if key and not valid}
-                if len(unreadable) > self.tolerated:
-                    raise InputError(
-                        f"{len(unreadable)} samples of {self.index.folder} could not be read, more than the "
-                        f"{self.tolerated} of --data.tolerated ({', '.join(list(unreadable)[:5])}, ...): mend the "
-                        f"shards"
-                    )
-                yield batch
-            if unreadable:
-                log.warning("%d samples of %s were left out of this pass", len(unreadable), self.index.folder)
-        except RuntimeError as error:
-            if "timed out after" not in str(error):
-                raise
-            raise InputError(
-                f"no batch of {self.index.folder} came for {self.timeout:g} seconds: look after the storage, or set a "
-                f"longer --data.timeout"
-            ) from None
+        for batch in batches:
+            rows = zip(batch.keys, batch.valid.tolist(), strict=True)
+            unreadable |= {key: None for key, valid in rows if key and not valid}
+            if len(unreadable) > self.tolerated:
+                raise InputError(
+                    f"{len(unreadable)} samples of {self.index.folder} could not be read, more than the "
+                    f"{self.tolerated} of --data.tolerated ({', '.join(list(unreadable)[:5])}, ...): mend the "
+                    f"shards"
+                )
+            yield batch
+        if unreadable:
+            log.warning("%d samples of %s were left out of this pass", len(unreadable), self.index.folder)
 
 
 class FixedLoader(GlimpseLoader):

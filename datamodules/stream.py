@@ -4,7 +4,6 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
@@ -21,8 +20,6 @@ log = logging.getLogger(__name__)
 def numbers_here(order: np.ndarray, crew: Crew, rank: int, done: int) -> np.ndarray:
     """The samples of an order that this process reads: a loader worker, or the rank itself; see order.share."""
     info = get_worker_info()
-    if info:
-        cv2.setNumThreads(0)  # one core a worker, as for torch's own operations
     # a DataLoader asks its first worker first; the batch that comes next belongs to this one
     worker = ((info.id if info else 0) + done) % crew.workers
     return share(order, crew, done, rank, worker)

@@ -1,4 +1,4 @@
-"""Loader workers as processes: signals to the whole run are not for them."""
+"""Loader workers as processes: signals to the whole run are not for them, and the run does not wait forever."""
 
 import os
 import signal
@@ -6,9 +6,55 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import get_start_method, parent_process, resource_tracker
 from threading import Thread
+from typing import Any
+
+import cv2
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from mambaeye.errors import InputError
 
 TO_THE_RUN = {signal.SIGTERM, signal.SIGUSR1}
 PATIENCE = 5  # seconds between two looks after the parent
+
+
+def load(dataset: Dataset, num_workers: int, timeout: float, source: str, **settings: Any) -> Iterator[Any]:
+    """One pass of a DataLoader.
+
+    Args:
+        dataset: what to load.
+        num_workers: worker processes; 0 loads in this one.
+        timeout: seconds without a batch after which worker processes count as stuck; 0 for never.
+        source: names what is loaded in a message.
+        settings: of the DataLoader.
+
+    Raises:
+        InputError: nothing came for too long.
+    """
+    loader = DataLoader(
+        dataset,
+        num_workers=num_workers,
+        timeout=timeout if num_workers else 0,
+        generator=torch.Generator(),  # its own, for it would draw from the global one
+        worker_init_fn=begin,
+        **settings,
+    )
+    with deaf_children():
+        batches = iter(loader)
+    try:
+        yield from batches
+    except RuntimeError as error:
+        if "timed out after" not in str(error):
+            raise
+        raise InputError(
+            f"no batch of {source} came for {timeout:g} seconds: look after the storage, or set a longer --data.timeout"
+        ) from None
+
+
+def begin(worker: int) -> None:
+    """What a worker does first."""
+    cv2.setNumThreads(0)  # one core a worker, as for torch's own operations
+    obey_the_parent(worker)
 
 
 @contextmanager

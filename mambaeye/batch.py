@@ -1,8 +1,10 @@
-"""What travels from the data to the model: glimpse sequences in training, canvases and positions in validation."""
+"""What travels from the data to the model: glimpse sequences in training, canvases and positions after it."""
 
 from typing import NamedTuple
 
 from torch import Tensor
+
+from mambaeye.trajectory import Box
 
 
 class GlimpseBatch(NamedTuple):
@@ -49,6 +51,34 @@ class CanvasBatch(NamedTuple):
     """(B,) bool: False for rows that only fill up a batch and must not be counted."""
     cell: Tensor
     """(B,) int64: which cell of the validation table they belong to; the same for all."""
+
+
+class ImageFile(NamedTuple):
+    """What is known of an image file besides its pixels."""
+
+    path: str
+    size: tuple[int, int] = (0, 0)
+    """(height, width) in pixels, as the file has it."""
+    frames: int = 1
+    """Pictures in the file; the first one is the image."""
+    box: Box | None = None
+    """The image's place on its canvas."""
+    error: str | None = None
+    """Why there is no image, in a sentence."""
+
+
+class FileBatch(NamedTuple):
+    """B images from files on canvases of one size, and where their T glimpses would fall.
+
+    Or no image at all: of a file that cannot be read, and of one that waits for the next batch.
+    """
+
+    canvases: Tensor | None
+    """(B, H, W, 3) uint8, RGB: each the image alone, or with black around it."""
+    positions: Tensor | None
+    """(B, T, 2) int32: (row, col) of each glimpse's top-left pixel on the canvas, every glimpse wholly on it."""
+    files: list[ImageFile]
+    """B of them; or one with an error; or none."""
 
 
 class Cell(NamedTuple):

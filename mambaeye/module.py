@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from mambaeye import weights
-from mambaeye.batch import CanvasBatch, GlimpseBatch
+from mambaeye.batch import CanvasBatch, FileBatch, GlimpseBatch
 from mambaeye.diagnosis import Diagnosis, diagnose
 from mambaeye.encoder import EncoderConfig, MambaEye
 from mambaeye.flops import training_flops
@@ -20,7 +20,8 @@ from mambaeye.loss import LOGITS_AT_ONCE, Schedule, scheduled_cross_entropy_of_f
 from mambaeye.metrics import MetricsConfig, StepMetrics, powers_of_two
 from mambaeye.optim import OptimizerConfig, build_optimizer, build_schedule, restate
 from mambaeye.patches import cut_from_canvases
-from mambaeye.stopping import Answers, StoppingConfig, StoppingMetrics
+from mambaeye.prediction import Prediction, predict
+from mambaeye.stopping import Answers, StoppingConfig, StoppingMetrics, StopWhen
 
 GLIMPSES_AT_ONCE = 256  # of an image in validation: what takes memory does not grow with their number beyond
 
@@ -43,8 +44,8 @@ class MambaEyeModule(LightningModule):
     """MambaEye with its loss, metrics and optimizer.
 
     The data module that it is trained with must have `cells` (what validation measures), `validation_length` (glimpses
-    an image), `budgets` (glimpse counts to report after, besides powers of two) and `train_batches` (batches an epoch
-    and process).
+    an image), `budgets` (glimpse counts to report after, besides powers of two), `train_batches` (batches an epoch and
+    process) and `train_index.classes` (the names of the classes).
 
     For callbacks, after a validation: `validation_curves`, what StepMetrics.compute gives, on the CPU, for each of the
     data module's cells; `validation_rows`, a flat table of it, one dictionary for each resolution, scan and step; and
@@ -60,6 +61,7 @@ class MambaEyeModule(LightningModule):
         kernels: CUDA kernels of mamba-ssm and causal-conv1d: cuda, plain torch, or auto for those that can be had.
         metrics: What validation keeps of every step.
         stopping: Rules for stopping early that `validate` tries.
+        stop_when: When predict stops looking at an image before its last glimpse.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class MambaEyeModule(LightningModule):
         kernels: Kernels = "auto",
         metrics: MetricsConfig = MetricsConfig(),
         stopping: StoppingConfig = StoppingConfig(),
+        stop_when: StopWhen = StopWhen(),
     ) -> None:
         super().__init__()
         # plain containers, so that a checkpoint loads with weights_only=True
@@ -94,6 +97,9 @@ class MambaEyeModule(LightningModule):
         self.schedule = schedule
         self.metrics_config = metrics
         self.stopping = stopping
+        self.stop_when = stop_when
+        self.classes: list[str] = []
+        """Names of the classes as in the training shards' index; none where they are not known."""
         self.cell_metrics = nn.ModuleList()
         self.stopping_metrics = nn.ModuleList()
         self.validation_curves: list[dict[str, Tensor]] = []
@@ -103,8 +109,10 @@ class MambaEyeModule(LightningModule):
         """Optimizer steps of the warm-up, and in all."""
 
     def setup(self, stage: str) -> None:
+        data = self.trainer.datamodule
+        if stage == "fit":
+            self.classes = list(data.train_index.classes)
         if stage != "predict":
-            data = self.trainer.datamodule
             self.cell_metrics = nn.ModuleList(
                 StepMetrics(data.validation_length, self.metrics_config, data.budgets) for _ in data.cells
             )
@@ -118,9 +126,13 @@ class MambaEyeModule(LightningModule):
         """What the encoder runs on, in words."""
         return self.encoder.runs_on(self.device)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["classes"] = self.classes
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of other shapes before anything is changed."""
+        """Refuse a checkpoint of other shapes before anything is changed; take class names that are not known."""
         weights.require_fit(self, checkpoint["state_dict"], "the checkpoint")
+        self.classes = self.classes or checkpoint.get("classes", [])
 
     def on_train_start(self) -> None:
         """Flags win over the optimizer's numbers in a checkpoint, as they do over its sizes and data."""
@@ -171,12 +183,12 @@ class MambaEyeModule(LightningModule):
     def test_step(self, batch: CanvasBatch, batch_idx: int) -> None:
         self.validation_step(batch, batch_idx)
 
-    def predict_step(self, batch: CanvasBatch, batch_idx: int) -> list[dict[str, Any]]:
-        """One dictionary an image: its key, the predicted class and the confidence after the last glimpse."""
-        *_, (_, logits) = self.look(batch)
-        confidence, predicted = logits[:, -1].float().softmax(-1).max(-1)  # (B,)
-        rows = zip(batch.keys, predicted.tolist(), confidence.tolist(), batch.valid.tolist(), strict=True)
-        return [{"key": k, "predicted": p, "confidence": c} for k, p, c, valid in rows if valid]
+    def predict_step(self, batch: FileBatch, batch_idx: int, dataloader_idx: int = 0) -> list[Prediction | None]:
+        """A prediction for each of the batch's files, None for one that could not be read."""
+        if batch.canvases is None:
+            return [None] * len(batch.files)
+        boxes = [file.box for file in batch.files]
+        return predict(self.encoder, batch.canvases, batch.positions, boxes, self.stop_when.rules)
 
     def on_validation_epoch_end(self) -> None:
         self._finish_cells("val")

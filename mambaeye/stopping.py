@@ -43,6 +43,27 @@ class Rule(NamedTuple):
 
 
 @dataclass(frozen=True)
+class StopWhen:
+    """When to stop looking at an image before its last glimpse: as soon as one of these is met; null for never."""
+
+    confidence: float | None = None
+    """Stop when the largest probability is at least this (tau)."""
+    stable: int | None = None
+    """Stop when the predicted class has been the same for so many glimpses in a row (k)."""
+    entropy: float | None = None
+    """Stop when the prediction's entropy, in nats, is at most this (h)."""
+
+    def __post_init__(self) -> None:
+        for rule in self.rules:
+            rule.check(f"model.stop_when.{rule.kind}")
+
+    @property
+    def rules(self) -> list[Rule]:
+        """Those that are given."""
+        return [Rule(kind, threshold) for kind, threshold in vars(self).items() if threshold is not None]
+
+
+@dataclass(frozen=True)
 class StoppingConfig:
     """Rules for stopping early that validation tries, all in one pass."""
 

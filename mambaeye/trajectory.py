@@ -14,6 +14,8 @@ from torch import Tensor
 
 from mambaeye.errors import InputError
 
+TILE = 1024  # pixels along an axis that share_seen looks at together
+
 
 class Box(NamedTuple):
     """A rectangle of pixels: the image's place on its canvas, or the canvas itself."""
@@ -55,6 +57,28 @@ def information_ratio(positions: Tensor | np.ndarray, box: Box | tuple | Tensor,
             raise InputError(f"the box has {height} x {width} pixels: an information ratio needs at least one")
         ratio[:] = newly_seen(trajectory - (row, col), height, width, patch_size).cumsum() / (height * width)
     return torch.from_numpy(ratios.reshape(*leading, length))
+
+
+def share_seen(positions: np.ndarray, box: Box, patch_size: int) -> float:
+    """The last information ratio alone, in memory that grows with the positions but neither with the box nor the patch.
+
+    The box is gone through tile by tile, and each painted with the glimpses that touch it.
+
+    Args:
+        positions: (T, 2) integers, (row, col).
+        box: the image's place.
+        patch_size: side of a glimpse in pixels.
+    """
+    seen, margin = 0, patch_size
+    for row in range(0, box.height, TILE):
+        for col in range(0, box.width, TILE):
+            size = min(TILE, box.height - row), min(TILE, box.width - col)
+            starts = positions - (box.row + row, box.col + col)
+            rows, cols = starts[((starts > -margin) & (starts < size)).all(axis=1)].T + margin
+            tile = np.zeros((size[0] + 2 * margin, size[1] + 2 * margin), dtype=bool)
+            sliding_window_view(tile, (patch_size, patch_size), writeable=True)[rows, cols] = True
+            seen += int(tile[margin:-margin, margin:-margin].sum())
+    return seen / (box.height * box.width)
 
 
 def newly_seen(positions: np.ndarray, height: int, width: int, patch_size: int) -> np.ndarray:

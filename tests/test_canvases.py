@@ -173,6 +173,8 @@ def test_an_image_that_does_not_decode_is_missing_everywhere(data_dir: Path, mon
         ({"validation_length": (4, 0)}, "data.validation_length is .4, 0.: give at least 1"),
         ({"validation_length": ()}, "data.validation_length is ..: give at least 1"),
         ({"shift": (0, -1)}, "data.shift is .0, -1.: give rows and columns of at least 0 pixels"),
+        ({"scans": ()}, "data.scans is empty: give at least one"),
+        ({"resolutions": ()}, "data.resolutions is empty: give at least one"),
         ({"scans": ("random", "zigzag")}, "no scan pattern is called 'zigzag': choose one of random, random_grid"),
     ],
 )

@@ -1,0 +1,80 @@
+"""Files, folders and patterns -> the image files that are meant, in a fixed order."""
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from mambaeye.errors import InputError
+
+# of formats that OpenCV reads
+JPEG, TIFF, BITMAP = ("jpg", "jpeg", "jpe", "jp2"), ("tif", "tiff"), ("bmp", "dib", "ppm", "pgm", "pbm")
+EXTENSIONS = (*JPEG, "png", "webp", "gif", "avif", *TIFF, *BITMAP)
+
+
+class Found(NamedTuple):
+    """What paths lead to."""
+
+    files: list[str]
+    """Each once, where it comes first."""
+    left_out: int
+    """Files without an image's extension, in folders and under patterns."""
+
+
+def find_images(paths: Sequence[str]) -> Found:
+    """The image files that paths lead to: in the order of the paths, and below each in the order of their names.
+
+    Args:
+        paths: a file, which may be called anything; a folder, for what has an image's extension below it, at any depth,
+            and is not hidden; or a pattern of such (*, ?, [...], and ** for any depth). What a pattern finds must have
+            an image's extension too, unless the pattern spells its own out. A path that exists is never a pattern.
+
+    Raises:
+        InputError: a path leads to nothing, or none to an image.
+    """
+    files: dict[str, None] = {}
+    others: set[str] = set()
+    for path in paths:
+        exists = os.path.lexists(path)
+        matches = [path] if exists else sorted(glob.glob(path, recursive=True))
+        if not matches:
+            reason = "matches nothing" if glob.has_magic(path) else "does not exist"
+            raise InputError(f"{path!r} of --data.images {reason}: give files, folders or patterns of images")
+        extension = os.path.splitext(path)[1]
+        any_name = exists or (extension != "" and not glob.has_magic(extension))
+        for match in matches:
+            is_folder = os.path.isdir(match)
+            for file in walk(match) if is_folder else [match]:
+                if (any_name and not is_folder) or is_named_like_an_image(file):
+                    files[file] = None
+                else:
+                    others.add(file)
+    if not files:
+        raise InputError(
+            f"there is no image in {', '.join(paths)}: give --data.images files, or folders and patterns of "
+            f".{', .'.join(EXTENSIONS)}"
+        )
+    return Found(list(files), len(others - files.keys()))
+
+
+def walk(folder: str) -> Iterator[str]:
+    """The files below a folder that are not hidden, sorted; links are followed, but no folder is gone through twice."""
+    gone_through = set()
+    for here, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+        place = os.path.realpath(here)
+        if place in gone_through:
+            folders.clear()
+            continue
+        gone_through.add(place)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (os.path.join(here, name) for name in sorted(names) if not name.startswith("."))
+
+
+def refuse(error: OSError) -> None:
+    """For os.walk, which passes over folders that it cannot read."""
+    raise InputError(f"{error.filename} cannot be read ({error.strerror}): mend its permissions, or give other folders")
+
+
+def is_named_like_an_image(path: str) -> bool:
+    """Whether it has the extension of one."""
+    return os.path.splitext(path)[1][1:].lower() in EXTENSIONS
