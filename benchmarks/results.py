@@ -100,16 +100,19 @@ class Bench:
         return {"fit": shown(self.fit_arguments(variant, seed)), "config_sha256": digest}
 
     def missing(self, entries: dict[str, Entry], variant: str, seed: int) -> list[str] | None:
-        """Evaluations that a row lacks; None if it is not trained, or was trained with other settings."""
+        """Evaluations that a row lacks; None if it must be trained for them: never was, or with other settings, or
+        its run is gone."""
         entry = entries.get(row_name(variant, seed), {})
         if any(entry.get(key) != value for key, value in self.settings(variant, seed).items()):
             return None
-        return [
+        lacking = [
             evaluation
             for evaluation in self.suite.evaluations_of(variant)
             if entry["evaluations"].get(evaluation, {}).get("command")
             != shown(self.validate_arguments(variant, seed, evaluation))
         ]
+        trained = (ROOT / self.run_dir(variant, seed) / "checkpoints/last.ckpt").exists()
+        return lacking if trained or not lacking else None
 
     def do(self, entries: dict[str, Entry], variant: str, seed: int) -> None:
         """Train and measure what a row lacks, and write it down as it comes."""

@@ -131,6 +131,10 @@ def test_rows_are_done_once_and_anew_when_their_settings_change(
     other = {"resolutions": SMALL.evaluations["shift_9"]}
     assert run(replace(bench, suite=replace(suite, evaluations=other)), [("base", 5)]) == []
     assert calls == ["resolutions"]  # the fit is as it was
+    shutil.rmtree(tmp_path / "runs/small/base-5/checkpoints")
+    assert bench.missing(bench.read(), "base", 5) is None  # it is trained anew for what it lacks,
+    again = replace(bench, suite=replace(suite, evaluations=other))
+    assert again.missing(again.read(), "base", 5) == []  # and for nothing else
     calls.clear()
     slower = replace(SMALL, variants={"base": {"model.optimizer.lr": "1.0e-05"}}, claims={})
     assert run(replace(bench, suite=slower), [("base", 5)]) == []
