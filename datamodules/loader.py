@@ -87,6 +87,9 @@ class FixedLoader(GlimpseLoader):
         glimpses: makes the samples of an image.
         seed: of what scans draw.
         limit: how many batches of images to read of every rank: a number of them, or a share.
+
+    Raises:
+        InputError: the share is less than a batch.
     """
 
     def __init__(self, *args: Any, glimpses: FixedGlimpses, seed: int, limit: int | float = 1.0, **kwargs: Any) -> None:
@@ -96,6 +99,11 @@ class FixedLoader(GlimpseLoader):
         batch_of_all = self.crew.batch_of_all
         whole = -(-len(self.index) // batch_of_all)
         self.image_batches = min(limit, whole) if isinstance(limit, int) else int(limit * whole)
+        if not self.image_batches:
+            raise InputError(
+                f"{limit} of {whole} batches is less than one: give --trainer.limit_val_batches (or limit_test_batches) "
+                f"at least {1 / whole:.4f}, or a number of batches"
+            )
         self.order = np.full(whole * batch_of_all, -1)
         self.order[: len(self.index)] = np.arange(len(self.index))
         self.order = self.order[: self.image_batches * batch_of_all]

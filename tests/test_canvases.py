@@ -127,6 +127,11 @@ def test_a_limit_counts_batches_of_images(data_dir: Path, limit: int | float, im
         assert len(keys) == len(set(keys)) == images
 
 
+def test_a_share_of_less_than_a_batch(data_dir: Path) -> None:
+    with pytest.raises(InputError, match="^0.1 of 7 batches is less than one: give .* at least 0.1429, or a number"):
+        data_module(data_dir, limit=0.1, num_workers=0).val_dataloader()
+
+
 def test_a_shift_moves_an_image_and_what_a_model_of_moves_sees_stays() -> None:
     rng = np.random.default_rng(0)
     photo = Photo(3, "noise", 1, rng.integers(256, size=(50, 37, 3), dtype=np.uint8))
