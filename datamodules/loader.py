@@ -102,8 +102,8 @@ class FixedLoader(GlimpseLoader):
         self.image_batches = min(limit, whole) if isinstance(limit, int) else int(limit * whole)
         if not self.image_batches:
             raise InputError(
-                f"{limit} of {whole} batches is less than one: give --trainer.limit_val_batches (limit_test_batches) at "
-                f"least {math.ceil(10_000 / whole) / 10_000:g}, or a number of batches"
+                f"{limit} of {whole} batches is less than one: give --trainer.limit_val_batches (limit_test_batches) "
+                f"at least {math.ceil(10_000 / whole) / 10_000:g}, or a number of batches"
             )
         self.order = np.full(whole * batch_of_all, -1)
         self.order[: len(self.index)] = np.arange(len(self.index))
