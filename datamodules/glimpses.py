@@ -94,8 +94,8 @@ def sample(
     )
 
 
-def filler(patch_size: int, length: int, key: str = "") -> GlimpseBatch:
-    """A row that fills up a batch: black, marked invalid, with the key of the sample that is missing, if one is."""
+def filler(patch_size: int, length: int, key: str) -> GlimpseBatch:
+    """A row in place of a sample that is missing: black, marked invalid, with the sample's key."""
     return GlimpseBatch(
         torch.zeros(length, 3, patch_size, patch_size, dtype=torch.uint8),
         torch.zeros(length, 2, dtype=torch.int32),

@@ -183,7 +183,7 @@ class MambaEyeModule(LightningModule):
     def test_step(self, batch: CanvasBatch, batch_idx: int) -> None:
         self.validation_step(batch, batch_idx)
 
-    def predict_step(self, batch: FileBatch, batch_idx: int, dataloader_idx: int = 0) -> list[Prediction | None]:
+    def predict_step(self, batch: FileBatch, batch_idx: int) -> list[Prediction | None]:
         """A prediction for each of the batch's files, None for one that could not be read."""
         if batch.canvases is None:
             return [None] * len(batch.files)
