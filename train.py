@@ -17,19 +17,19 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.distributed import DistError
 
-from callbacks.checkpointing import AtomicCheckpointIO, StepCheckpoint
-from callbacks.diagnosis import ScanDiagnosis
-from callbacks.figures import ValidationFigures
-from callbacks.film_strip import FilmStrip
-from callbacks.glimpse_axis import GlimpseAxis
-from callbacks.nonfinite import NonFiniteGuard
-from callbacks.predictions import PredictionWriter
-from callbacks.preemption import Preemption
-from callbacks.preflight import Preflight
-from callbacks.records import CurveRecords
-from callbacks.throughput import Throughput
-from callbacks.training import TrainingCurves
-from callbacks.validation import ValidationReport
+from callbacks.reports.diagnosis import ScanDiagnosis
+from callbacks.reports.figures import ValidationFigures
+from callbacks.reports.film_strip import FilmStrip
+from callbacks.reports.glimpse_axis import GlimpseAxis
+from callbacks.reports.predictions import PredictionWriter
+from callbacks.reports.records import CurveRecords
+from callbacks.reports.throughput import Throughput
+from callbacks.reports.training import TrainingCurves
+from callbacks.reports.validation import ValidationReport
+from callbacks.run.checkpointing import AtomicCheckpointIO, StepCheckpoint
+from callbacks.run.nonfinite import NonFiniteGuard
+from callbacks.run.preemption import Preemption
+from callbacks.run.preflight import Preflight
 from datamodules.datamodule import ShardDataModule
 from mambaeye.errors import InputError
 from mambaeye.module import MambaEyeModule

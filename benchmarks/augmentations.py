@@ -16,10 +16,10 @@ import numpy as np
 from sklearn.datasets import load_sample_image
 
 from benchmarks.data import read_images
-from datamodules.augment import augment
-from datamodules.draws import Augmentation
-from datamodules.images import decode_image, fit_on_canvas
-from mambaeye.trajectory import Box
+from datamodules.transforms.augment import augment
+from datamodules.transforms.draws import Augmentation
+from datamodules.transforms.images import decode_image, fit_on_canvas
+from mambaeye.geometry.box import Box
 
 OUTLINE = (90, 200, 255)  # RGB
 GAP = 6  # pixels between pictures

@@ -29,14 +29,15 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.augment import augment
-from datamodules.draws import Augmentation
-from datamodules.glimpses import RawSample, TrainingGlimpses
-from datamodules.images import decode_image
+from datamodules.transforms.augment import augment
+from datamodules.transforms.draws import Augmentation
+from datamodules.transforms.images import decode_image
+from datamodules.views.train import RawSample, TrainingGlimpses
 from mambaeye.batch import GlimpseBatch
-from mambaeye.patches import cut_patches
-from mambaeye.scans import random
-from mambaeye.trajectory import Box, information_ratio
+from mambaeye.geometry.box import Box
+from mambaeye.geometry.coverage import information_ratio
+from mambaeye.geometry.patches import cut_patches
+from mambaeye.geometry.scans import random
 
 GLIMPSES = TrainingGlimpses(
     canvas=(256, 1024), patch_size=16, length=1024, inside=0.5, augmentation=Augmentation(), mixing=None

@@ -35,7 +35,7 @@ from rich.progress import track
 from torch import Tensor
 
 from benchmarks.peers import Projections, mamba_ssm_stack, transformers_mamba2, vit
-from mambaeye.encoder import EncoderConfig, EncoderState, MambaEye
+from mambaeye.encoders.mambaeye import EncoderConfig, EncoderState, MambaEye
 
 CHUNK = 256
 LENGTH = 512  # of the comparison with peers

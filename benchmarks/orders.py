@@ -34,17 +34,18 @@ import torch
 from torch import Tensor
 
 from datamodules.digits import ensure_digits
-from datamodules.images import decode_image, fit_on_canvas
-from datamodules.locate import open_index
-from datamodules.reading import read_images
-from mambaeye.diagnosis import diagnose
-from mambaeye.encoder import MambaEye
+from datamodules.shards.locate import open_index
+from datamodules.shards.reading import read_images
+from datamodules.transforms.images import decode_image, fit_on_canvas
+from mambaeye.encoders.mambaeye import MambaEye
+from mambaeye.evaluation.diagnosis import diagnose
+from mambaeye.geometry.box import Box, start_range
+from mambaeye.geometry.coverage import information_ratio
+from mambaeye.geometry.moves import moves
+from mambaeye.geometry.patches import cut_patches
+from mambaeye.geometry.scans import SCANS, Scan, grid, random
 from mambaeye.loss import scheduled_cross_entropy_of_features
 from mambaeye.module import MambaEyeModule
-from mambaeye.moves import moves
-from mambaeye.patches import cut_patches
-from mambaeye.scans import SCANS, Scan, grid, random
-from mambaeye.trajectory import Box, information_ratio, start_range
 
 SEED, BATCH = 0, 64
 PATTERNS = ("random", "random_grid", "row_raster", "column_raster", "spiral", "hilbert", "golden_ratio", "centre_out")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from mambaeye.encoder import EncoderConfig, MambaEye
+from mambaeye.encoders.mambaeye import EncoderConfig, MambaEye
 
 MLP_RATIO = 4
 HEADDIM_OF_VIT = 64

@@ -23,8 +23,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from mambaeye.scans import SCANS, Scan, hilbert_curve
-from mambaeye.trajectory import Box
+from mambaeye.geometry.box import Box
+from mambaeye.geometry.orders import hilbert_curve
+from mambaeye.geometry.scans import SCANS, Scan
 
 PATCH_SIZE = 16
 SHOWN = Box(0, 0, 155, 203)

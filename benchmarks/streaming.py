@@ -15,11 +15,11 @@ import time
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from datamodules.glimpses import TrainingGlimpses
-from datamodules.index import ShardIndex
-from datamodules.loader import EpochLoader
-from datamodules.order import Crew, epoch_order
-from datamodules.reading import read_images
+from datamodules.loading.loader import EpochLoader
+from datamodules.shards.index import ShardIndex
+from datamodules.shards.order import Crew, epoch_order
+from datamodules.shards.reading import read_images
+from datamodules.views.train import TrainingGlimpses
 
 
 def bare(index: ShardIndex) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from mambaeye.scans import SCANS
+from mambaeye.geometry.scans import SCANS
 
 Flags = dict[str, str]
 """Arguments of train.py by their names: {"data.length": "64"}."""

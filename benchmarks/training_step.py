@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from benchmarks.encoder import glimpses, interleaved, memory
 from benchmarks.loss import loss
 from benchmarks.peers import mamba_ssm_stack, transformers_mamba2
-from mambaeye.encoder import DEPTHS, EncoderConfig, MambaEye
+from mambaeye.encoders.mambaeye import DEPTHS, EncoderConfig, MambaEye
 from mambaeye.optim import OptimizerConfig, build_optimizer
 
 

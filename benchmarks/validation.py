@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 
-from datamodules.canvases import FixedGlimpses
-from datamodules.loader import FixedLoader
-from datamodules.locate import open_index
-from datamodules.order import Crew
+from datamodules.loading.loader import FixedLoader
+from datamodules.shards.locate import open_index
+from datamodules.shards.order import Crew
+from datamodules.views.evaluate import FixedGlimpses
 from mambaeye.batch import Cell
 
 PAPER = (224, 256, 384, 512, 640, 768, 1024, 1280, 1408, 1536)  # pixels

@@ -7,9 +7,16 @@ import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from datamodules.images import decode_image
-from datamodules.index import INDEX_NAME, Shard, ShardIndex, header_matches, read_index, scan_shard
 from datamodules.parallel import in_parallel, positive
+from datamodules.shards.index import (
+    INDEX_NAME,
+    Shard,
+    ShardIndex,
+    header_matches,
+    read_index,
+    scan_shard,
+)
+from datamodules.transforms.images import decode_image
 from mambaeye.errors import InputError
 
 COLUMNS = ("keys", "labels", "offsets", "sizes")

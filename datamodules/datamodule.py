@@ -6,20 +6,20 @@ from typing import Any
 
 from lightning import LightningDataModule
 
-from datamodules.canvases import FixedGlimpses
 from datamodules.digits import ensure_digits
-from datamodules.draws import Augmentation
 from datamodules.files import Found, find_images
-from datamodules.glimpses import TrainingGlimpses
-from datamodules.index import ShardIndex
-from datamodules.loader import EpochLoader, FixedLoader
-from datamodules.locate import open_index
-from datamodules.mixing import Mixing
-from datamodules.order import Crew, batches_of, divide
-from datamodules.prediction import FileGlimpses, FileLoader
+from datamodules.loading.loader import EpochLoader, FixedLoader
+from datamodules.shards.index import ShardIndex
+from datamodules.shards.locate import open_index
+from datamodules.shards.order import Crew, batches_of, divide
+from datamodules.transforms.draws import Augmentation
+from datamodules.transforms.mixing import Mixing
+from datamodules.views.evaluate import FixedGlimpses
+from datamodules.views.predict import FileGlimpses, FileLoader
+from datamodules.views.train import TrainingGlimpses
 from mambaeye.batch import Cell
 from mambaeye.errors import InputError, on_all_ranks
-from mambaeye.scans import scan_pattern
+from mambaeye.geometry.scans import scan_pattern
 
 # the trainer's arguments that limit what runs through FixedLoader
 LIMITS = {

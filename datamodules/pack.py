@@ -24,8 +24,8 @@ import numpy as np
 from filelock import FileLock, Timeout
 from webdataset import TarWriter
 
-from datamodules.images import decode_image
-from datamodules.index import (
+from datamodules.parallel import in_parallel, positive
+from datamodules.shards.index import (
     INDEX_NAME,
     LABEL_EXTENSION,
     Shard,
@@ -35,8 +35,8 @@ from datamodules.index import (
     write_index,
     write_whole,
 )
-from datamodules.parallel import in_parallel, positive
 from datamodules.sources import Entry, Source, decompressed, list_entries
+from datamodules.transforms.images import decode_image
 from mambaeye.errors import InputError
 
 NOTES = "notes"  # the folder in DEST.packing for everything that is not part of the result

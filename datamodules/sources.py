@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from webdataset.tariterators import base_plus_ext
 
-from datamodules.index import IMAGE_EXTENSIONS, is_utf8, tar_members
+from datamodules.shards.index import IMAGE_EXTENSIONS, is_utf8, tar_members
 from mambaeye.errors import InputError
 
 SPLITS = {"train", "training", "val", "valid", "validation", "test"}

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from mambaeye.trajectory import Box
+from mambaeye.geometry.box import Box
 
 
 class GlimpseBatch(NamedTuple):
@@ -87,4 +87,4 @@ class Cell(NamedTuple):
     resolution: int
     """Canvas side in pixels."""
     scan: str
-    """Name of the scan pattern, a key of mambaeye.scans.SCANS."""
+    """Name of the scan pattern, a key of mambaeye.geometry.scans.SCANS."""

@@ -15,8 +15,8 @@ Only the pixels and moves need no gradient, so the projection counts twice. What
 optimizer compute is left out, and so is what is computed anew in the backward pass.
 """
 
-from mambaeye.encoder import EncoderConfig
-from mambaeye.ssd import CHUNK
+from mambaeye.encoders.mambaeye import EncoderConfig
+from mambaeye.ops.ssd import CHUNK
 
 
 def projection_flops(config: EncoderConfig) -> int:

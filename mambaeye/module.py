@@ -12,16 +12,16 @@ from torch import Tensor, nn
 
 from mambaeye import weights
 from mambaeye.batch import CanvasBatch, FileBatch, GlimpseBatch
-from mambaeye.diagnosis import Diagnosis, diagnose
-from mambaeye.encoder import EncoderConfig, MambaEye
+from mambaeye.encoders.mambaeye import EncoderConfig, MambaEye
+from mambaeye.evaluation.diagnosis import Diagnosis, diagnose
+from mambaeye.evaluation.early_exit import Answers, StoppingConfig, StoppingMetrics, StopWhen
+from mambaeye.evaluation.metrics import MetricsConfig, StepMetrics, powers_of_two
+from mambaeye.evaluation.prediction import Prediction, predict
 from mambaeye.flops import training_flops
-from mambaeye.kernels import Kernels
+from mambaeye.geometry.patches import cut_from_canvases
 from mambaeye.loss import LOGITS_AT_ONCE, Schedule, scheduled_cross_entropy_of_features, step_losses
-from mambaeye.metrics import MetricsConfig, StepMetrics, powers_of_two
+from mambaeye.ops.kernels import Kernels
 from mambaeye.optim import OptimizerConfig, build_optimizer, build_schedule, restate
-from mambaeye.patches import cut_from_canvases
-from mambaeye.prediction import Prediction, predict
-from mambaeye.stopping import Answers, StoppingConfig, StoppingMetrics, StopWhen
 
 GLIMPSES_AT_ONCE = 256  # of an image in validation: what takes memory does not grow with their number beyond
 

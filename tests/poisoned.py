@@ -8,10 +8,10 @@ import torch
 from lightning import Callback, Trainer
 from torch import Tensor
 
-from callbacks.nonfinite import NonFiniteGuard
+from callbacks.run.nonfinite import NonFiniteGuard
 from datamodules.datamodule import ShardDataModule
 from mambaeye.batch import GlimpseBatch
-from mambaeye.encoder import EncoderConfig
+from mambaeye.encoders.mambaeye import EncoderConfig
 from mambaeye.module import MambaEyeModule
 
 POISONS = {

@@ -11,13 +11,20 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance, ImageOps
 from scipy import ndimage
 
-import datamodules.augment as module
-from datamodules.augment import adjust_color, augment, result_matrix
-from datamodules.color import blur_kernel, color_matrix, turn_hue
-from datamodules.draws import Augmentation, Draw, crop_box, draw, erased_box, uniform_integer
-from datamodules.images import decode_image, fit_on_canvas, fitted_size
-from datamodules.jpeg import decode_reduced, jpeg_reduction, jpeg_size
-from datamodules.warping import (
+import datamodules.transforms.augment as module
+from datamodules.transforms.augment import adjust_color, augment, result_matrix
+from datamodules.transforms.color import blur_kernel, color_matrix, turn_hue
+from datamodules.transforms.draws import (
+    Augmentation,
+    Draw,
+    crop_box,
+    draw,
+    erased_box,
+    uniform_integer,
+)
+from datamodules.transforms.images import decode_image, fit_on_canvas, fitted_size
+from datamodules.transforms.jpeg import decode_reduced, jpeg_reduction, jpeg_size
+from datamodules.transforms.warping import (
     cut_source,
     flip_matrix,
     magnification,
@@ -29,7 +36,7 @@ from datamodules.warping import (
     warp,
 )
 from mambaeye.errors import InputError
-from mambaeye.trajectory import Box
+from mambaeye.geometry.box import Box
 
 AUTHORS = Augmentation()
 PROBABILITIES = ("flip", "jitter", "grayscale", "blur", "perspective", "crop", "resize", "erase")

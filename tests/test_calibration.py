@@ -9,8 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mambaeye.calibration import FINE, coarse, equal_mass, expected_error, fine_edges, maximum_error
-from mambaeye.metrics import StepMetrics
+from mambaeye.evaluation.calibration import (
+    FINE,
+    coarse,
+    equal_mass,
+    expected_error,
+    fine_edges,
+    maximum_error,
+)
+from mambaeye.evaluation.metrics import StepMetrics
 
 CLASSES = 4
 

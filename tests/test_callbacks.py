@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from lightning import Callback, LightningModule, Trainer
 from matplotlib.colors import to_rgb
 
-from callbacks.film_strip import UNSEEN, Film, FilmStrip, film_strip, seen
-from callbacks.records import CurveRecords, budgets, plain, read_records, validation_records
-from callbacks.throughput import Throughput
-from callbacks.training import TrainingCurves
+from callbacks.reports.film_strip import UNSEEN, Film, FilmStrip, film_strip, seen
+from callbacks.reports.records import CurveRecords, budgets, plain, read_records, validation_records
+from callbacks.reports.throughput import Throughput
+from callbacks.reports.training import TrainingCurves
 from datamodules.datamodule import ShardDataModule
-from datamodules.loader import EpochLoader
+from datamodules.loading.loader import EpochLoader
 from mambaeye.batch import GlimpseBatch
-from mambaeye.encoder import EncoderConfig
+from mambaeye.encoders.mambaeye import EncoderConfig
 from mambaeye.module import MambaEyeModule
 from mambaeye.optim import OptimizerConfig
 

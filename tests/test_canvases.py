@@ -8,15 +8,16 @@ import pytest
 import torch
 from test_datamodule import data_module
 
-from datamodules.canvases import FILLER, FixedGlimpses, Photo
-from datamodules.images import decode_image
-from datamodules.index import ShardIndex
+from datamodules.shards.index import ShardIndex
+from datamodules.transforms.images import decode_image
+from datamodules.views.evaluate import FILLER, FixedGlimpses, Photo
 from mambaeye.batch import CanvasBatch, Cell
-from mambaeye.encoder import EncoderConfig, MambaEye
+from mambaeye.encoders.mambaeye import EncoderConfig, MambaEye
 from mambaeye.errors import InputError
-from mambaeye.patches import cut_from_canvases, cut_patches
-from mambaeye.scans import SCANS, scan_pattern
-from mambaeye.trajectory import Box, information_ratio
+from mambaeye.geometry.box import Box
+from mambaeye.geometry.coverage import information_ratio
+from mambaeye.geometry.patches import cut_from_canvases, cut_patches
+from mambaeye.geometry.scans import SCANS, scan_pattern
 
 KEY = (1, 0)
 
@@ -83,7 +84,7 @@ def test_every_image_is_decoded_once_for_all_cells(data_dir: Path, monkeypatch: 
         decoded.append(what)
         return decode_image(data, what)
 
-    monkeypatch.setattr("datamodules.canvases.decode_image", counted)
+    monkeypatch.setattr("datamodules.views.evaluate.decode_image", counted)
     data = data_module(data_dir, num_workers=0, resolutions=(32, 40, 50), scans=("random", "spiral"))
     assert len(list(data.val_dataloader())) == 6 * -(-397 // 64)
     assert len(decoded) == len(set(decoded)) == 397
@@ -159,7 +160,7 @@ def test_an_image_that_does_not_decode_is_missing_everywhere(data_dir: Path, mon
             raise InputError(f"the image of {what} does not decode")
         return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
 
-    monkeypatch.setattr("datamodules.canvases.decode_image", broken)
+    monkeypatch.setattr("datamodules.views.evaluate.decode_image", broken)
     with pytest.raises(InputError, match="does not decode .in .*val-000000.tar"):
         list(data_module(data_dir, num_workers=0, resolutions=(32, 40)).val_dataloader())
     bad = sum("digit-1" in ShardIndex.read(data_dir / "digits" / "val").key(number) for number in range(397))

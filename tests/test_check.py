@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from datamodules.check import main
-from datamodules.index import scan_shard, write_index
 from datamodules.parallel import Stopped, in_parallel
+from datamodules.shards.index import scan_shard, write_index
 from mambaeye.errors import InputError
 
 ROOT = Path(__file__).parents[1]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from commands import TINY, flags
 
-from callbacks.checkpointing import AtomicCheckpointIO
+from callbacks.run.checkpointing import AtomicCheckpointIO
 from mambaeye.errors import InputError
 from train import main
 
@@ -78,7 +78,7 @@ def test_a_folder_that_cannot_be(data_dir: Path) -> None:
 def test_checkpoints_by_time_are_kept_and_none_lies_within_an_optimizer_step(data_dir: Path) -> None:
     """As docs/running.md says; the time is up after every micro-batch, of which three make a step."""
     kept = {
-        "trainer.callbacks": "callbacks.checkpointing.StepCheckpoint",
+        "trainer.callbacks": "callbacks.run.checkpointing.StepCheckpoint",
         "trainer.callbacks.train_time_interval": "0:00:00",
         "trainer.callbacks.save_top_k": -1,
         "trainer.callbacks.filename": "{step}",

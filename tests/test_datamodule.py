@@ -13,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datamodules.datamodule import ShardDataModule
-from datamodules.glimpses import RawSample, TrainingGlimpses
-from datamodules.images import fit_on_canvas
-from datamodules.index import ShardIndex
+from datamodules.shards.index import ShardIndex
+from datamodules.transforms.images import fit_on_canvas
+from datamodules.views.train import RawSample, TrainingGlimpses
 from mambaeye.batch import CanvasBatch, GlimpseBatch
 from mambaeye.errors import InputError
-from mambaeye.scans import SCANS, random, scan_pattern
-from mambaeye.trajectory import Box, information_ratio
+from mambaeye.geometry.box import Box
+from mambaeye.geometry.coverage import information_ratio
+from mambaeye.geometry.scans import SCANS, random, scan_pattern
 
 
 def data_module(

@@ -15,15 +15,15 @@ from lightning import Trainer
 from test_encoder import SMALL, glimpses, small_model
 from torch import Tensor
 
-from callbacks.diagnosis import ScanDiagnosis, move_edges, shares, training_moves
-from callbacks.validation import ValidationReport
+from callbacks.reports.diagnosis import ScanDiagnosis, move_edges, shares, training_moves
+from callbacks.reports.validation import ValidationReport
 from datamodules.datamodule import ShardDataModule
-from mambaeye.diagnosis import Diagnosis, diagnose
-from mambaeye.encoder import EncoderConfig, MambaEye
+from mambaeye.encoders.mambaeye import EncoderConfig, MambaEye
+from mambaeye.evaluation.diagnosis import Diagnosis, diagnose
+from mambaeye.geometry.box import Box
+from mambaeye.geometry.patches import cut_from_canvases
+from mambaeye.geometry.scans import random
 from mambaeye.module import MambaEyeModule
-from mambaeye.patches import cut_from_canvases
-from mambaeye.scans import random
-from mambaeye.trajectory import Box
 
 
 def written_out(model: MambaEye, patches: Tensor, positions: Tensor) -> list[list[list[Tensor]]]:

@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from datamodules.digits import ensure_digits
-from datamodules.index import ShardIndex
+from datamodules.shards.index import ShardIndex
 
 
 def packed_files(folder: Path) -> dict[str, bytes]:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mambaeye.encoder import DEPTHS, EncoderConfig, EncoderState, MambaEye
+from mambaeye.encoders.mambaeye import DEPTHS, EncoderConfig, EncoderState, MambaEye
 from mambaeye.errors import InputError
 
 SMALL = EncoderConfig(num_classes=5, patch_size=4, dim=16, depth=2, d_state=8, headdim=8, move_embedding_dim=8)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mambaeye.encoder import EncoderConfig, MambaEye
+from mambaeye.encoders.mambaeye import EncoderConfig, MambaEye
 from mambaeye.flops import forward_flops, training_flops
 from mambaeye.loss import scheduled_cross_entropy_of_features
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from datamodules.images import decode_image, fit_on_canvas
+from datamodules.transforms.images import decode_image, fit_on_canvas
 from mambaeye.errors import InputError
 
 PIXELS = cv2.resize(np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8), (64, 48))

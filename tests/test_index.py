@@ -14,7 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datamodules.index import Shard, ShardIndex, header_matches, read_index, scan_shard, write_index
+from datamodules.shards.index import (
+    Shard,
+    ShardIndex,
+    header_matches,
+    read_index,
+    scan_shard,
+    write_index,
+)
 from mambaeye.errors import InputError
 
 BLOCK = 512

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from mambaeye import kernels
-from mambaeye.diagnosis import diagnose
-from mambaeye.encoder import EncoderConfig, MambaEye
+from mambaeye.encoders.mambaeye import EncoderConfig, MambaEye
 from mambaeye.errors import InputError
+from mambaeye.evaluation.diagnosis import diagnose
+from mambaeye.ops import kernels
 
 SMALL = {"num_classes": 10, "dim": 64, "depth": 2, "d_state": 16, "headdim": 16, "move_embedding_dim": 16}
 # largest difference of logits, and of gradients as a share of each tensor's largest. float32: reduced-precision

@@ -8,8 +8,8 @@ import pytest
 import torch
 from commands import TINY, flags, ledger
 
-from callbacks.ledger import BLOCK, end_of_last_line
-from datamodules.index import ShardIndex
+from callbacks.run.ledger import BLOCK, end_of_last_line
+from datamodules.shards.index import ShardIndex
 from train import main
 
 ACCUMULATE, BATCH = 3, 100
@@ -31,7 +31,7 @@ def fit(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call
     return lambda *arguments: main(["fit", *flags({**SETTINGS, "data.data_dir": data_dir}), *arguments])
 
 
-LEDGER = ["--trainer.callbacks+=callbacks.ledger.SampleLedger"]
+LEDGER = ["--trainer.callbacks+=callbacks.run.ledger.SampleLedger"]
 
 
 def test_every_sample_once_an_epoch_under_the_step_that_it_was_part_of(
@@ -58,7 +58,7 @@ def test_off_unless_asked_for(fit: Callable[..., None]) -> None:
 
 
 def test_a_continued_run_goes_on_behind_the_last_whole_line(fit: Callable[..., None]) -> None:
-    kept = ["--trainer.callbacks+=callbacks.checkpointing.StepCheckpoint", "--trainer.callbacks.filename={step}"]
+    kept = ["--trainer.callbacks+=callbacks.run.checkpointing.StepCheckpoint", "--trainer.callbacks.filename={step}"]
     fit(
         "--run_dir=run",
         *LEDGER,

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
 from mambaeye.errors import InputError
-from mambaeye.metrics import MetricsConfig, StepMetrics, kept_steps, powers_of_two
+from mambaeye.evaluation.metrics import MetricsConfig, StepMetrics, kept_steps, powers_of_two
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules.glimpses import RawSample, TrainingGlimpses
-from datamodules.images import fit_on_canvas
-from datamodules.index import ShardIndex
-from datamodules.mixing import Mixing, cutmix, mixup
-from datamodules.reading import read_images
+from datamodules.shards.index import ShardIndex
+from datamodules.shards.reading import read_images
+from datamodules.transforms.images import fit_on_canvas
+from datamodules.transforms.mixing import Mixing, cutmix, mixup
+from datamodules.views.train import RawSample, TrainingGlimpses
 from mambaeye.errors import InputError
-from mambaeye.trajectory import Box
+from mambaeye.geometry.box import Box
 
 SIDE = 24
 

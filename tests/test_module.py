@@ -3,11 +3,11 @@ import torch
 from largest import Largest
 
 from mambaeye.batch import CanvasBatch, GlimpseBatch
-from mambaeye.encoder import EncoderConfig
+from mambaeye.encoders.mambaeye import EncoderConfig
+from mambaeye.evaluation.metrics import MetricsConfig, StepMetrics
+from mambaeye.geometry.patches import cut_from_canvases
 from mambaeye.loss import LOGITS_AT_ONCE, scheduled_cross_entropy
-from mambaeye.metrics import MetricsConfig, StepMetrics
 from mambaeye.module import MambaEyeModule
-from mambaeye.patches import cut_from_canvases
 
 
 def batch_of(images: int, length: int, side: int, classes: int) -> GlimpseBatch:

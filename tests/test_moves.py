@@ -2,7 +2,7 @@ import math
 
 import torch
 
-from mambaeye.moves import embed_moves, moves
+from mambaeye.geometry.moves import embed_moves, moves
 
 
 def test_moves_are_differences_and_the_first_is_zero() -> None:

@@ -35,7 +35,7 @@ def test_a_skipped_step_changes_neither_weights_nor_moments(
     fit(data_dir, tmp_path / "untouched")
     assert same(state(tmp_path / "poisoned"), state(tmp_path / "left_out"))
     assert not same(state(tmp_path / "poisoned"), state(tmp_path / "untouched"))
-    first, second = (record.getMessage() for record in caplog.records if record.name == "callbacks.nonfinite")
+    first, second = (record.getMessage() for record in caplog.records if record.name == "callbacks.run.nonfinite")
     assert first.startswith("loss or gradient not finite: skipped optimizer step 2 (loss ")
     assert second.startswith("loss or gradient not finite: skipped optimizer step 4 (loss ")
     for said, batches in ((first, (4, 5)), (second, (8, 9))):

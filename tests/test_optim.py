@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from mambaeye.encoder import EncoderConfig, MambaEye
+from mambaeye.encoders.mambaeye import EncoderConfig, MambaEye
 from mambaeye.errors import InputError
 from mambaeye.optim import OptimizerConfig, build_optimizer, build_schedule, warmup_cosine
 

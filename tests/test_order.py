@@ -3,7 +3,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules.order import Crew, Leg, batches_of, divide, epoch_order, remaining, runs, share
+from datamodules.shards.order import (
+    Crew,
+    Leg,
+    batches_of,
+    divide,
+    epoch_order,
+    remaining,
+    runs,
+    share,
+)
 from mambaeye.errors import InputError
 
 COUNTS = st.lists(st.integers(0, 9), min_size=1, max_size=8).map(lambda counts: np.array(counts, dtype=np.int64))

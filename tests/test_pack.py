@@ -22,7 +22,7 @@ from webdataset import WebDataset
 
 from datamodules import pack as packing
 from datamodules.check import main as check
-from datamodules.index import ShardIndex
+from datamodules.shards.index import ShardIndex
 
 ROOT = Path(__file__).parents[1]
 KINDS = {"jpg": "JPEG", "JPEG": "JPEG", "png": "PNG", "webp": "WEBP"}

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mambaeye.patches import cut_patches
+from mambaeye.geometry.patches import cut_patches
 
 
 def test_patches_are_slices_channel_first() -> None:

@@ -20,15 +20,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageSequence
 
-import datamodules.prediction
-from callbacks.predictions import picture_name
-from datamodules.prediction import FileGlimpses, FileLoader
-from mambaeye import prediction, trajectory
-from mambaeye.encoder import EncoderConfig, MambaEye
+import datamodules.views.predict
+from callbacks.reports.predictions import picture_name
+from datamodules.views.predict import FileGlimpses, FileLoader
+from mambaeye.encoders.mambaeye import EncoderConfig, MambaEye
+from mambaeye.evaluation import prediction
+from mambaeye.evaluation.early_exit import Rule
+from mambaeye.geometry import coverage as trajectory
+from mambaeye.geometry.box import Box
+from mambaeye.geometry.coverage import information_ratio, share_seen
+from mambaeye.geometry.scans import scan_pattern
 from mambaeye.module import MambaEyeModule
-from mambaeye.scans import scan_pattern
-from mambaeye.stopping import Rule
-from mambaeye.trajectory import Box, information_ratio, share_seen
 from train import main, without_images
 
 P, T, SEED = 16, 70, 3  # glimpses go through in chunks of 32 or 256
@@ -406,7 +408,7 @@ def test_words_after_images_are_taken_as_they_are(checkpoint: Path) -> None:
 )
 def test_every_file_has_a_batch(batch_size: int, expected: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """So that progress is told in files; and where there is no file, Lightning still has a batch."""
-    monkeypatch.setattr(datamodules.prediction, "PIXELS", 2500)
+    monkeypatch.setattr(datamodules.views.predict, "PIXELS", 2500)
     for number, size in enumerate([(20, 20)] * 4 + [None] + [(20, 30)] * 2 + [(60, 60)] * 2 + [(20, 20)]):
         if size:
             noise(*size).save(f"{number}.png")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from commands import TINY, flags, ledger, start
 
-from callbacks.preemption import SIGNALS
+from callbacks.run.preemption import SIGNALS
 from train import main
 
 BATCHES, STEPS = 12, 4  # an epoch
@@ -28,7 +28,7 @@ SETTINGS = {
     "trainer.limit_val_batches": 0,
 }
 VALIDATE = ["--trainer.limit_val_batches=1.0"]
-LEDGER = "--trainer.callbacks+=callbacks.ledger.SampleLedger"
+LEDGER = "--trainer.callbacks+=callbacks.run.ledger.SampleLedger"
 
 
 @pytest.fixture(autouse=True)

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules import reading
 from datamodules.datamodule import ShardDataModule
-from datamodules.index import ShardIndex
-from datamodules.locate import open_index
-from datamodules.order import epoch_order
-from datamodules.reading import read_images
+from datamodules.shards import reading
+from datamodules.shards.index import ShardIndex
+from datamodules.shards.locate import open_index
+from datamodules.shards.order import epoch_order
+from datamodules.shards.reading import read_images
 from mambaeye.errors import InputError
 
 

@@ -19,7 +19,7 @@ from benchmarks.results import Bench, read_entries, run, words
 from benchmarks.suites import SUITES, Claim, Suite
 from benchmarks.tables import tables
 from mambaeye.errors import InputError
-from mambaeye.scans import SCANS
+from mambaeye.geometry.scans import SCANS
 from train import main
 
 ROOT = Path(__file__).parents[1]

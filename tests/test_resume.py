@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from resuming import BATCH, EPOCHS, InterruptAfter, Recorder, run
 
 from datamodules.datamodule import ShardDataModule
-from datamodules.index import ShardIndex
+from datamodules.shards.index import ShardIndex
 
 BATCHES = 397 // BATCH
 

@@ -12,8 +12,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from scipy.stats import qmc
 
 from mambaeye.errors import InputError
-from mambaeye.scans import SCANS, scan_pattern
-from mambaeye.trajectory import Box
+from mambaeye.geometry.box import Box
+from mambaeye.geometry.scans import SCANS, scan_pattern
 
 ANY_START = ["random", "sobol"]
 GRID = [name for name in SCANS if name not in ANY_START]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mambaeye.ssd import ssd, ssd_step
+from mambaeye.ops.ssd import ssd, ssd_step
 
 
 def arguments(batch: int, steps: int, heads: int, headdim: int, d_state: int, decay: float = 3.0) -> list[Tensor]:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from mambaeye.errors import InputError
-from mambaeye.stopping import Answers, Rule, StoppingConfig, StoppingMetrics
+from mambaeye.evaluation.early_exit import Answers, Rule, StoppingConfig, StoppingMetrics
 
 RULES = [
     Rule("confidence", 0.5),

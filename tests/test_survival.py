@@ -26,7 +26,7 @@ SETTINGS = {
     "last.save_on_train_epoch_end": "false",
     "ckpt_path": "last",
 }
-LEDGER = "--trainer.callbacks+=callbacks.ledger.SampleLedger"
+LEDGER = "--trainer.callbacks+=callbacks.run.ledger.SampleLedger"
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 

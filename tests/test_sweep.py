@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from commands import TINY, flags
 
-from callbacks.tables import accuracy_table, early_table, markdown
+from callbacks.reports.tables import accuracy_table, early_table, markdown
 from train import main
 
 SIDES, SCANS, BUDGETS = (24, 40, 33), ("random", "spiral", "sobol"), (5, 40, 12)

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mambaeye.errors import InputError
-from mambaeye.scans import SCANS
-from mambaeye.trajectory import Box, information_ratio
+from mambaeye.geometry.box import Box
+from mambaeye.geometry.coverage import information_ratio
+from mambaeye.geometry.scans import SCANS
 
 SIDES = st.integers(1, 23)
 PATCHES = st.integers(1, 9)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mambaeye.encoder import EncoderConfig, MambaEye
+from mambaeye.encoders.mambaeye import EncoderConfig, MambaEye
 from mambaeye.errors import InputError
 from mambaeye.weights import init_from, load, load_published, save
 
@@ -157,7 +157,7 @@ def test_start_from_the_hugging_face_hub(tmp_path: Path) -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     settings = {"HF_HOME": str(tmp_path / "hub"), "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}"}
     program = """
-from mambaeye.encoder import EncoderConfig, MambaEye
+from mambaeye.encoders.mambaeye import EncoderConfig, MambaEye
 from mambaeye.errors import InputError
 from mambaeye.weights import download, init_from, load_published
 address = "hf://someone/eye/folder/weights.pt"

@@ -11,7 +11,7 @@ import pytest
 from commands import start
 from torch.utils.data import DataLoader, IterableDataset
 
-from datamodules.workers import PATIENCE, deaf_children, obey_the_parent
+from datamodules.loading.workers import PATIENCE, deaf_children, obey_the_parent
 
 
 class Stuck(IterableDataset):

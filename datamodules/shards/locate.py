@@ -1,0 +1,85 @@
+"""Where shards are: a folder, a URL, a brace pattern or a command; and the index that belongs to them."""
+
+from pathlib import Path
+
+from braceexpand import UnbalancedBracesError, braceexpand
+from webdataset import gopen
+
+from datamodules.shards.index import INDEX_NAME, ShardIndex, parse_index, streams
+from mambaeye.errors import InputError
+
+
+def open_index(shards: str, where: str | None = None) -> ShardIndex:
+    """The index of some shards, and where each is read from.
+
+    Args:
+        shards: a local folder; a URL of one (http or https); a brace pattern of paths or URLs, such as
+            "data/shard-{000000..001281}.tar"; or "pipe:" and a command that prints a shard, such as
+            "pipe:aws s3 cp s3://bucket/shard-{000000..001281}.tar -". A pattern may name some of the index's shards.
+        where: path or URL of the index; by default beside the shards. A pipe: command needs it.
+
+    Raises:
+        InputError: the index cannot be read, or does not have the shards; a local shard is missing or has another size.
+    """
+    if where is None and not is_pattern(shards) and not streams(shards):
+        return ShardIndex.read(shards)
+    where = where or beside(shards)
+    content = fetch_index(where)
+    known = {shard.name: shard for shard in content["shards"]}
+    if is_pattern(shards) or shards.startswith("pipe:"):
+        sources = expand(shards)
+        chosen = [known[shard_name(source, known, where)] for source in sources]
+    else:
+        sources = [f"{shards.rstrip('/')}/{name}" for name in known]
+        chosen = list(known.values())
+    index = ShardIndex(Path(shards), content["classes"], chosen, sources)
+    index.require_shards(where, "mend the pattern or the index")
+    return index
+
+
+def is_pattern(shards: str) -> bool:
+    """Whether a string names shards one by one."""
+    return "{" in shards or shards.endswith(".tar")
+
+
+def beside(shards: str) -> str:
+    """Where the index is if nothing else is said."""
+    if shards.startswith("pipe:"):
+        raise InputError(
+            f"{shards} does not say where the index of the shards is: give it with --data.train_index or "
+            f"--data.val_index (make it with 'python -m datamodules.pack FOLDER' where the shards are files)"
+        )
+    folder = shards.rpartition("/")[0] if is_pattern(shards) else shards.rstrip("/")
+    return f"{folder or '.'}/{INDEX_NAME}"
+
+
+def fetch_index(where: str) -> dict:
+    """The content of an index at a path or URL: see read_index."""
+    try:
+        if streams(where):
+            with gopen(where) as file:
+                data = file.read()
+        else:
+            data = Path(where).read_bytes()
+    except OSError as error:
+        raise InputError(f"the index {where} cannot be read ({error}): see whether it is there") from None
+    return parse_index(data, where, "put the one there that datamodules.pack made")
+
+
+def expand(shards: str) -> list[str]:
+    """Every source that a brace pattern names."""
+    try:
+        return list(braceexpand(shards))
+    except UnbalancedBracesError:
+        raise InputError(f"the braces of {shards} do not match: write {{000000..001281}}") from None
+
+
+def shard_name(source: str, known: dict, where: str) -> str:
+    """The name in the index of the shard that a path, URL or command gives."""
+    if not source.startswith("pipe:"):
+        names = [name for name in known if source.rpartition("/")[2] == name]
+    else:
+        names = [name for name in known if name in source]
+    if len(names) != 1:
+        raise InputError(f"{source} is {'none' if not names else 'several'} of the shards in {where}: mend the pattern")
+    return names[0]

@@ -1,0 +1,102 @@
+"""Image bytes -> an RGB image fitted and centred on a square canvas."""
+
+import os
+import re
+from collections.abc import Callable
+from typing import BinaryIO
+
+import cv2
+import numpy as np
+
+from mambaeye.errors import InputError
+from mambaeye.geometry.box import Box
+
+START_OF_JPEG, END_OF_JPEG = b"\xff\xd8", b"\xff\xd9"
+JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # neither a byte 255 of a scan, nor filling, nor a restart
+
+
+def decode_image(data: bytes, what: str) -> np.ndarray:
+    """Decode JPEG, PNG or WebP to (H, W, 3) uint8 RGB, upright.
+
+    What comes out is what Pillow's convert("RGB") gives, to a step of 1: grayscale and palettes are expanded, CMYK and
+    YCCK converted, alpha dropped (not blended: transparent pixels show the colour that is stored with them), of 16 bits
+    the high 8 kept, EXIF's orientation applied, of an animation the first frame taken. Colour profiles are not applied.
+    JPEGs with damage inside that still decode are not noticed here (datamodules.check compares checksums); those that
+    end early are.
+
+    Args:
+        data: the file's bytes; the extension does not matter.
+        what: names the image in a message.
+
+    Raises:
+        InputError: the bytes are not a whole image, or one of more than 2^30 pixels.
+    """
+    if not data:
+        raise InputError(f"the image of {what} is empty: replace it or leave it out")
+    return _decoded(lambda: cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB), what)
+
+
+def decode_file(file: BinaryIO, what: str) -> tuple[np.ndarray, int]:
+    """The same of an open file, of any format that OpenCV reads, in half the memory: from bytes, OpenCV makes a copy.
+
+    Returns:
+        (H, W, 3) uint8 RGB, and how many pictures the file holds: frames of an animation or pages.
+    """
+    if not os.fstat(file.fileno()).st_size:
+        raise InputError(f"{what} is empty: replace it or leave it out")
+    if ends_early(file.read()):
+        raise InputError(f"{what} ends before the image does: copy it again or leave it out")
+    name = f"/dev/fd/{file.fileno()}"  # for OpenCV takes no name that is not UTF-8
+    file.seek(0)
+    image = _decoded(lambda: cv2.imread(name, None, cv2.IMREAD_COLOR_RGB), what)
+    file.seek(0)
+    return image, max(1, cv2.imcount(name))
+
+
+def ends_early(data: bytes) -> bool:
+    """Whether it is a JPEG without its end marker (ITU-T T.81, B.1): OpenCV notices that in bytes, but not in files."""
+    if not data.startswith(START_OF_JPEG):
+        return False
+    at = len(START_OF_JPEG)
+    while marker := JPEG_MARKER.search(data, at):  # the next segment's, or behind a scan's data
+        if marker[0] == END_OF_JPEG:
+            return False
+        at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2])
+    return True
+
+
+def _decoded(read: Callable[[], np.ndarray | None], what: str) -> np.ndarray:
+    try:
+        image = read()
+    except cv2.error as error:  # more pixels than OpenCV reads, or than there is memory for
+        raise InputError(f"the image of {what} does not decode ({error.err}): scale it down or leave it out") from None
+    if image is None:
+        raise InputError(f"the image of {what} does not decode: replace it or leave it out")
+    return image
+
+
+def fitted_size(height: int, width: int, side: int) -> tuple[int, int]:
+    """Height and width of an image, scaled so that the longer one is side; at least one pixel."""
+    scale = side / max(height, width)
+    return max(1, round(scale * height)), max(1, round(scale * width))
+
+
+def fit_on_canvas(image: np.ndarray, side: int, shift: tuple[int, int] = (0, 0)) -> tuple[np.ndarray, Box]:
+    """Scale an image to fit a square canvas, aspect kept, and centre it; the rest of the canvas is black.
+
+    Args:
+        image: (H, W, 3) uint8.
+        side: of the canvas, in pixels.
+        shift: rows and columns by which the image lies further down and right, on a canvas larger by as much.
+
+    Returns:
+        The canvas (side + rows, side + columns, 3) uint8, and the image's box on it.
+    """
+    height, width = fitted_size(*image.shape[:2], side)
+    interpolation = cv2.INTER_AREA if side < max(image.shape[:2]) else cv2.INTER_LINEAR
+    fitted = cv2.resize(image, (width, height), interpolation=interpolation)
+    rows, cols = shift
+    box = Box((side - height) // 2 + rows, (side - width) // 2 + cols, height, width)
+    canvas = np.zeros((side + rows, side + cols, 3), dtype=np.uint8)
+    canvas[box.row : box.row + height, box.col : box.col + width] = fitted
+    return canvas, box

@@ -1,0 +1,179 @@
+"""Anytime answers: when to stop looking at an image, and what has been answered by then.
+
+A rule is met after the first glimpse at which
+
+    confidence    the largest probability is at least the threshold (tau);
+    stable        the predicted class has been the same for that many glimpses in a row (k);
+    entropy       the prediction's entropy, in nats, is at most the threshold (h).
+
+An image that never meets it is answered after its last glimpse.
+
+Shapes: B images, t steps of a piece of the sequence, K rules, C classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mambaeye.errors import InputError
+from mambaeye.evaluation.metrics import MetricsConfig, StepMetrics
+
+
+class Rule(NamedTuple):
+    """When to stop."""
+
+    kind: Literal["confidence", "stable", "entropy"]
+    threshold: float
+
+    def check(self, name: str) -> None:
+        """Refuse a threshold that cannot be met, or says nothing; name says where it was given.
+
+        Raises:
+            InputError: tau outside (0, 1], k below 1, h not above 0.
+        """
+        if self.kind == "confidence" and not 0 < self.threshold <= 1:
+            raise InputError(f"{name} has {self.threshold}: give confidences above 0 and up to 1")
+        if self.kind == "stable" and self.threshold < 1:
+            raise InputError(f"{name} has {self.threshold}: give at least 1 glimpse")
+        if self.kind == "entropy" and not self.threshold > 0:
+            raise InputError(f"{name} has {self.threshold}: give an entropy above 0, in nats")
+
+
+@dataclass(frozen=True)
+class StopWhen:
+    """When to stop looking at an image before its last glimpse: as soon as one of these is met; null for never."""
+
+    confidence: float | None = None
+    """Stop when the largest probability is at least this (tau)."""
+    stable: int | None = None
+    """Stop when the predicted class has been the same for so many glimpses in a row (k)."""
+    entropy: float | None = None
+    """Stop when the prediction's entropy, in nats, is at most this (h)."""
+
+    def __post_init__(self) -> None:
+        for rule in self.rules:
+            rule.check(f"model.stop_when.{rule.kind}")
+
+    @property
+    def rules(self) -> list[Rule]:
+        """Those that are given."""
+        return [Rule(kind, threshold) for kind, threshold in vars(self).items() if threshold is not None]
+
+
+@dataclass(frozen=True)
+class StoppingConfig:
+    """Rules for stopping early that validation tries, all in one pass."""
+
+    confidence: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.825, 0.85, 0.875, 0.9, 0.95, 0.99)
+    """Stop when the largest probability is at least this (tau)."""
+    stable: tuple[int, ...] = (2, 4, 8, 16, 32, 64, 128)
+    """Stop when the predicted class has been the same for so many glimpses in a row (k)."""
+    entropy: tuple[float, ...] = (2.0, 1.5, 1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05)
+    """Stop when the prediction's entropy, in nats, is at most this (h)."""
+
+    def __post_init__(self) -> None:
+        for rule in self.rules:
+            rule.check(f"model.stopping.{rule.kind}")
+
+    @property
+    def rules(self) -> list[Rule]:
+        """All of them, one kind after the other."""
+        return [Rule(kind, threshold) for kind, thresholds in vars(self).items() for threshold in thresholds]
+
+
+class Answers:
+    """What some images are answered under each rule, gathered from the logits of piece after piece of the sequence.
+
+    Attributes:
+        done: (B, K) bool, whether the rule was met.
+        glimpses: (B, K) int64, how many were taken: until the rule was met, or so far.
+    """
+
+    def __init__(self, rules: Sequence[Rule], images: int, like: Tensor) -> None:
+        """For so many images; like has the logits' last axis, dtype and device."""
+        self.rules = rules
+        self.done = like.new_zeros(images, len(rules), dtype=torch.bool)
+        self.glimpses = like.new_zeros(images, len(rules), dtype=torch.long)
+        self.when_done = like.new_zeros(images, len(rules), like.shape[-1])
+        self.latest = like.new_zeros(images, like.shape[-1])
+        self.seen = 0
+        self.predicted = like.new_full((images,), -1, dtype=torch.long)
+        self.run = like.new_zeros(images, dtype=torch.long)  # glimpses in a row that predicted that class
+
+    @property
+    def logits(self) -> Tensor:
+        """The answers after these glimpses: (B, K, C)."""
+        return torch.where(self.done[..., None], self.when_done, self.latest[:, None])
+
+    def look(self, logits: Tensor) -> None:
+        """Take the next piece of the sequence: (B, t, C)."""
+        scores = self._scores(logits)
+        met = torch.stack([self._met(rule, scores) for rule in self.rules], dim=-1)  # (B, t, K)
+        image, rule = (met.any(1) & ~self.done).nonzero(as_tuple=True)  # that are met now, for the first time
+        step = met.int().argmax(1)[image, rule]
+        self.when_done[image, rule] = logits[image, step]
+        self.glimpses = torch.where(self.done, self.glimpses, self.seen + logits.shape[1])
+        self.glimpses[image, rule] = self.seen + step + 1
+        self.done[image, rule] = True
+        self.latest, self.seen = logits[:, -1], self.seen + logits.shape[1]
+
+    def _scores(self, logits: Tensor) -> dict[str, Tensor]:
+        """What rules look at, after every glimpse: (B, t) each."""
+        logs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+        largest, predicted = logs.max(-1)
+        before = torch.cat((self.predicted[:, None], predicted[:, :-1]), dim=1)
+        step = torch.arange(logits.shape[1], device=logits.device)
+        change = torch.where(predicted != before, step, -1).cummax(1).values  # the last one, -1 for none in this piece
+        run = torch.where(change >= 0, step - change + 1, self.run[:, None] + step + 1)
+        self.predicted, self.run = predicted[:, -1], run[:, -1]
+        return {"confidence": largest.exp(), "stable": run, "entropy": -(logs.exp() * logs).sum(-1)}
+
+    @staticmethod
+    def _met(rule: Rule, scores: dict[str, Tensor]) -> Tensor:
+        score = scores[rule.kind]
+        return score <= rule.threshold if rule.kind == "entropy" else score >= rule.threshold
+
+    def rows(self, index: Tensor) -> "Answers":
+        """The answers of some of the images, to go on with: index is what a tensor takes along its first axis."""
+        some = Answers(self.rules, 0, self.latest)
+        for name in ("done", "glimpses", "when_done", "latest", "predicted", "run"):
+            setattr(some, name, getattr(self, name)[index])
+        some.seen = self.seen
+        return some
+
+
+class StoppingMetrics(StepMetrics):
+    """What StepMetrics says of answers after a step, of answers under a rule; and the glimpses that these took.
+
+    Args:
+        rules: K of them.
+        bins: confidence bins of equal width for the calibration errors.
+    """
+
+    glimpses: Tensor
+    stopped: Tensor
+
+    def __init__(self, rules: Sequence[Rule], bins: int) -> None:
+        super().__init__(len(rules), MetricsConfig(every_step=len(rules), bins=bins))
+        self.rules = list(rules)
+        for name in ("glimpses", "stopped"):
+            self.add_state(name, torch.zeros(len(rules), dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, answers: Answers, labels: Tensor, information_ratio: Tensor, valid: Tensor) -> None:
+        """Add a batch: answers of B images, labels (B,), information_ratio (B, T) of all steps, valid (B,) bool."""
+        super().update(answers.logits, labels, information_ratio.gather(1, answers.glimpses - 1), valid)
+        self.glimpses += answers.glimpses[valid].sum(0)
+        self.stopped += answers.done[valid].sum(0)
+
+    def compute(self) -> dict[str, Tensor]:
+        """As StepMetrics, by rule instead of by step (`steps` counts the rules), and (K,) float64 each:
+
+        glimpses: how many were taken, on average; stopped: the share of images that met the rule.
+        """
+        curves = super().compute()
+        for name in ("glimpses", "stopped"):
+            curves[name] = getattr(self, name).cpu().double() / curves["samples"]
+        return curves

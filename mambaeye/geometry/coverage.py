@@ -1,0 +1,77 @@
+"""Coverage: how much of an image a trajectory has shown (paper section 3.2)."""
+
+import numpy as np
+import torch
+from numpy.lib.stride_tricks import sliding_window_view
+from torch import Tensor
+
+from mambaeye.errors import InputError
+from mambaeye.geometry.box import Box
+
+TILE = 1024  # pixels along an axis that share_seen looks at together
+
+
+def information_ratio(positions: Tensor | np.ndarray, box: Box | tuple | Tensor, patch_size: int) -> Tensor:
+    """r_t: the exact share of the box's pixels that the union of glimpses 0..t covers (paper section 3.2).
+
+    Overlaps count once; whatever part of a glimpse lies outside the box counts nothing.
+
+    Args:
+        positions: (..., T, 2) integers, (row, col).
+        box: (row, col, height, width), one for all trajectories or (..., 4), one for each.
+        patch_size: side of a glimpse in pixels.
+
+    Returns:
+        (..., T) float64, non-decreasing, in [0, 1].
+    """
+    positions = np.asarray(positions)
+    leading, length = positions.shape[:-2], positions.shape[-2]
+    boxes = np.broadcast_to(np.asarray(box), (*leading, 4)).reshape(-1, 4)
+    ratios = np.empty((len(boxes), length))
+    for ratio, trajectory, (row, col, height, width) in zip(
+        ratios, positions.reshape(len(boxes), length, 2), boxes, strict=True
+    ):
+        if height < 1 or width < 1:
+            raise InputError(f"the box has {height} x {width} pixels: an information ratio needs at least one")
+        ratio[:] = newly_seen(trajectory - (row, col), height, width, patch_size).cumsum() / (height * width)
+    return torch.from_numpy(ratios.reshape(*leading, length))
+
+
+def share_seen(positions: np.ndarray, box: Box, patch_size: int) -> float:
+    """The last information ratio alone, in memory that grows with the positions but neither with the box nor the patch.
+
+    The box is gone through tile by tile, and each painted with the glimpses that touch it.
+
+    Args:
+        positions: (T, 2) integers, (row, col).
+        box: the image's place.
+        patch_size: side of a glimpse in pixels.
+    """
+    seen, margin = 0, patch_size
+    for row in range(0, box.height, TILE):
+        for col in range(0, box.width, TILE):
+            size = min(TILE, box.height - row), min(TILE, box.width - col)
+            starts = positions - (box.row + row, box.col + col)
+            rows, cols = starts[((starts > -margin) & (starts < size)).all(axis=1)].T + margin
+            tile = np.zeros((size[0] + 2 * margin, size[1] + 2 * margin), dtype=bool)
+            sliding_window_view(tile, (patch_size, patch_size), writeable=True)[rows, cols] = True
+            seen += int(tile[margin:-margin, margin:-margin].sum())
+    return seen / (box.height * box.width)
+
+
+def newly_seen(positions: np.ndarray, height: int, width: int, patch_size: int) -> np.ndarray:
+    """Pixels of a (height, width) image that each glimpse is the first to show: (T, 2) -> (T,) integers.
+
+    Glimpses are painted with their step, last to first, so that every pixel ends up with the step that saw it first; a
+    glimpse's new pixels are those that kept its number. A margin of one patch takes what falls outside the image.
+    """
+    length, margin = len(positions), patch_size
+    rows, cols = np.clip(positions, -margin, (height, width)).T + margin
+    steps = np.arange(length, dtype=np.min_scalar_type(length))[:, None, None]  # the smallest integers are the fastest
+    first_seen = np.full((height + 2 * margin, width + 2 * margin), length, dtype=steps.dtype)
+    windows = sliding_window_view(first_seen, (patch_size, patch_size), writeable=True)  # at each pixel, (P, P)
+    backwards = np.arange(length - 1, -1, -1)  # as indices, for NumPy may walk a reversed view from its other end
+    windows[rows[backwards], cols[backwards]] = steps[backwards]  # of overlapping windows the last one written stays
+    first_seen[:margin] = first_seen[margin + height :] = length
+    first_seen[:, :margin] = first_seen[:, margin + width :] = length
+    return (windows[rows, cols] == steps).sum(axis=(1, 2), dtype=np.uint32)

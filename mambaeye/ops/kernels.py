@@ -1,0 +1,229 @@
+"""The mixer on the CUDA kernels of mamba-ssm and causal-conv1d: their only importer, and only when they are wanted.
+
+What these compute, mamba2.py says in plain torch. Shapes: as there.
+"""
+
+import warnings
+from functools import cache
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mambaeye.errors import InputError
+from mambaeye.ops.mamba2 import Mamba2, MixerState
+
+Kernels = Literal["auto", "cuda", "torch"]
+INSTALL = "pip install --no-build-isolation 'causal-conv1d>=1.6' 'mamba-ssm>=2.3.2'"
+CHUNK = 256  # steps of one chunk of the scan: mamba-ssm's own choice
+MULTIPLE = 8  # of channels, which the convolution reads as vectors
+WIDEST_CONV = 4
+
+
+class CudaKernels:
+    """add_norm and mix, as Block computes them in torch, on kernels.
+
+    Raises:
+        ImportError: a package is missing or does not load.
+    """
+
+    def __init__(self) -> None:
+        from causal_conv1d import causal_conv1d_fn, causal_conv1d_update
+        from mamba_ssm.ops.triton.layer_norm import rms_norm_fn
+        from mamba_ssm.ops.triton.layernorm_gated import rmsnorm_fn
+        from mamba_ssm.ops.triton.selective_state_update import selective_state_update
+        from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined, mamba_split_conv1d_scan_combined
+
+        self.whole_op, self.chunk_op, self.step_op = (
+            mamba_split_conv1d_scan_combined,
+            mamba_chunk_scan_combined,
+            selective_state_update,
+        )
+        self.conv_op, self.conv_step_op = causal_conv1d_fn, causal_conv1d_update
+        self.add_norm_op, self.gated_norm_op = rms_norm_fn, rmsnorm_fn
+
+    def add_norm(self, x: Tensor, residual: Tensor | None, norm: nn.RMSNorm) -> tuple[Tensor, Tensor]:
+        """norm(residual + x) in the dtype of x, and the sum in float32: one pass over both."""
+        return self.add_norm_op(
+            x, norm.weight, None, residual=residual, eps=norm.eps, prenorm=True, residual_in_fp32=True
+        )
+
+    def mix(self, mixer: Mamba2, u: Tensor, state: MixerState | None) -> tuple[Tensor, MixerState | None]:
+        """Mamba2.forward: whole sequences (no state), chunks, or single glimpses without gradient.
+
+        Single glimpses change the state that they are given, and return it.
+        """
+        zxbcdt = mixer.in_proj(u)
+        if state is None:
+            return self.whole(mixer, zxbcdt), None
+        if in_place(u):
+            return self.step(mixer, zxbcdt.squeeze(1), state), state
+        return self.chunk(mixer, zxbcdt, state)
+
+    def whole(self, mixer: Mamba2, zxbcdt: Tensor) -> Tensor:
+        """From nothing seen: convolution, scan, norm and output projection as one operation, (B, T, .) -> (B, T, D)."""
+        return self.whole_op(
+            zxbcdt,
+            mixer.conv1d.weight.squeeze(1),
+            mixer.conv1d.bias,
+            mixer.dt_bias,
+            decay_rates(mixer),
+            mixer.D,
+            chunk_size=CHUNK,
+            rmsnorm_weight=mixer.norm.weight,
+            rmsnorm_eps=mixer.norm.eps,
+            outproj_weight=mixer.out_proj.weight,
+            headdim=mixer.headdim,
+            norm_before_gate=False,
+        )
+
+    def chunk(self, mixer: Mamba2, zxbcdt: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
+        """From a state: the fused operation always starts its convolution from zeros, so its parts one by one."""
+        z, xbc, dt = split(mixer, zxbcdt)
+        xbc, conv = self.conv_op(
+            xbc.transpose(1, 2),  # (B, X, T), channels last in memory, as the states must be
+            mixer.conv1d.weight.squeeze(1),
+            mixer.conv1d.bias,
+            initial_states=state.conv.to(xbc.dtype).transpose(1, 2).contiguous().transpose(1, 2),
+            return_final_states=True,
+            activation="silu",
+        )
+        x, B, C = xbc.transpose(1, 2).split((mixer.inner, mixer.d_state, mixer.d_state), dim=-1)
+        y, ssm = self.chunk_op(
+            x.unflatten(-1, (mixer.heads, mixer.headdim)),
+            dt,
+            decay_rates(mixer),
+            B.unsqueeze(2),
+            C.unsqueeze(2),
+            chunk_size=CHUNK,
+            D=mixer.D,
+            dt_bias=mixer.dt_bias,
+            initial_states=state.ssm,
+            dt_softplus=True,
+            return_final_states=True,
+        )
+        y = self.gated_norm(mixer, y.flatten(2), z)
+        return mixer.out_proj(y), MixerState(conv.to(state.conv.dtype), ssm)
+
+    def step(self, mixer: Mamba2, zxbcdt: Tensor, state: MixerState) -> Tensor:
+        """One glimpse, (B, .) -> (B, 1, D); the state is changed in place."""
+        z, xbc, dt = split(mixer, zxbcdt)
+        conv = state.conv.to(xbc.dtype)  # the same memory unless autocast narrows
+        xbc = self.conv_step_op(xbc, conv, mixer.conv1d.weight.squeeze(1), mixer.conv1d.bias, "silu")
+        if conv.dtype != state.conv.dtype:
+            state.conv.copy_(conv)
+        x, B, C = xbc.split((mixer.inner, mixer.d_state, mixer.d_state), dim=-1)
+        by_channel = (mixer.heads, mixer.headdim)
+        y = self.step_op(  # expanded, so that strides of zero tell the kernel that a head shares its numbers
+            state.ssm,
+            x.unflatten(-1, by_channel),
+            dt.unsqueeze(-1).expand(-1, *by_channel),
+            decay_rates(mixer)[:, None, None].expand(*by_channel, mixer.d_state),
+            B.unsqueeze(1),
+            C.unsqueeze(1),
+            mixer.D.unsqueeze(-1).expand(by_channel),
+            dt_bias=mixer.dt_bias.unsqueeze(-1).expand(by_channel),
+            dt_softplus=True,
+        )
+        return mixer.out_proj(self.gated_norm(mixer, y.flatten(1), z)).unsqueeze(1)
+
+    def gated_norm(self, mixer: Mamba2, y: Tensor, z: Tensor) -> Tensor:
+        """norm(y * silu(z))."""
+        return self.gated_norm_op(y, mixer.norm.weight, None, z=z, eps=mixer.norm.eps, norm_before_gate=False)
+
+
+def split(mixer: Mamba2, zxbcdt: Tensor) -> tuple[Tensor, ...]:
+    """The parts of the input projection: z, (x, B, C) and dt."""
+    return zxbcdt.split((mixer.inner, mixer.channels, mixer.heads), dim=-1)
+
+
+def decay_rates(mixer: Mamba2) -> Tensor:
+    """A, (H,) float32."""
+    return -mixer.A_log.float().exp()
+
+
+def in_place(u: Tensor) -> bool:
+    """Whether this is one glimpse without gradient, for which the kernels change the state in place."""
+    return u.shape[1] == 1 and not torch.is_grad_enabled()
+
+
+def choose(wanted: Kernels, x: Tensor, misfit: str | None) -> CudaKernels | None:
+    """The kernels for an input, or None for plain torch.
+
+    auto takes them where they can be had, and warns once where a GPU has to do without them.
+
+    Args:
+        wanted: auto, cuda or torch.
+        x: the input, for its device and dtype.
+        misfit: why the sizes do not fit the kernels, if they do not.
+
+    Raises:
+        InputError: they are wanted and cannot be had.
+    """
+    if wanted == "torch":
+        return None
+    if wanted == "auto" and (x.device.type != "cuda" or x.dtype == torch.float64):
+        return None
+    if wanted == "cuda":
+        if x.device.type != "cuda" or x.dtype == torch.float64:
+            raise InputError(f"kernels are to be cuda, which cannot run {x.dtype} on {x.device}: choose auto or torch")
+        return load()
+    if misfit:
+        return do_without(misfit)
+    try:
+        return load()
+    except ImportError as error:
+        return do_without(missing(error))
+
+
+def require_kernels(misfit: str | None) -> None:
+    """Nothing, if the kernels can be had for an encoder without this misfit.
+
+    Raises:
+        InputError: they cannot.
+    """
+    if misfit:
+        raise InputError(misfit)
+    try:
+        load()
+    except ImportError as error:
+        raise InputError(missing(error)) from None
+
+
+@cache
+def load() -> CudaKernels:
+    """The kernels, imported once."""
+    return CudaKernels()
+
+
+def missing(error: ImportError) -> str:
+    """What to do about packages that do not load."""
+    return f"the CUDA kernels do not load ({error}): install them with {INSTALL}"
+
+
+@cache
+def do_without(reason: str) -> None:
+    """Warn, once a reason, that a GPU runs without its kernels."""
+    warnings.warn(f"{reason}; until then the GPU runs plain torch, which is slower", stacklevel=2)
+
+
+def misfit(inner: int, headdim: int, d_state: int, d_conv: int) -> str | None:
+    """Why the CUDA kernels cannot take these sizes, with the nearest that they can; None if they can."""
+    if d_conv > WIDEST_CONV:
+        return f"encoder.d_conv is {d_conv}: the CUDA kernels take {WIDEST_CONV} at most"
+
+    def fits(headdim: int, d_state: int) -> bool:
+        channels, heads = inner + 2 * d_state, inner // headdim
+        return inner % headdim == 0 and channels % MULTIPLE == 0 and (inner + channels + heads) % MULTIPLE == 0
+
+    if fits(headdim, d_state):
+        return None
+    sizes = ((h, n) for h in range(1, inner + 1) for n in range(1, 2 * max(d_state, MULTIPLE)) if fits(h, n))
+    near = min(sizes, key=lambda size: abs(size[0] - headdim) + abs(size[1] - d_state), default=None)
+    start = (
+        f"encoder.headdim {headdim} and d_state {d_state} make an input projection of "
+        f"{2 * inner + 2 * d_state + inner // headdim} values, and the CUDA kernels take multiples of {MULTIPLE}"
+    )
+    if near is None:
+        return f"{start}: give expand * dim, now {inner}, as a multiple of {MULTIPLE}"
+    return f"{start}: the nearest are headdim {near[0]} and d_state {near[1]}"

@@ -1,0 +1,114 @@
+"""The Mamba2 mixer: projection, short causal convolution, SSD recurrence, gated norm, projection.
+
+Shapes: B batch, T steps, D model width, I inner width, H heads, P headdim, N d_state, W d_conv; X = I + 2 N channels
+pass through the convolution.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mambaeye.ops.ssd import ssd, ssd_step
+
+DT_MIN, DT_MAX = 0.001, 0.1
+A_MIN, A_MAX = 1.0, 16.0
+
+
+class MixerState(NamedTuple):
+    """What one mixer carries from glimpse to glimpse; its size does not depend on how much was seen."""
+
+    conv: Tensor
+    """(B, X, W - 1): the last inputs of the convolution."""
+    ssm: Tensor
+    """(B, H, P, N): the state of the recurrence, in float32 or wider."""
+
+
+class Mamba2(nn.Module):
+    """Mamba2 with one group of B and C (Dao and Gu 2024, section 7), strictly causal.
+
+    Args:
+        dim: model width D.
+        d_state: N, state values a channel.
+        d_conv: W, taps of the causal convolution.
+        expand: inner width as a multiple of dim.
+        headdim: P, channels a head; divides expand * dim.
+    """
+
+    def __init__(self, dim: int, d_state: int, d_conv: int, expand: int, headdim: int) -> None:
+        super().__init__()
+        self.d_state, self.d_conv, self.headdim = d_state, d_conv, headdim
+        self.inner = expand * dim
+        self.heads = self.inner // headdim
+        self.channels = self.inner + 2 * d_state
+        self.in_proj = nn.Linear(dim, self.inner + self.channels + self.heads, bias=False)  # z, (x, B, C), dt
+        self.conv1d = nn.Conv1d(self.channels, self.channels, d_conv, groups=self.channels)
+        self.dt_bias = nn.Parameter(torch.empty(self.heads))
+        self.A_log = nn.Parameter(torch.empty(self.heads))
+        self.D = nn.Parameter(torch.empty(self.heads))
+        self.norm = nn.RMSNorm(self.inner, eps=1e-5)
+        self.out_proj = nn.Linear(self.inner, dim, bias=False)
+        self.reset_recurrence()
+
+    @torch.no_grad()
+    def reset_recurrence(self) -> None:
+        """Mamba2's own initialisation: step sizes log-uniform in [0.001, 0.1], A uniform in [1, 16], D one."""
+        dt = torch.empty_like(self.dt_bias).uniform_(math.log(DT_MIN), math.log(DT_MAX)).exp()
+        self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
+        self.A_log.uniform_(A_MIN, A_MAX).log_()
+        self.D.fill_(1.0)
+
+    def initial_state(self, batch_size: int) -> MixerState:
+        """Zeros: nothing seen yet."""
+        weight = self.in_proj.weight
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        return MixerState(
+            weight.new_zeros(batch_size, self.channels, self.d_conv - 1),
+            weight.new_zeros(batch_size, self.heads, self.headdim, self.d_state, dtype=wide),
+        )
+
+    def forward(self, u: Tensor, state: MixerState | None) -> tuple[Tensor, MixerState]:
+        """Mix T steps: u (B, T, D) and the state before them (None: nothing seen) -> (B, T, D) and the state after."""
+        if state is None:
+            state = self.initial_state(u.shape[0])
+        z, xbc, dt = self.in_proj(u).split((self.inner, self.channels, self.heads), dim=-1)
+        xbc, conv = causal_conv(xbc, self.conv1d.weight, self.conv1d.bias, state.conv)
+        y, ssm = self.recurrence(F.silu(xbc), dt, state.ssm)
+        y = self.norm((y * F.silu(z)).to(self.norm.weight.dtype))
+        return self.out_proj(y), MixerState(conv.to(state.conv.dtype), ssm)
+
+    def recurrence(self, xbc: Tensor, dt: Tensor, ssm: Tensor) -> tuple[Tensor, Tensor]:
+        """The SSD recurrence over (x, B, C), in float32 or wider whatever the autocast: (B, T, I) and the new state."""
+        with torch.autocast(xbc.device.type, enabled=False):
+            x, B, C = xbc.to(ssm.dtype).split((self.inner, self.d_state, self.d_state), dim=-1)
+            x = x.unflatten(-1, (self.heads, self.headdim))  # (B, T, H, P)
+            dt = F.softplus(dt.to(ssm.dtype) + self.dt_bias)  # (B, T, H)
+            A = -self.A_log.to(ssm.dtype).exp()
+            D = self.D.to(ssm.dtype)
+            if x.shape[1] == 1:
+                y, ssm = ssd_step(x[:, 0], dt[:, 0], A, B[:, 0], C[:, 0], D, ssm)
+                return y.flatten(1).unsqueeze(1), ssm
+            y, ssm = ssd(x, dt, A, B, C, D, ssm)
+            return y.flatten(2), ssm
+
+
+def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """Depthwise causal convolution over time with carried inputs.
+
+    Args:
+        x: (B, T, X).
+        weight: (X, 1, W), the last tap for the present step.
+        bias: (X,).
+        state: (B, X, W - 1), the inputs before x.
+
+    Returns:
+        (B, T, X) and the last W - 1 inputs.
+    """
+    x = torch.cat((state.to(x.dtype).transpose(1, 2), x), dim=1)  # (B, W - 1 + T, X)
+    # as a two-dimensional convolution of height one, which takes channels last without a copy; the weight by way of
+    # (X, W), so that its gradient comes back with the strides that DDP's buckets have
+    weight = weight.squeeze(1)[:, None, None]  # (X, 1, 1, W)
+    y = F.conv2d(x.transpose(1, 2).unsqueeze(2), weight, bias, groups=weight.shape[0])  # (B, X, 1, T)
+    return y.squeeze(2).transpose(1, 2), x[:, x.shape[1] - state.shape[2] :].transpose(1, 2)
