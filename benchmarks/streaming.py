@@ -17,7 +17,7 @@ from pathlib import Path
 
 from datamodules.loading.loader import EpochLoader
 from datamodules.shards.index import ShardIndex
-from datamodules.shards.order import Crew, epoch_order
+from datamodules.shards.order import LoaderLayout, epoch_order
 from datamodules.shards.reading import read_images
 from datamodules.views.train import TrainingGlimpses
 
@@ -43,10 +43,10 @@ def training(index: ShardIndex, workers: int, options: Namespace) -> dict[str, o
     loader = EpochLoader(
         index,
         glimpses,
-        Crew(1, max(1, workers), options.batch_size),
+        LoaderLayout(1, max(1, workers), options.batch_size),
         rank=0,
         num_workers=workers,
-        tolerated=0,
+        max_unreadable=0,
         timeout=600,
         pin_memory=False,
         seed=0,

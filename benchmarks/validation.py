@@ -16,9 +16,9 @@ import torch
 
 from datamodules.loading.loader import FixedLoader
 from datamodules.shards.locate import open_index
-from datamodules.shards.order import Crew
+from datamodules.shards.order import LoaderLayout
 from datamodules.views.evaluate import FixedGlimpses
-from mambaeye.batch import Cell
+from mambaeye.batch import EvaluationCondition
 
 PAPER = (224, 256, 384, 512, 640, 768, 1024, 1280, 1408, 1536)  # pixels
 LENGTHS = (1024, 8192)
@@ -52,10 +52,10 @@ def validate(ckpt_path: str, data_dir: str, settings: dict[str, str]) -> tuple[f
 def loading(shards: str, batch_size: int = 8, batches: int = 5) -> float:
     """Processor seconds an image and cell, of one worker, decoding included."""
     torch.set_num_threads(1)
-    crew = Crew(ranks=1, workers=1, batch_size=batch_size)
-    glimpses = FixedGlimpses(tuple(Cell(side, "random") for side in PAPER), 16, 4096, (0, 0))
-    common = {"rank": 0, "num_workers": 0, "tolerated": 0, "timeout": 0.0, "pin_memory": False, "seed": 0}
-    loader = FixedLoader(open_index(shards, None), crew, glimpses=glimpses, limit=batches, **common)
+    layout = LoaderLayout(ranks=1, workers=1, batch_size=batch_size)
+    glimpses = FixedGlimpses(tuple(EvaluationCondition(side, "random") for side in PAPER), 16, 4096, (0, 0))
+    common = {"rank": 0, "num_workers": 0, "max_unreadable": 0, "timeout": 0.0, "pin_memory": False, "seed": 0}
+    loader = FixedLoader(open_index(shards, None), layout, glimpses=glimpses, limit=batches, **common)
     began = time.process_time()
     seen = sum(len(batch.labels) for batch in loader)
     return (time.process_time() - began) / seen

@@ -11,13 +11,13 @@ from datamodules.files import Found, find_images
 from datamodules.loading.loader import EpochLoader, FixedLoader
 from datamodules.shards.index import ShardIndex
 from datamodules.shards.locate import open_index
-from datamodules.shards.order import Crew, batches_of, divide
+from datamodules.shards.order import LoaderLayout, batches_of, divide
 from datamodules.transforms.draws import Augmentation
 from datamodules.transforms.mixing import Mixing
 from datamodules.views.evaluate import FixedGlimpses
 from datamodules.views.predict import FileGlimpses, FileLoader
 from datamodules.views.train import TrainingGlimpses
-from mambaeye.batch import Cell
+from mambaeye.batch import EvaluationCondition
 from mambaeye.errors import InputError, on_all_ranks
 from mambaeye.geometry.scans import scan_pattern
 
@@ -56,7 +56,7 @@ class ShardDataModule(LightningDataModule):
         micro_batch_size: Images that a process takes at once, at most; what its share of batch_size has more is
             accumulated. null: all at once.
         num_workers: Worker processes that load data, for each process.
-        tolerated: Samples an epoch and process that may be unreadable: left out, counted and reported. One more stops
+        max_unreadable: Samples an epoch and process that may be unreadable: left out, counted and reported. One more stops
             the run.
         timeout: Seconds without a batch after which worker processes count as stuck and the run stops; 0 for never.
         seed: Seed of the order, the canvases and the trajectories.
@@ -86,7 +86,7 @@ class ShardDataModule(LightningDataModule):
         batch_size: int = 64,
         micro_batch_size: int | None = None,
         num_workers: int = 1,
-        tolerated: int = 0,
+        max_unreadable: int = 0,
         timeout: float = 600.0,
         seed: int = 0,
         images: str | tuple[str, ...] | None = None,
@@ -140,7 +140,7 @@ class ShardDataModule(LightningDataModule):
         self.train_loader: EpochLoader | None = None
         self.fixed_loader: FixedLoader | None = None
         self.place: dict[str, Any] = {"epoch": -1}  # of the run that is continued
-        self.cells = [Cell(resolution, scan) for resolution in resolutions for scan in scans]
+        self.cells = [EvaluationCondition(resolution, scan) for resolution in resolutions for scan in scans]
         self.validation_length = max(self.budgets)
         self.limits: dict[str, int | float] = {}  # of batches of images, by trainer argument
         self.image_paths = [images] if isinstance(images, str) else list(images or ())
@@ -196,10 +196,10 @@ class ShardDataModule(LightningDataModule):
         """Images that a process takes at once, and how many of these batches it accumulates for an optimizer step."""
         return divide(self.hparams.batch_size, self.trainer.world_size, self.hparams.micro_batch_size)
 
-    def _crew(self, index: ShardIndex, batch_size: int, accumulation: int = 1) -> Crew:
+    def _crew(self, index: ShardIndex, batch_size: int, accumulation: int = 1) -> LoaderLayout:
         """Who shares the samples of an index."""
         workers = max(1, self.hparams.num_workers)
-        return Crew(self.trainer.world_size, workers, batch_size, accumulation, runs=index.streaming)
+        return LoaderLayout(self.trainer.world_size, workers, batch_size, accumulation, runs=index.streaming)
 
     @property
     def train_batches(self) -> int:
@@ -217,8 +217,8 @@ class ShardDataModule(LightningDataModule):
         h = self.hparams
         drawn = (self.augmentation, self.mixing, h.train_scan)
         glimpses = TrainingGlimpses(tuple(h.canvas), h.patch_size, h.length, h.inside, *drawn)
-        crew = self._crew(self.train_index, *self.divided)
-        arguments = self._loader_arguments(self.train_index, crew)
+        layout = self._crew(self.train_index, *self.divided)
+        arguments = self._loader_arguments(self.train_index, layout)
         self.train_loader = EpochLoader(**arguments, glimpses=glimpses, epoch=lambda: self.trainer.current_epoch)
         self.train_loader.load_state_dict(self.place)
         return self.train_loader
@@ -240,9 +240,9 @@ class ShardDataModule(LightningDataModule):
 
     def _fixed_loader(self, stage: str) -> FixedLoader:
         h = self.hparams
-        crew = self._crew(self.val_index, self._images_at_once)
+        layout = self._crew(self.val_index, self._images_at_once)
         glimpses = FixedGlimpses(tuple(self.cells), h.patch_size, self.validation_length, tuple(h.shift))
-        arguments = self._loader_arguments(self.val_index, crew)
+        arguments = self._loader_arguments(self.val_index, layout)
         self.fixed_loader = FixedLoader(**arguments, glimpses=glimpses, limit=self.limits.get(LIMITS[stage], 1.0))
         return self.fixed_loader
 
@@ -257,15 +257,15 @@ class ShardDataModule(LightningDataModule):
     def _pin_memory(self) -> bool:
         return self.trainer.strategy.root_device.type == "cuda"
 
-    def _loader_arguments(self, index: ShardIndex, crew: Crew) -> dict[str, Any]:
+    def _loader_arguments(self, index: ShardIndex, layout: LoaderLayout) -> dict[str, Any]:
         """What every loader wants to know."""
         h = self.hparams
         return {
             "index": index,
-            "crew": crew,
+            "layout": layout,
             "rank": self.trainer.global_rank,
             "num_workers": h.num_workers,
-            "tolerated": h.tolerated,
+            "max_unreadable": h.max_unreadable,
             "timeout": h.timeout,
             "pin_memory": self._pin_memory,
             "seed": h.seed,

@@ -1,22 +1,28 @@
-"""What travels from the data to the model: glimpse sequences in training, canvases and positions after it."""
+"""What travels from the data to the model: glimpse sequences, or whole canvases with the trajectories planned on them.
+
+Shapes: B images, T glimpses, K axes of a position (2: row, col), P patch side, C channels, S... the K sides of a canvas.
+"""
 
 from typing import NamedTuple
 
 from torch import Tensor
 
-from mambaeye.geometry.box import Box
+POLICY = "policy"
+"""The scan name that leaves every glimpse to the model's own policy."""
+CANVAS = "canvas"
+"""The scan name of encoders that take whole canvases."""
 
 
 class GlimpseBatch(NamedTuple):
-    """A batch of B trajectories of T glimpses each.
+    """B trajectories of T glimpses each, cut out already: what encoders of glimpses train on.
 
     The same tuple without its first axis is one sample; torch's default collation stacks samples into a batch.
     """
 
     patches: Tensor
-    """(B, T, 3, P, P) uint8, RGB."""
+    """(B, T, C, P, ...) uint8."""
     positions: Tensor
-    """(B, T, 2) int32: (row, col) of each glimpse's top-left pixel on the canvas."""
+    """(B, T, K) int32: each glimpse's first pixel on the canvas, (row, col)."""
     information_ratio: Tensor
     """(B, T) float32: share of the image's own pixels seen by glimpses 0..t."""
     labels: Tensor
@@ -31,60 +37,78 @@ class GlimpseBatch(NamedTuple):
     """(B,) bool: False for rows that only fill up a batch and must not be counted."""
 
 
-class CanvasBatch(NamedTuple):
-    """A batch of B images, whole, and where their T glimpses fall: what validation cuts its patches from, by and by.
+class Scene(NamedTuple):
+    """B canvases of one size, where the image lies on each, and the trajectory that a fixed scan planned there.
 
-    So a batch does not grow with T by more than the positions.
+    Patches are cut as they are needed, so a scene does not grow with T by more than the positions.
     """
 
     canvases: Tensor
-    """(B, H, W, 3) uint8, RGB."""
+    """(B, S..., C) uint8; (B, H, W, 3) RGB."""
+    boxes: Tensor
+    """(B, 2 K) int32: the image's first pixel, then its sides: (row, col, height, width); see Box."""
     positions: Tensor
-    """(B, T, 2) int32: (row, col) of each glimpse's top-left pixel on the canvas, every glimpse wholly on it."""
+    """(B, T, K) int32: each glimpse's first pixel on the canvas, every glimpse wholly on it."""
+    seeds: Tensor
+    """(B,) int64: what random draws of a policy depend on; the same whenever the image is looked at in this way."""
+
+
+class CanvasBatch(NamedTuple):
+    """B whole images: what validation looks at, and what encoders of canvases and policies train on.
+
+    The same tuple without its first axis is one sample.
+    """
+
+    scene: Scene
     information_ratio: Tensor
-    """(B, T) float32: share of the image's own pixels seen by glimpses 0..t."""
+    """(B, T) float32: share of the image's own pixels seen by glimpses 0..t of the planned trajectory."""
     labels: Tensor
     """(B,) int64: index into the class list."""
+    partner_labels: Tensor
+    """(B,) int64, as in GlimpseBatch."""
+    label_shares: Tensor
+    """(B,) float32, as in GlimpseBatch."""
     keys: list[str]
     """B sample keys, as in the shards."""
     valid: Tensor
     """(B,) bool: False for rows that only fill up a batch and must not be counted."""
-    cell: Tensor
-    """(B,) int64: which cell of the validation table they belong to; the same for all."""
+    condition: int
+    """Index of the evaluation condition that the whole batch belongs to; 0 in training."""
 
 
 class ImageFile(NamedTuple):
     """What is known of an image file besides its pixels."""
 
     path: str
-    size: tuple[int, int] = (0, 0)
+    size: tuple[int, ...] = (0, 0)
     """(height, width) in pixels, as the file has it."""
     frames: int = 1
     """Pictures in the file; the first one is the image."""
-    box: Box | None = None
-    """The image's place on its canvas."""
     error: str | None = None
     """Why there is no image, in a sentence."""
 
 
 class FileBatch(NamedTuple):
-    """B images from files on canvases of one size, and where their T glimpses would fall.
+    """B images from files, on canvases of one size.
 
     Or no image at all: of a file that cannot be read, and of one that waits for the next batch.
     """
 
-    canvases: Tensor | None
-    """(B, H, W, 3) uint8, RGB: each the image alone, or with black around it."""
-    positions: Tensor | None
-    """(B, T, 2) int32: (row, col) of each glimpse's top-left pixel on the canvas, every glimpse wholly on it."""
+    scene: Scene | None
+    """Each canvas is the image alone, or the image with black around it."""
     files: list[ImageFile]
     """B of them; or one with an error; or none."""
 
 
-class Cell(NamedTuple):
-    """One cell of a validation table."""
+class EvaluationCondition(NamedTuple):
+    """One way of looking at every validation image."""
 
     resolution: int
     """Canvas side in pixels."""
     scan: str
-    """Name of the scan pattern, a key of mambaeye.geometry.scans.SCANS."""
+    """Name of the scan, as in data.scans; CANVAS where the encoder takes whole canvases."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in metrics and charts: 48_random."""
+        return f"{self.resolution}_{self.scan}"

@@ -14,14 +14,14 @@ from mambaeye import weights
 from mambaeye.batch import CanvasBatch, FileBatch, GlimpseBatch
 from mambaeye.encoders.mambaeye import EncoderConfig, MambaEye
 from mambaeye.evaluation.diagnosis import Diagnosis, diagnose
-from mambaeye.evaluation.early_exit import Answers, StoppingConfig, StoppingMetrics, StopWhen
+from mambaeye.evaluation.early_exit import EarlyExitConfig, EarlyExitMetrics, EarlyExitState, ExitCriteria
 from mambaeye.evaluation.metrics import MetricsConfig, StepMetrics, powers_of_two
 from mambaeye.evaluation.prediction import Prediction, predict
 from mambaeye.flops import training_flops
 from mambaeye.geometry.patches import cut_from_canvases
 from mambaeye.loss import LOGITS_AT_ONCE, Schedule, scheduled_cross_entropy_of_features, step_losses
 from mambaeye.ops.kernels import Kernels
-from mambaeye.optim import OptimizerConfig, build_optimizer, build_schedule, restate
+from mambaeye.optim import OptimizerConfig, build_optimizer, build_schedule, override_hparams
 
 GLIMPSES_AT_ONCE = 256  # of an image in validation: what takes memory does not grow with their number beyond
 
@@ -30,7 +30,7 @@ REPORTED = (
     "top1",
     "top5",
     "confidence",
-    "right_confidence",
+    "true_class_probability",
     "information_ratio",
     "nll",
     "brier",
@@ -61,7 +61,7 @@ class MambaEyeModule(LightningModule):
         kernels: CUDA kernels of mamba-ssm and causal-conv1d: cuda, plain torch, or auto for those that can be had.
         metrics: What validation keeps of every step.
         stopping: Rules for stopping early that `validate` tries.
-        stop_when: When predict stops looking at an image before its last glimpse.
+        exit_criteria: When predict stops looking at an image before its last glimpse.
     """
 
     def __init__(
@@ -73,8 +73,8 @@ class MambaEyeModule(LightningModule):
         new_head: bool = False,
         kernels: Kernels = "auto",
         metrics: MetricsConfig = MetricsConfig(),
-        stopping: StoppingConfig = StoppingConfig(),
-        stop_when: StopWhen = StopWhen(),
+        stopping: EarlyExitConfig = EarlyExitConfig(),
+        exit_criteria: ExitCriteria = ExitCriteria(),
     ) -> None:
         super().__init__()
         # plain containers, so that a checkpoint loads with weights_only=True
@@ -97,7 +97,7 @@ class MambaEyeModule(LightningModule):
         self.schedule = schedule
         self.metrics_config = metrics
         self.stopping = stopping
-        self.stop_when = stop_when
+        self.exit_criteria = exit_criteria
         self.classes: list[str] = []
         """Names of the classes as in the training shards' index; none where they are not known."""
         self.cell_metrics = nn.ModuleList()
@@ -118,7 +118,7 @@ class MambaEyeModule(LightningModule):
             )
             rules = self.stopping.rules if stage == "validate" else []
             self.stopping_metrics = nn.ModuleList(
-                StoppingMetrics(rules, self.metrics_config.bins) for _ in data.cells if rules
+                EarlyExitMetrics(rules, self.metrics_config.bins) for _ in data.cells if rules
             )
 
     @property
@@ -136,7 +136,7 @@ class MambaEyeModule(LightningModule):
 
     def on_train_start(self) -> None:
         """Flags win over the optimizer's numbers in a checkpoint, as they do over its sizes and data."""
-        restate(self.optimizers().optimizer, self.lr_schedulers(), self.optimizer_config)
+        override_hparams(self.optimizers().optimizer, self.lr_schedulers(), self.optimizer_config)
 
     def training_step(self, batch: GlimpseBatch, batch_idx: int) -> Tensor:
         loss = scheduled_cross_entropy_of_features(
@@ -154,10 +154,10 @@ class MambaEyeModule(LightningModule):
 
     def validation_step(self, batch: CanvasBatch, batch_idx: int) -> None:
         cell = int(batch.cell[0])
-        answers: Answers | None = None
+        answers: EarlyExitState | None = None
         for first, logits in self.look(batch):
             if self.stopping_metrics:
-                answers = answers or Answers(self.stopping.rules, len(batch.labels), logits)
+                answers = answers or EarlyExitState(self.stopping.rules, len(batch.labels), logits)
                 answers.look(logits)
             ratio = batch.information_ratio[:, first : first + logits.shape[1]]
             self.cell_metrics[cell].update(logits, batch.labels, ratio, batch.valid, first)
@@ -188,7 +188,7 @@ class MambaEyeModule(LightningModule):
         if batch.canvases is None:
             return [None] * len(batch.files)
         boxes = [file.box for file in batch.files]
-        return predict(self.encoder, batch.canvases, batch.positions, boxes, self.stop_when.rules)
+        return predict(self.encoder, batch.canvases, batch.positions, boxes, self.exit_criteria.rules)
 
     def on_validation_epoch_end(self) -> None:
         self._finish_cells("val")

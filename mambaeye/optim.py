@@ -57,7 +57,7 @@ def build_schedule(optimizer: AdamW, warmup: int, total: int) -> LambdaLR:
     return LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup, total))
 
 
-def restate(optimizer: AdamW, schedule: LambdaLR, config: OptimizerConfig) -> None:
+def override_hparams(optimizer: AdamW, schedule: LambdaLR, config: OptimizerConfig) -> None:
     """Let the config's numbers hold for an optimizer and schedule that were restored with those of a checkpoint.
 
     The moments and the place in the schedule stay; with the checkpoint's own numbers nothing changes.

@@ -11,7 +11,7 @@ from test_datamodule import data_module
 from datamodules.shards.index import ShardIndex
 from datamodules.transforms.images import decode_image
 from datamodules.views.evaluate import FILLER, FixedGlimpses, Photo
-from mambaeye.batch import CanvasBatch, Cell
+from mambaeye.batch import CanvasBatch, EvaluationCondition
 from mambaeye.encoders.mambaeye import EncoderConfig, MambaEye
 from mambaeye.errors import InputError
 from mambaeye.geometry.box import Box
@@ -26,7 +26,7 @@ def white(height: int, width: int, number: int = 5) -> Photo:
     return Photo(number, f"white {number}", 1, np.full((height, width, 3), 255, np.uint8))
 
 
-def seen(photo: Photo, length: int, *cells: Cell, shift: tuple[int, int] = (0, 0)) -> list[CanvasBatch]:
+def seen(photo: Photo, length: int, *cells: EvaluationCondition, shift: tuple[int, int] = (0, 0)) -> list[CanvasBatch]:
     """One image's samples, one for each cell, as batches of one."""
     samples = FixedGlimpses(cells, 16, length, shift)([photo], KEY)
     return [CanvasBatch(*([part] if isinstance(part, str) else part[None] for part in sample)) for sample in samples]
@@ -51,7 +51,7 @@ def test_a_batch_is_what_its_documentation_says(data_dir: Path) -> None:
 
 def test_glimpses_know_their_image_box() -> None:
     """The box is 32 x 64, two rows of four glimpses, and nothing else is seen."""
-    (batch,) = seen(white(30, 60), 12, Cell(64, "row_raster"))
+    (batch,) = seen(white(30, 60), 12, EvaluationCondition(64, "row_raster"))
     assert (cut_from_canvases(batch.canvases, batch.positions, 16) == 255).all()
     assert batch.positions[0, :8].tolist() == [[row, col] for row in (16, 32) for col in (0, 16, 32, 48)]
     expected = information_ratio(batch.positions, (16, 0, 32, 64), 16)
@@ -62,7 +62,9 @@ def test_glimpses_know_their_image_box() -> None:
 @pytest.mark.parametrize("scan", SCANS)
 @pytest.mark.parametrize("shape", [(3, 300), (37, 5)])
 def test_every_scan_takes_images_narrower_than_a_glimpse(scan: str, shape: tuple[int, int]) -> None:
-    for batch in seen(white(*shape), 300, Cell(61, scan), Cell(16, scan), Cell(17, scan)):
+    for batch in seen(
+        white(*shape), 300, EvaluationCondition(61, scan), EvaluationCondition(16, scan), EvaluationCondition(17, scan)
+    ):
         assert batch.positions.min() >= 0
         assert batch.positions.max() + 16 <= batch.canvases.shape[1]
         assert batch.information_ratio[0, -1] == 1
@@ -136,7 +138,9 @@ def test_a_share_of_less_than_a_batch(data_dir: Path) -> None:
 def test_a_shift_moves_an_image_and_what_a_model_of_moves_sees_stays() -> None:
     rng = np.random.default_rng(0)
     photo = Photo(3, "noise", 1, rng.integers(256, size=(50, 37, 3), dtype=np.uint8))
-    (here,), (there,) = (seen(photo, 40, Cell(48, "random"), shift=shift) for shift in ((0, 0), (70, 11)))
+    (here,), (there,) = (
+        seen(photo, 40, EvaluationCondition(48, "random"), shift=shift) for shift in ((0, 0), (70, 11))
+    )
     assert there.canvases.shape == (1, 118, 59, 3)
     assert (there.canvases[:, 70:, 11:] == here.canvases).all()
     assert (there.positions - here.positions == torch.tensor([70, 11])).all()
@@ -148,7 +152,7 @@ def test_a_shift_moves_an_image_and_what_a_model_of_moves_sees_stays() -> None:
 
 
 def test_a_filler_is_seen_nowhere_and_marked() -> None:
-    for batch in seen(FILLER, 7, Cell(20, "random"), Cell(30, "sobol")):
+    for batch in seen(FILLER, 7, EvaluationCondition(20, "random"), EvaluationCondition(30, "sobol")):
         assert not batch.valid.any()
         assert not batch.canvases.any()
         assert not batch.positions.any()
@@ -164,7 +168,7 @@ def test_an_image_that_does_not_decode_is_missing_everywhere(data_dir: Path, mon
     with pytest.raises(InputError, match="does not decode .in .*val-000000.tar"):
         list(data_module(data_dir, num_workers=0, resolutions=(32, 40)).val_dataloader())
     bad = sum("digit-1" in ShardIndex.read(data_dir / "digits" / "val").key(number) for number in range(397))
-    data = data_module(data_dir, num_workers=0, resolutions=(32, 40), tolerated=bad)
+    data = data_module(data_dir, num_workers=0, resolutions=(32, 40), max_unreadable=bad)
     batches = list(data.val_dataloader())
     for cell in (0, 1):
         rows = [row for b in batches if b.cell[0] == cell for row in zip(b.keys, b.valid.tolist(), strict=True)]

@@ -100,7 +100,7 @@ def test_a_diagnosis_is_that_of_plain_torch() -> None:
 @pytest.mark.usefixtures("on_gpu")
 def test_auto_takes_the_kernels_but_not_for_float64() -> None:
     model, _ = two_models("auto")
-    assert kernels.choose("auto", torch.zeros(1, device="cuda"), model.misfit) is kernels.load()
+    assert kernels.choose("auto", torch.zeros(1, device="cuda"), model.unsupported_reason) is kernels.load()
     patches, positions = glimpses(2, 5)
     assert model.double()(patches, positions).dtype == torch.float64
 
@@ -110,7 +110,7 @@ def without_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither package can be imported, whatever the machine has."""
     monkeypatch.setitem(sys.modules, "causal_conv1d", None)
     kernels.load.cache_clear()
-    kernels.do_without.cache_clear()
+    kernels.warn_fallback.cache_clear()
 
 
 @pytest.mark.usefixtures("without_packages")
@@ -127,15 +127,15 @@ class OnGPU:
 
 
 @pytest.mark.usefixtures("without_packages")
-@pytest.mark.parametrize(("misfit", "message"), [(None, "pip install"), ("too odd", "too odd; until then")])
-def test_auto_does_without_them_on_a_gpu_and_says_so_once(misfit: str | None, message: str) -> None:
+@pytest.mark.parametrize(("unsupported_reason", "message"), [(None, "pip install"), ("too odd", "too odd; until then")])
+def test_auto_does_without_them_on_a_gpu_and_says_so_once(unsupported_reason: str | None, message: str) -> None:
     with pytest.warns(UserWarning, match=message):
-        assert kernels.choose("auto", OnGPU(), misfit) is None
+        assert kernels.choose("auto", OnGPU(), unsupported_reason) is None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert kernels.choose("auto", OnGPU(), misfit) is None
-        assert kernels.choose("torch", OnGPU(), misfit) is None
-        assert kernels.choose("auto", torch.zeros(1), misfit) is None
+        assert kernels.choose("auto", OnGPU(), unsupported_reason) is None
+        assert kernels.choose("torch", OnGPU(), unsupported_reason) is None
+        assert kernels.choose("auto", torch.zeros(1), unsupported_reason) is None
 
 
 def test_cuda_is_refused_on_the_cpu() -> None:
@@ -145,7 +145,7 @@ def test_cuda_is_refused_on_the_cpu() -> None:
 
 @pytest.mark.parametrize("size", ["tiny", "small", "base"])
 def test_the_papers_sizes_fit(size: str) -> None:
-    assert MambaEye(EncoderConfig.named(size, depth=1)).misfit is None
+    assert MambaEye(EncoderConfig.named(size, depth=1)).unsupported_reason is None
 
 
 @pytest.mark.parametrize(
@@ -160,15 +160,15 @@ def test_the_papers_sizes_fit(size: str) -> None:
     ],
 )
 def test_sizes_that_the_kernels_cannot_take(sizes: dict[str, int], message: str) -> None:
-    assert MambaEye(EncoderConfig(depth=1, **sizes)).misfit
+    assert MambaEye(EncoderConfig(depth=1, **sizes)).unsupported_reason
     with pytest.raises(InputError, match=message):
         MambaEye(EncoderConfig(depth=1, **sizes), "cuda")
 
 
 @pytest.mark.parametrize(("inner", "headdim", "d_state"), [(192, 32, 32), (512, 50, 63), (24, 5, 7), (1024, 128, 101)])
 def test_the_nearest_sizes_do_fit(inner: int, headdim: int, d_state: int) -> None:
-    words = kernels.misfit(inner, headdim, d_state, 4).split("headdim ")[-1].split()
+    words = kernels.unsupported_reason(inner, headdim, d_state, 4).split("headdim ")[-1].split()
     near = int(words[0]), int(words[-1])
     assert inner % near[0] == 0
     assert (2 * inner + 2 * near[1] + inner // near[0]) % 8 == 0
-    assert kernels.misfit(inner, *near, 4) is None
+    assert kernels.unsupported_reason(inner, *near, 4) is None

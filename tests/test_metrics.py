@@ -101,7 +101,7 @@ def test_means_are_those_of_the_definitions() -> None:
     p, y = logits[valid].double().softmax(-1), torch.nn.functional.one_hot(labels[valid], 7).double()[:, None]
     expected = {
         "confidence": p.amax(-1),
-        "right_confidence": (p * y).sum(-1),
+        "true_class_probability": (p * y).sum(-1),
         "nll": -(p.log() * y).sum(-1),
         "brier": (p - y).square().sum(-1),
         "information_ratio": ratio[valid].double(),

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datamodules.shards.order import (
-    Crew,
-    Leg,
+    LoaderLayout,
+    ResumedSegment,
     batches_of,
     divide,
     epoch_order,
@@ -17,7 +17,7 @@ from mambaeye.errors import InputError
 
 COUNTS = st.lists(st.integers(0, 9), min_size=1, max_size=8).map(lambda counts: np.array(counts, dtype=np.int64))
 CREWS = st.builds(
-    Crew,
+    LoaderLayout,
     ranks=st.integers(1, 4),
     workers=st.integers(1, 5),
     batch_size=st.integers(1, 6),
@@ -41,60 +41,62 @@ def test_epochs_and_seeds_differ() -> None:
     assert len(orders) == 6
 
 
-def hand_out(order: np.ndarray, crew: Crew, first: int, last: int) -> list[list[np.ndarray]]:
+def hand_out(order: np.ndarray, layout: LoaderLayout, first: int, last: int) -> list[list[np.ndarray]]:
     """Simulate DataLoaders: batches first..last of every rank, asked of the workers in turn, one list a step."""
-    shares = [[iter(share(order, crew, first, r, w)) for w in range(crew.workers)] for r in range(crew.ranks)]
+    shares = [[iter(share(order, layout, first, r, w)) for w in range(layout.workers)] for r in range(layout.ranks)]
     return [
         [
-            np.array([next(shares[rank][step % crew.workers]) for _ in range(crew.batch_size)])
-            for rank in range(crew.ranks)
+            np.array([next(shares[rank][step % layout.workers]) for _ in range(layout.batch_size)])
+            for rank in range(layout.ranks)
         ]
         for step in range(first, last)
     ]
 
 
-@given(samples=st.integers(0, 200), crew=CREWS)
-def test_a_crew_hands_out_all_but_less_than_a_global_batch(samples: int, crew: Crew) -> None:
+@given(samples=st.integers(0, 200), layout=CREWS)
+def test_a_crew_hands_out_all_but_less_than_a_global_batch(samples: int, layout: LoaderLayout) -> None:
     order = np.random.default_rng(0).permutation(samples)
-    seen = np.array(hand_out(order, crew, 0, batches_of(samples, crew)), dtype=np.int64).ravel()
-    assert len(set(seen)) == len(seen) > samples - crew.batch_of_all * crew.accumulation
-    bounds = runs(samples, crew).reshape(-1, 2)
+    seen = np.array(hand_out(order, layout, 0, batches_of(samples, layout)), dtype=np.int64).ravel()
+    assert len(set(seen)) == len(seen) > samples - layout.batch_of_all * layout.accumulation
+    bounds = runs(samples, layout).reshape(-1, 2)
     assert (bounds[1:, 0] == bounds[:-1, 1]).all()  # contiguous
 
 
-@given(samples=st.integers(0, 200), crew=CREWS, data=st.data())
-def test_the_same_crew_goes_on_bit_for_bit(samples: int, crew: Crew, data: st.DataObject) -> None:
+@given(samples=st.integers(0, 200), layout=CREWS, data=st.data())
+def test_the_same_crew_goes_on_bit_for_bit(samples: int, layout: LoaderLayout, data: st.DataObject) -> None:
     order = np.random.default_rng(1).permutation(samples)
-    batches = batches_of(samples, crew)
+    batches = batches_of(samples, layout)
     stop = data.draw(st.integers(0, batches))
-    whole = hand_out(order, crew, 0, batches)
-    # the workers of the continued leg are asked from the step on that comes next: see share() and GlimpseLoader
-    np.testing.assert_array_equal(whole[:stop] + hand_out(order, crew, stop, batches), whole)
+    whole = hand_out(order, layout, 0, batches)
+    # the workers of the continued segment are asked from the step on that comes next: see share() and GlimpseLoader
+    np.testing.assert_array_equal(whole[:stop] + hand_out(order, layout, stop, batches), whole)
 
 
-@given(samples=st.integers(0, 300), crews=st.lists(CREWS, min_size=1, max_size=5), data=st.data())
-def test_any_crews_one_after_another_see_everything_once(samples: int, crews: list[Crew], data: st.DataObject) -> None:
+@given(samples=st.integers(0, 300), layouts=st.lists(CREWS, min_size=1, max_size=5), data=st.data())
+def test_any_crews_one_after_another_see_everything_once(
+    samples: int, layouts: list[LoaderLayout], data: st.DataObject
+) -> None:
     order = epoch_order(np.array([samples]), 3, 4)
-    legs, seen, left = [], [], order
-    for crew in crews:
-        batches = batches_of(len(left), crew)
-        stop = batches if crew is crews[-1] else data.draw(st.integers(0, batches))
-        seen += [number for step in hand_out(left, crew, 0, stop) for batch in step for number in batch]
-        legs.append(Leg(crew, stop))
-        left = remaining(order, legs)
+    segments, seen, left = [], [], order
+    for layout in layouts:
+        batches = batches_of(len(left), layout)
+        stop = batches if layout is layouts[-1] else data.draw(st.integers(0, batches))
+        seen += [number for step in hand_out(left, layout, 0, stop) for batch in step for number in batch]
+        segments.append(ResumedSegment(layout, stop))
+        left = remaining(order, segments)
         assert sorted([*seen, *left]) == list(range(samples))
         assert (np.diff([list(order).index(number) for number in left]) > 0).all()
-    assert len(left) < crews[-1].batch_of_all * crews[-1].accumulation
+    assert len(left) < layouts[-1].batch_of_all * layouts[-1].accumulation
 
 
-@given(samples=st.integers(0, 300), crews=st.lists(CREWS, min_size=2, max_size=2), steps=st.integers(1, 5))
+@given(samples=st.integers(0, 300), layouts=st.lists(CREWS, min_size=2, max_size=2), steps=st.integers(1, 5))
 def test_an_optimizer_step_has_the_same_samples_whoever_shares_them(
-    samples: int, crews: list[Crew], steps: int
+    samples: int, layouts: list[LoaderLayout], steps: int
 ) -> None:
     """Read by place: the batches of a step, of all ranks, are the next samples of the order."""
     order = np.random.default_rng(2).permutation(samples)
-    for crew in crews:
-        one, other = crew._replace(runs=False), crew._replace(runs=False, ranks=1, workers=1, accumulation=1)
+    for layout in layouts:
+        one, other = layout._replace(runs=False), layout._replace(runs=False, ranks=1, workers=1, accumulation=1)
         size = one.batch_of_all * one.accumulation
         other = other._replace(batch_size=size)
         steps_of_both = [
@@ -127,10 +129,12 @@ def test_a_global_batch_is_divided_or_the_nearest_that_can_be_is_named(
 
 
 def test_used_up_shards_are_not_read_again() -> None:
-    """After a leg, what is left lies in the shards that its workers had not finished."""
+    """After a segment, what is left lies in the shards that its workers had not finished."""
     counts = np.full(40, 25)
     order = epoch_order(counts, 0, 0)
-    left = remaining(order, [Leg(Crew(2, 2, 10, runs=True), 20)])  # 400 of 1000 samples, 100 a worker: four shards each
+    left = remaining(
+        order, [ResumedSegment(LoaderLayout(2, 2, 10, runs=True), 20)]
+    )  # 400 of 1000 samples, 100 a worker: four shards each
     shards = set(left // 25)
     assert len(left) == 600
     assert len(shards) <= 40 - 4 * 3

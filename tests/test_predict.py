@@ -168,7 +168,7 @@ def many_files(folder: Path) -> list[Path]:
 )
 def test_every_line_is_what_a_plain_computation_gives(rules: dict[str, float], scan: str, checkpoint: Path) -> None:
     files = many_files(Path("images"))
-    asked = {f"model.stop_when.{kind}": threshold for kind, threshold in rules.items()}
+    asked = {f"model.exit_criteria.{kind}": threshold for kind, threshold in rules.items()}
     got = predict(checkpoint, "images", **asked, **{"data.scans": f"[{scan},random]"})
     assert [line["path"] for line in got] == [str(file) for file in files]
     for line, file in zip(got, files, strict=True):
@@ -209,7 +209,7 @@ def test_a_line_does_not_depend_on_what_else_is_predicted(checkpoint: Path) -> N
     for number in range(7):
         noise(33, 41, number).save(f"{number}.png")
     Path("copy of 3.png").write_bytes(Path("3.png").read_bytes())
-    stop = {"model.stop_when.confidence": 0.992}
+    stop = {"model.exit_criteria.confidence": 0.992}
     singly = {**stop, "data.micro_batch_size": 1, "pictures": None}
     one_by_one = predict(checkpoint, "*.png", **singly)
     text = Path("out/predictions.jsonl").read_text()
@@ -240,7 +240,7 @@ def test_what_is_done_costs_nothing_more(checkpoint: Path, monkeypatch: pytest.M
     monkeypatch.setattr(
         MambaEye, "stream", lambda self, patches, *rest: taken.append(patches.shape[:2]) or whole(self, patches, *rest)
     )
-    got = predict(checkpoint, "*.png", **{"model.stop_when.confidence": 0.992, "data.batch_size": 6})
+    got = predict(checkpoint, "*.png", **{"model.exit_criteria.confidence": 0.992, "data.batch_size": 6})
     most = sum(min(T, 32 * math.ceil(line["glimpses"] / 32)) for line in got)
     assert len({math.ceil(line["glimpses"] / 32) for line in got}) > 1  # one was dropped while others went on
     assert sum(images * glimpses for images, glimpses in taken) == most < 6 * T
@@ -374,10 +374,22 @@ def test_classes_without_names_are_numbers(checkpoint: Path) -> None:
         (["a.png"], {"data.scans": "[zigzag]"}, "no scan pattern is called 'zigzag': choose one of random, "),
         (["a.png"], {"data.validation_length": 0}, "data.validation_length is 0: give at least 1"),
         (["a.png"], {"data.resize": 8}, "data.resize is 8, less than a glimpse of 16 pixels"),
-        (["a.png"], {"model.stop_when.confidence": 0}, "model.stop_when.confidence has 0.0: give confidences above 0"),
-        (["a.png"], {"model.stop_when.confidence": 1.5}, "model.stop_when.confidence has 1.5: give confidences above"),
-        (["a.png"], {"model.stop_when.stable": 0}, "model.stop_when.stable has 0: give at least 1 glimpse"),
-        (["a.png"], {"model.stop_when.entropy": -1}, "model.stop_when.entropy has -1.0: give an entropy above 0"),
+        (
+            ["a.png"],
+            {"model.exit_criteria.confidence": 0},
+            "model.exit_criteria.confidence has 0.0: give confidences above 0",
+        ),
+        (
+            ["a.png"],
+            {"model.exit_criteria.confidence": 1.5},
+            "model.exit_criteria.confidence has 1.5: give confidences above",
+        ),
+        (["a.png"], {"model.exit_criteria.stable": 0}, "model.exit_criteria.stable has 0: give at least 1 glimpse"),
+        (
+            ["a.png"],
+            {"model.exit_criteria.entropy": -1},
+            "model.exit_criteria.entropy has -1.0: give an entropy above 0",
+        ),
     ],
     ids=str,
 )

@@ -197,10 +197,10 @@ def test_unreadable_samples_are_counted_and_past_a_threshold_fatal(
             file.seek(index.offsets[number])
             file.write(b"\0" * int(index.sizes[number]))
     shards = str(tmp_path / "val")
-    for tolerated in (3, 2, 0):
-        arguments = {"length": 3, "batch_size": 40, "num_workers": workers, "tolerated": tolerated}
+    for max_unreadable in (3, 2, 0):
+        arguments = {"length": 3, "batch_size": 40, "num_workers": workers, "max_unreadable": max_unreadable}
         data = loaders(ShardDataModule(shards, shards, **arguments))
-        if tolerated == 3:
+        if max_unreadable == 3:
             for loader in (data.train_dataloader(), data.val_dataloader()):
                 batches = list(loader)
                 rows = [row for batch in batches for row in zip(batch.keys, batch.valid.tolist(), strict=True)]
@@ -210,7 +210,7 @@ def test_unreadable_samples_are_counted_and_past_a_threshold_fatal(
             assert f"3 samples of {shards} were left out of this pass" in caplog.text
             assert sum(valid for _, valid in rows) == 394
         else:
-            message = "3 samples of .* could not be read, more than the 2" if tolerated else "does not decode"
+            message = "3 samples of .* could not be read, more than the 2" if max_unreadable else "does not decode"
             with pytest.raises(InputError, match=message):
                 list(data.val_dataloader())
 

@@ -61,7 +61,7 @@ def test_checkpoints_of_an_epoch_s_end(
 
 
 @pytest.mark.parametrize(
-    "crews",
+    "layouts",
     [
         [{"num_workers": 0}, {"num_workers": 3}],
         [{"num_workers": 2}, {"num_workers": 4}, {"num_workers": 1}],
@@ -69,16 +69,16 @@ def test_checkpoints_of_an_epoch_s_end(
         [{"batch_size": 10}, {"batch_size": 100}],
     ],
 )
-def test_other_crews_see_what_is_left_once(crews: list[dict[str, int]], data_dir: Path, tmp_path: Path) -> None:
+def test_other_crews_see_what_is_left_once(layouts: list[dict[str, int]], data_dir: Path, tmp_path: Path) -> None:
     seen, place = [], None
-    for number, crew in enumerate(crews[:-1]):
+    for number, layout in enumerate(layouts[:-1]):
         at = tmp_path / f"{number}.ckpt"
-        seen += run(data_dir, InterruptAfter(2, at), ckpt_path=place, **crew)
+        seen += run(data_dir, InterruptAfter(2, at), ckpt_path=place, **layout)
         place = at
-    seen += run(data_dir, ckpt_path=place, **crews[-1])
+    seen += run(data_dir, ckpt_path=place, **layouts[-1])
     index = ShardIndex.read(data_dir / "digits" / "val")
     everything = {index.key(number) for number in range(len(index))}
-    last = crews[-1].get("batch_size", BATCH)
+    last = layouts[-1].get("batch_size", BATCH)
     for epoch in range(EPOCHS):
         keys = list(itertools.chain.from_iterable(keys for e, keys, _ in seen if e == epoch))
         assert set(keys) <= everything
@@ -118,7 +118,7 @@ def test_other_samples_are_refused(data_dir: Path, tmp_path: Path) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    "crews",
+    "layouts",
     [
         [(1, 0, 30), (2, 0, 15), (1, 0, 30)],
         [(2, 2, 20), (1, 1, 40)],
@@ -126,15 +126,15 @@ def test_other_samples_are_refused(data_dir: Path, tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_other_ranks_see_what_is_left_once(crews: list[tuple[int, int, int]], data_dir: Path, tmp_path: Path) -> None:
+def test_other_ranks_see_what_is_left_once(layouts: list[tuple[int, int, int]], data_dir: Path, tmp_path: Path) -> None:
     """Real processes that talk to each other: (ranks, workers, batch of a rank), two batches, then on."""
     seen, place = [], None
-    for leg, (ranks, workers, batch_size) in enumerate(crews):
-        last = leg == len(crews) - 1
+    for segment, (ranks, workers, batch_size) in enumerate(layouts):
+        last = segment == len(layouts) - 1
         asked = {
             "data_dir": str(data_dir),
-            "seen": str(tmp_path / f"seen-{leg}"),
-            "save": str(tmp_path / f"{leg}.ckpt"),
+            "seen": str(tmp_path / f"seen-{segment}"),
+            "save": str(tmp_path / f"{segment}.ckpt"),
             "ckpt_path": place,
             "batches": -1 if last else 2,
             "ranks": ranks,
@@ -144,11 +144,11 @@ def test_other_ranks_see_what_is_left_once(crews: list[tuple[int, int, int]], da
         script = Path(__file__).with_name("resuming.py")
         environment = os.environ | {"PYTHONPATH": str(script.parents[1])}
         subprocess.run([sys.executable, str(script), json.dumps(asked)], env=environment, check=True, timeout=300)
-        parts = [json.loads((tmp_path / f"seen-{leg}-{rank}.json").read_text()) for rank in range(ranks)]
+        parts = [json.loads((tmp_path / f"seen-{segment}-{rank}.json").read_text()) for rank in range(ranks)]
         assert len({len(part) for part in parts}) == 1
         seen += itertools.chain.from_iterable(parts)
         place = asked["save"]
-    ranks, _, batch_size = crews[-1]
+    ranks, _, batch_size = layouts[-1]
     for epoch in range(EPOCHS):
         keys = list(itertools.chain.from_iterable(keys for e, keys, _ in seen if e == epoch))
         assert len(keys) == len(set(keys)) > 397 - ranks * batch_size

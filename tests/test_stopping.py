@@ -8,7 +8,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from mambaeye.errors import InputError
-from mambaeye.evaluation.early_exit import Answers, Rule, StoppingConfig, StoppingMetrics
+from mambaeye.evaluation.early_exit import EarlyExitConfig, EarlyExitMetrics, EarlyExitState, Rule
 
 RULES = [
     Rule("confidence", 0.5),
@@ -28,8 +28,8 @@ def a_walk(images: int, length: int, classes: int, seed: int = 0) -> Tensor:
     return torch.randn(images, length, classes, dtype=torch.float64).cumsum(1)
 
 
-def answers_to(rules: list[Rule], logits: Tensor, pieces: list[int]) -> Answers:
-    answers = Answers(rules, len(logits), logits)
+def answers_to(rules: list[Rule], logits: Tensor, pieces: list[int]) -> EarlyExitState:
+    answers = EarlyExitState(rules, len(logits), logits)
     for piece in logits.split(pieces, dim=1):
         answers.look(piece)
     return answers
@@ -68,7 +68,7 @@ def test_answers_are_those_of_the_definition_in_any_pieces(pieces: list[int], im
 def test_images_that_are_done_can_be_left_out() -> None:
     """What goes on without them is answered as it would be with them."""
     logits = a_walk(6, 30, 4)
-    together, alone = Answers(RULES, 6, logits), Answers(RULES, 6, logits)
+    together, alone = EarlyExitState(RULES, 6, logits), EarlyExitState(RULES, 6, logits)
     some = torch.tensor([1, 4])
     together.look(logits[:, :11])
     alone.look(logits[:, :11])
@@ -83,7 +83,7 @@ def test_metrics_by_rule() -> None:
     logits = a_walk(200, 50, 4)
     torch.manual_seed(1)
     labels, ratio, valid = torch.randint(4, (200,)), torch.rand(200, 50).cumsum(1) / 50, torch.rand(200) < 0.8
-    metrics = StoppingMetrics(RULES, bins=15)
+    metrics = EarlyExitMetrics(RULES, bins=15)
     for rows in torch.arange(200).split(70):
         metrics.update(answers_to(RULES, logits[rows], [20, 30]), labels[rows], ratio[rows], valid[rows])
     found = metrics.compute()
@@ -118,7 +118,7 @@ def test_metrics_by_rule() -> None:
 )
 def test_thresholds_that_say_nothing(arguments: dict[str, tuple[float, ...]], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        StoppingConfig(**arguments)
+        EarlyExitConfig(**arguments)
 
 
 def test_a_confidence_of_one_is_a_threshold() -> None:

@@ -57,7 +57,7 @@ def test_fit_leaves_a_run_directory(trained: Path) -> None:
     assert [(row["resolution"], row["scan"], row["step"]) for row in rows(trained)] == expected
 
 
-QUANTITIES = ("top1", "top5", "confidence", "right_confidence", "nll", "brier", "ece", "mce", "adaptive_ece")
+QUANTITIES = ("top1", "top5", "confidence", "true_class_probability", "nll", "brier", "ece", "mce", "adaptive_ece")
 
 
 def test_tensorboard_holds_what_is_promised(trained: Path) -> None:

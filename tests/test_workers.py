@@ -11,7 +11,7 @@ import pytest
 from commands import start
 from torch.utils.data import DataLoader, IterableDataset
 
-from datamodules.loading.workers import PATIENCE, deaf_children, obey_the_parent
+from datamodules.loading.workers import PATIENCE, block_signals, exit_with_parent
 
 
 class Stuck(IterableDataset):
@@ -25,8 +25,8 @@ class Stuck(IterableDataset):
 def main(method: str, timeout: str) -> None:
     """Two workers that get stuck, and the end of this process when nothing came for a while."""
     set_start_method(method)
-    loader = DataLoader(Stuck(), None, num_workers=2, timeout=float(timeout), worker_init_fn=obey_the_parent)
-    with deaf_children():
+    loader = DataLoader(Stuck(), None, num_workers=2, timeout=float(timeout), worker_init_fn=exit_with_parent)
+    with block_signals():
         batches = iter(loader)
     print(next(batches), next(batches))
     next(batches)

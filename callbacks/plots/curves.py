@@ -67,7 +67,7 @@ def reliability(records: list[Record]) -> Figure:
 
 def against_information_ratio(records: list[Record]) -> Figure:
     """Confidence by information ratio, a row a scan; dotted, what training aims at for the right class."""
-    titles = {"ratio_right_confidence": "confidence, right class", "ratio_confidence": "confidence"}
+    titles = {"ratio_true_class_probability": "confidence, right class", "ratio_confidence": "confidence"}
     scans = by_scan(records)
     figure, panels = grid(len(titles) * len(scans), len(titles), beside=LEGEND)
     rows = [(scan, of_scan, name) for scan, of_scan in scans.items() for name in titles]

@@ -10,7 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from callbacks.reports.records import of_fit, validation_records
 
-CURVES = ("top1", "top5", "confidence", "right_confidence", "nll", "brier", "ece", "mce", "adaptive_ece")
+CURVES = ("top1", "top5", "confidence", "true_class_probability", "nll", "brier", "ece", "mce", "adaptive_ece")
 SIDE_BY_SIDE = ("top1", "confidence", "ece")
 
 

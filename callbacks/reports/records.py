@@ -19,7 +19,7 @@ BY_STEP = (
     "top1",
     "top5",
     "confidence",
-    "right_confidence",
+    "true_class_probability",
     "nll",
     "brier",
     "ece",
@@ -27,7 +27,14 @@ BY_STEP = (
     "adaptive_ece",
 )
 BINS = ("bin_count", "bin_confidence", "bin_top1")
-RATIO = ("ratio_count", "ratio_mean", "ratio_scheduled", "ratio_right_confidence", "ratio_confidence", "ratio_top1")
+RATIO = (
+    "ratio_count",
+    "ratio_mean",
+    "ratio_scheduled",
+    "ratio_true_class_probability",
+    "ratio_confidence",
+    "ratio_top1",
+)
 
 Record = dict[str, Any]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from callbacks.run.shutdown import leave_children_alone, save_last
+from callbacks.run.shutdown import detach_launcher, save_last
 from mambaeye.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class NonFiniteGuard(Callback):
 
     def _stop(self, trainer: Trainer) -> None:
         save_last(trainer, self.last_checkpoint, "loss or gradient not finite")
-        leave_children_alone(trainer)
+        detach_launcher(trainer)
         raise InputError(
             f"loss or gradient were not finite at {len(self.in_a_row)} optimizer steps in a row (--nonfinite.patience "
             f"{self.patience}): {', '.join(map(str, self.in_a_row))}; look at these samples, or go on from an earlier "

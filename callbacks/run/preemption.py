@@ -14,7 +14,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
-from callbacks.run.shutdown import leave_children_alone, save_last
+from callbacks.run.shutdown import detach_launcher, save_last
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 OUT_OF_TIME = 1  # the number of no signal above
@@ -92,7 +92,7 @@ class Preemption(Checkpoint):  # which runs after all other callbacks
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # until the process has ended
         self.handlers.clear()
-        leave_children_alone(trainer)
+        detach_launcher(trainer)
         if self.requeue:
             requeue()
         raise SystemExit(os.EX_TEMPFAIL)

@@ -11,7 +11,7 @@ def save_last(trainer: Trainer, path: str, why: str) -> None:
     rank_zero_info(f"{why}: saved {path} at optimizer step {trainer.global_step}")
 
 
-def leave_children_alone(trainer: Trainer) -> None:
+def detach_launcher(trainer: Trainer) -> None:
     """Every rank is about to end. Lightning's launcher would kill this process once a child had, with an error code."""
     launcher = trainer.strategy.launcher
     if isinstance(launcher, _SubprocessScriptLauncher):

@@ -11,7 +11,7 @@ import numpy as np
 from datamodules.loading.stream import SampleStream
 from datamodules.loading.workers import load
 from datamodules.shards.index import ShardIndex
-from datamodules.shards.order import Crew, Leg, batches_of, epoch_order, remaining
+from datamodules.shards.order import LoaderLayout, ResumedSegment, batches_of, epoch_order, remaining
 from datamodules.views.evaluate import CanvasStream, FixedGlimpses
 from datamodules.views.train import TrainingGlimpses
 from mambaeye.batch import CanvasBatch, GlimpseBatch
@@ -27,10 +27,10 @@ class GlimpseLoader:
 
     Args:
         index: where the samples are.
-        crew: who shares the samples.
+        layout: who shares the samples.
         rank: of this process.
         num_workers: worker processes; 0 loads in this one.
-        tolerated: samples a pass and process that may be unreadable before the run stops.
+        max_unreadable: samples a pass and process that may be unreadable before the run stops.
         timeout: seconds without a batch after which worker processes count as stuck.
         pin_memory: whether batches are for a CUDA device.
     """
@@ -38,39 +38,39 @@ class GlimpseLoader:
     def __init__(
         self,
         index: ShardIndex,
-        crew: Crew,
+        layout: LoaderLayout,
         rank: int,
         num_workers: int,
-        tolerated: int,
+        max_unreadable: int,
         timeout: float,
         pin_memory: bool,
     ) -> None:
-        assert crew.workers == max(1, num_workers)
-        self.index, self.crew, self.rank, self.num_workers = index, crew, rank, num_workers
-        self.tolerated, self.timeout, self.pin_memory = tolerated, timeout, pin_memory
+        assert layout.workers == max(1, num_workers)
+        self.index, self.layout, self.rank, self.num_workers = index, layout, rank, num_workers
+        self.max_unreadable, self.timeout, self.pin_memory = max_unreadable, timeout, pin_memory
 
     def batches(self, stream: SampleStream | CanvasStream) -> Iterator[Any]:
         """A stream's samples in batches, and a count of what could not be read.
 
         Raises:
-            InputError: more samples than are tolerated could not be read; or nothing came for too long.
+            InputError: more samples than are max_unreadable could not be read; or nothing came for too long.
         """
         batches = load(
             stream,
             self.num_workers,
             self.timeout,
             str(self.index.folder),
-            batch_size=self.crew.batch_size,
+            batch_size=self.layout.batch_size,
             pin_memory=self.pin_memory,
         )
         unreadable: dict[str, None] = {}  # each once, in whatever number of cells it is missing
         for batch in batches:
             rows = zip(batch.keys, batch.valid.tolist(), strict=True)
             unreadable |= {key: None for key, valid in rows if key and not valid}
-            if len(unreadable) > self.tolerated:
+            if len(unreadable) > self.max_unreadable:
                 raise InputError(
                     f"{len(unreadable)} samples of {self.index.folder} could not be read, more than the "
-                    f"{self.tolerated} of --data.tolerated ({', '.join(list(unreadable)[:5])}, ...): mend the "
+                    f"{self.max_unreadable} of --data.max_unreadable ({', '.join(list(unreadable)[:5])}, ...): mend the "
                     f"shards"
                 )
             yield batch
@@ -97,7 +97,7 @@ class FixedLoader(GlimpseLoader):
         super().__init__(*args, **kwargs)
         self.glimpses, self.key = glimpses, (VALIDATION, seed)
         self.waited = 0.0
-        batch_of_all = self.crew.batch_of_all
+        batch_of_all = self.layout.batch_of_all
         whole = -(-len(self.index) // batch_of_all)
         self.image_batches = min(limit, whole) if isinstance(limit, int) else int(limit * whole)
         if not self.image_batches:
@@ -115,7 +115,7 @@ class FixedLoader(GlimpseLoader):
     def __iter__(self) -> Iterator[CanvasBatch]:
         self.waited, asked = 0.0, time.perf_counter()
         stream = CanvasStream(
-            self.index, self.order, self.crew, self.rank, self.glimpses, self.key, tolerant=self.tolerated > 0
+            self.index, self.order, self.layout, self.rank, self.glimpses, self.key, tolerant=self.max_unreadable > 0
         )
         for batch in self.batches(stream):
             self.waited += time.perf_counter() - asked
@@ -127,7 +127,7 @@ class EpochLoader(GlimpseLoader):
     """Every pass is an epoch with an order of its own, or what is left of one.
 
     Its state is the same on every rank, counts batches that were handed out (not those that workers prefetched), and
-    may be loaded by a loader with another crew. `waited` is how many seconds its last batch took to come.
+    may be loaded by a loader with another layout. `waited` is how many seconds its last batch took to come.
 
     Args:
         glimpses: makes the sample of an image.
@@ -144,30 +144,33 @@ class EpochLoader(GlimpseLoader):
         self.place: dict[str, Any] = {"epoch": -1}
         self.waited = 0.0
 
-    def _left(self, legs: list[Leg], seed: int, epoch: int) -> np.ndarray:
-        return remaining(epoch_order(self.index.counts, seed, epoch), legs)
+    def _left(self, segments: list[ResumedSegment], seed: int, epoch: int) -> np.ndarray:
+        return remaining(epoch_order(self.index.counts, seed, epoch), segments)
 
-    def _legs(self) -> tuple[int, list[Leg]]:
-        """Seed and legs of the current epoch, the last one this crew's."""
+    def _legs(self) -> tuple[int, list[ResumedSegment]]:
+        """Seed and segments of the current epoch, the last one this layout's."""
         if self.place["epoch"] != self.current_epoch():
-            return self.seed, [Leg(self.crew, 0)]
-        legs = [Leg(Crew(*crew), batches) for *crew, batches in self.place["legs"]]
-        return self.place["seed"], legs if legs[-1].crew == self.crew else [*legs, Leg(self.crew, 0)]
+            return self.seed, [ResumedSegment(self.layout, 0)]
+        segments = [ResumedSegment(LoaderLayout(*layout), batches) for *layout, batches in self.place["segments"]]
+        return self.place["seed"], segments if segments[-1].layout == self.layout else [
+            *segments,
+            ResumedSegment(self.layout, 0),
+        ]
 
     def __len__(self) -> int:
         """Batches of the current epoch, those before an interruption included."""
-        seed, legs = self._legs()
-        left = self._left(legs[:-1], seed, self.current_epoch())
-        return sum(leg.batches for leg in legs[:-1]) + batches_of(len(left), self.crew)
+        seed, segments = self._legs()
+        left = self._left(segments[:-1], seed, self.current_epoch())
+        return sum(segment.batches for segment in segments[:-1]) + batches_of(len(left), self.layout)
 
     def __iter__(self) -> Iterator[GlimpseBatch]:
         epoch = self.current_epoch()
-        seed, (*before, leg) = self._legs()
+        seed, (*before, segment) = self._legs()
         asked = time.perf_counter()
-        order, done = self._left(before, seed, epoch), leg.batches
+        order, done = self._left(before, seed, epoch), segment.batches
         key = (TRAINING, seed, epoch)
         stream = SampleStream(
-            self.index, order, self.crew, self.rank, done, self.glimpses, key, tolerant=self.tolerated > 0
+            self.index, order, self.layout, self.rank, done, self.glimpses, key, tolerant=self.max_unreadable > 0
         )
         for batch in self.batches(stream):
             self.waited = time.perf_counter() - asked
@@ -176,13 +179,13 @@ class EpochLoader(GlimpseLoader):
                 "seed": seed,
                 "epoch": epoch,
                 "samples": len(self.index),
-                "legs": [[*crew, batches] for crew, batches in (*before, Leg(self.crew, done))],
+                "segments": [[*layout, batches] for layout, batches in (*before, ResumedSegment(self.layout, done))],
             }
             yield batch
             asked = time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:
-        """The place in the epoch: seed, epoch, samples, and the legs as [*crew, batches]."""
+        """The place in the epoch: seed, epoch, samples, and the segments as [*layout, batches]."""
         return dict(self.place)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

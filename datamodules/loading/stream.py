@@ -8,7 +8,7 @@ import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
 from datamodules.shards.index import ShardIndex
-from datamodules.shards.order import Crew, share
+from datamodules.shards.order import LoaderLayout, share
 from datamodules.shards.reading import ATTEMPTS, read_images
 from datamodules.views.train import RawSample, TrainingGlimpses, filler
 from mambaeye.batch import GlimpseBatch
@@ -17,29 +17,29 @@ from mambaeye.errors import InputError
 log = logging.getLogger(__name__)
 
 
-def numbers_here(order: np.ndarray, crew: Crew, rank: int, done: int) -> np.ndarray:
+def numbers_here(order: np.ndarray, layout: LoaderLayout, rank: int, done: int) -> np.ndarray:
     """The samples of an order that this process reads: a loader worker, or the rank itself; see order.share."""
     info = get_worker_info()
     # a DataLoader asks its first worker first; the batch that comes next belongs to this one
-    worker = ((info.id if info else 0) + done) % crew.workers
-    return share(order, crew, done, rank, worker)
+    worker = ((info.id if info else 0) + done) % layout.workers
+    return share(order, layout, done, rank, worker)
 
 
 @dataclass
 class SampleStream(IterableDataset):
     """One rank's samples of the rest of a training epoch; in a worker process, that worker's.
 
-    A sample that cannot be read or decoded ends the pass with an InputError or, if some are tolerated, leaves a row
+    A sample that cannot be read or decoded ends the pass with an InputError or, if some are max_unreadable, leaves a row
     that is marked invalid and bears its key; the loader counts those.
     """
 
     index: ShardIndex
     order: np.ndarray
-    """Sample numbers of the pass when this crew began, over all ranks."""
-    crew: Crew
+    """Sample numbers of the pass when this layout began, over all ranks."""
+    layout: LoaderLayout
     rank: int
     done: int
-    """Batches that this crew has handed out on every rank."""
+    """Batches that this layout has handed out on every rank."""
     glimpses: TrainingGlimpses
     """Makes the sample of an image."""
     key: tuple[int, ...]
@@ -48,7 +48,7 @@ class SampleStream(IterableDataset):
     """Whether a sample may be unreadable."""
 
     def __iter__(self) -> Iterator[GlimpseBatch]:
-        numbers = numbers_here(self.order, self.crew, self.rank, self.done)
+        numbers = numbers_here(self.order, self.layout, self.rank, self.done)
         for number, image in zip(numbers.tolist(), read_images(self.index, numbers, ATTEMPTS), strict=True):
             yield self._sample(number, image)
 

@@ -39,7 +39,7 @@ def load(dataset: Dataset, num_workers: int, timeout: float, source: str, **sett
         worker_init_fn=begin,
         **settings,
     )
-    with deaf_children():
+    with block_signals():
         batches = iter(loader)
     try:
         yield from batches
@@ -54,11 +54,11 @@ def load(dataset: Dataset, num_workers: int, timeout: float, source: str, **sett
 def begin(worker: int) -> None:
     """What a worker does first."""
     cv2.setNumThreads(0)  # one core a worker, as for torch's own operations
-    obey_the_parent(worker)
+    exit_with_parent(worker)
 
 
 @contextmanager
-def deaf_children() -> Iterator[None]:
+def block_signals() -> Iterator[None]:
     """Processes that start meanwhile do not receive what is sent to the run, from their first instruction on.
 
     Schedulers and torchrun signal every process of a group. The run goes on to its next optimizer step and saves; it
@@ -73,7 +73,7 @@ def deaf_children() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def obey_the_parent(worker: int) -> None:
+def exit_with_parent(worker: int) -> None:
     """A worker_init_fn: the parent's SIGTERM and the parent's end still end a worker, even one that is stuck."""
     Thread(target=_end_with_the_parent, daemon=True).start()
 

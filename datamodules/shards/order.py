@@ -1,6 +1,6 @@
 """Which sample comes when: pure functions of (seed, epoch, position), the same on every rank and worker.
 
-An epoch is one sequence of all its samples: shards in a seeded order, and a seeded permutation inside each. A crew (so
+An epoch is one sequence of all its samples: shards in a seeded order, and a seeded permutation inside each. A layout (so
 many ranks with so many workers, so many samples a batch) cuts what is left of the sequence; less than one optimizer
 step's samples stay over. There are two cuts:
 
@@ -9,9 +9,9 @@ step's samples stay over. There are two cuts:
 - Where shards stream front to back, every worker gets a contiguous run of whole batches, for it reads what lies between
   its samples too.
 
-When a run is interrupted, the place in the epoch is told by the crews that worked on it and the batches that each
-handed out: the same crew goes on where it was, and another crew cuts what is left anew. So no sample is seen twice,
-none is lost but that last part of a step, and a shard that was used up is not read again, however often the crew
+When a run is interrupted, the place in the epoch is told by the layouts that worked on it and the batches that each
+handed out: the same layout goes on where it was, and another layout cuts what is left anew. So no sample is seen twice,
+none is lost but that last part of a step, and a shard that was used up is not read again, however often the layout
 changes.
 """
 
@@ -22,7 +22,7 @@ import numpy as np
 from mambaeye.errors import InputError
 
 
-class Crew(NamedTuple):
+class LoaderLayout(NamedTuple):
     """Who shares the samples of an epoch, and how."""
 
     ranks: int
@@ -41,10 +41,10 @@ class Crew(NamedTuple):
         return self.ranks * self.batch_size
 
 
-class Leg(NamedTuple):
-    """A stretch of an epoch under one crew."""
+class ResumedSegment(NamedTuple):
+    """A stretch of an epoch under one layout."""
 
-    crew: Crew
+    layout: LoaderLayout
     batches: int
     """Batches that every rank was handed."""
 
@@ -89,44 +89,44 @@ def divide(global_batch: int, ranks: int, most: int | None) -> tuple[int, int]:
     return parts
 
 
-def batches_of(samples: int, crew: Crew) -> int:
-    """Batches that every rank of a crew gets out of so many samples: those of whole optimizer steps."""
-    return samples // (crew.batch_of_all * crew.accumulation) * crew.accumulation
+def batches_of(samples: int, layout: LoaderLayout) -> int:
+    """Batches that every rank of a layout gets out of so many samples: those of whole optimizer steps."""
+    return samples // (layout.batch_of_all * layout.accumulation) * layout.accumulation
 
 
-def deal(batches: int, crew: Crew) -> np.ndarray:
+def deal(batches: int, layout: LoaderLayout) -> np.ndarray:
     """(ranks, workers) int64: batches for every worker, as a DataLoader asks for them: in turn, from worker 0 on."""
-    share = (batches + np.arange(crew.workers)[::-1]) // crew.workers
-    return np.tile(share, (crew.ranks, 1))
+    share = (batches + np.arange(layout.workers)[::-1]) // layout.workers
+    return np.tile(share, (layout.ranks, 1))
 
 
-def runs(samples: int, crew: Crew) -> np.ndarray:
+def runs(samples: int, layout: LoaderLayout) -> np.ndarray:
     """(ranks, workers, 2) int64: where every worker's run of the samples left starts and stops."""
-    lengths = deal(batches_of(samples, crew), crew) * crew.batch_size
+    lengths = deal(batches_of(samples, layout), layout) * layout.batch_size
     stops = lengths.cumsum().reshape(lengths.shape)
     return np.stack((stops - lengths, stops), axis=-1)
 
 
-def remaining(order: np.ndarray, legs: list[Leg]) -> np.ndarray:
-    """What is left of an epoch's order after some legs, in order."""
-    for crew, batches in legs:
-        if crew.runs:
+def remaining(order: np.ndarray, segments: list[ResumedSegment]) -> np.ndarray:
+    """What is left of an epoch's order after some segments, in order."""
+    for layout, batches in segments:
+        if layout.runs:
             left = np.ones(len(order), dtype=bool)
-            done = deal(batches, crew) * crew.batch_size
-            for (start, _), length in zip(runs(len(order), crew).reshape(-1, 2), done.flat, strict=True):
+            done = deal(batches, layout) * layout.batch_size
+            for (start, _), length in zip(runs(len(order), layout).reshape(-1, 2), done.flat, strict=True):
                 left[start : start + length] = False
             order = order[left]
         else:
-            order = order[batches * crew.batch_of_all :]
+            order = order[batches * layout.batch_of_all :]
     return order
 
 
-def share(order: np.ndarray, crew: Crew, done: int, rank: int, worker: int) -> np.ndarray:
-    """The samples that a worker still has to read of what was left when its crew began, after `done` batches a rank."""
-    if crew.runs:
-        start, stop = runs(len(order), crew)[rank, worker]
-        return order[start + deal(done, crew)[rank, worker] * crew.batch_size : stop]
-    batches = batches_of(len(order), crew)
-    by_batch = order[: batches * crew.batch_of_all].reshape(batches, crew.ranks, crew.batch_size)
-    next_one = done + (worker - done) % crew.workers  # workers are asked in turn
-    return by_batch[next_one :: crew.workers, rank].ravel()
+def share(order: np.ndarray, layout: LoaderLayout, done: int, rank: int, worker: int) -> np.ndarray:
+    """The samples that a worker still has to read of what was left when its layout began, after `done` batches a rank."""
+    if layout.runs:
+        start, stop = runs(len(order), layout)[rank, worker]
+        return order[start + deal(done, layout)[rank, worker] * layout.batch_size : stop]
+    batches = batches_of(len(order), layout)
+    by_batch = order[: batches * layout.batch_of_all].reshape(batches, layout.ranks, layout.batch_size)
+    next_one = done + (worker - done) % layout.workers  # workers are asked in turn
+    return by_batch[next_one :: layout.workers, rank].ravel()

@@ -56,7 +56,7 @@ def read_run(index: ShardIndex, numbers: np.ndarray, attempts: int) -> Iterator[
                 for number in numbers[delivered:]:
                     yield InputError(
                         f"sample {index.key(number)} cannot be read, for {source} breaks off ({error}): "
-                        f"make the shard readable again, or allow for it with --data.tolerated"
+                        f"make the shard readable again, or allow for it with --data.max_unreadable"
                     )
                 return
             log.warning("%s broke off (%s): attempt %d of %d to read on", source, error, broken, attempts)

@@ -12,10 +12,10 @@ from torch.utils.data import IterableDataset
 
 from datamodules.loading.stream import numbers_here
 from datamodules.shards.index import ShardIndex
-from datamodules.shards.order import Crew
+from datamodules.shards.order import LoaderLayout
 from datamodules.shards.reading import ATTEMPTS, read_images
 from datamodules.transforms.images import decode_image, fit_on_canvas
-from mambaeye.batch import CanvasBatch, Cell
+from mambaeye.batch import CanvasBatch, EvaluationCondition
 from mambaeye.errors import InputError
 from mambaeye.geometry.box import Box
 from mambaeye.geometry.coverage import information_ratio
@@ -42,7 +42,7 @@ FILLER = Photo(-1, "", 0, None)
 class FixedGlimpses:
     """Every cell's glimpses of an image, at positions that are the same whenever it is looked at."""
 
-    cells: tuple[Cell, ...]
+    cells: tuple[EvaluationCondition, ...]
     patch_size: int
     length: int
     """T, glimpses an image."""
@@ -65,7 +65,7 @@ class FixedGlimpses:
         return fit_on_canvas(image, resolution, self.shift)
 
     def _sample(
-        self, photo: Photo, canvas: np.ndarray, box: Box, cell: Cell, place: int, key: tuple[int, ...]
+        self, photo: Photo, canvas: np.ndarray, box: Box, cell: EvaluationCondition, place: int, key: tuple[int, ...]
     ) -> CanvasBatch:
         if photo.image is None:
             positions, ratio = np.zeros((self.length, 2), np.int32), torch.zeros(self.length)
@@ -89,14 +89,14 @@ class FixedGlimpses:
 class CanvasStream(IterableDataset):
     """One rank's samples of a validation, a batch of images after the other, each in all cells; in a worker, its own.
 
-    A sample that cannot be read or decoded ends the pass with an InputError or, if some are tolerated, leaves a row in
+    A sample that cannot be read or decoded ends the pass with an InputError or, if some are max_unreadable, leaves a row in
     every cell that is marked invalid and bears its key.
     """
 
     index: ShardIndex
     order: np.ndarray
     """Sample numbers over all ranks, in whole batches; a negative number stands for a row of filler."""
-    crew: Crew
+    layout: LoaderLayout
     rank: int
     glimpses: FixedGlimpses
     key: tuple[int, ...]
@@ -105,9 +105,9 @@ class CanvasStream(IterableDataset):
     """Whether a sample may be unreadable."""
 
     def __iter__(self) -> Iterator[CanvasBatch]:
-        numbers = numbers_here(self.order, self.crew, self.rank, 0)
+        numbers = numbers_here(self.order, self.layout, self.rank, 0)
         encoded = read_images(self.index, numbers[numbers >= 0], ATTEMPTS)
-        for batch in numbers.reshape(-1, self.crew.batch_size).tolist():
+        for batch in numbers.reshape(-1, self.layout.batch_size).tolist():
             photos = [self._photo(number, next(encoded)) if number >= 0 else FILLER for number in batch]
             yield from self.glimpses(photos, self.key)
 

@@ -18,8 +18,8 @@ from mambaeye.ops.kernels import (
     Kernels,
     choose,
     in_place,
-    misfit,
     require_kernels,
+    unsupported_reason,
 )
 from mambaeye.ops.mamba2 import Mamba2, MixerState
 
@@ -154,9 +154,11 @@ class MambaEye(nn.Module):
         super().__init__()
         self.config = config
         self.kernels = kernels
-        self.misfit = misfit(config.expand * config.dim, config.headdim, config.d_state, config.d_conv)
+        self.unsupported_reason = unsupported_reason(
+            config.expand * config.dim, config.headdim, config.d_state, config.d_conv
+        )
         if kernels == "cuda":
-            require_kernels(self.misfit)
+            require_kernels(self.unsupported_reason)
         glimpse = 3 * config.patch_size**2 + config.axes * config.move_embedding_dim
         self.projection = nn.Linear(glimpse, config.dim)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
@@ -194,7 +196,7 @@ class MambaEye(nn.Module):
 
     def runs_on(self, device: torch.device) -> str:
         """What the mixers run on there, in words."""
-        if choose(self.kernels, torch.empty(0, device=device), self.misfit):
+        if choose(self.kernels, torch.empty(0, device=device), self.unsupported_reason):
             return "the CUDA kernels of mamba-ssm and causal-conv1d"
         return f"plain torch on {device.type}"
 
@@ -233,7 +235,7 @@ class MambaEye(nn.Module):
     ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """Features (B, T, D), and with a state its new convolution and SSM parts."""
         x, residual = self.embed(patches, positions, state), None  # (B, T, D)
-        kernels = choose(self.kernels, x, self.misfit)
+        kernels = choose(self.kernels, x, self.unsupported_reason)
         layers: list[MixerState | None] = [None] * len(self.blocks)
         if state is not None:
             conv, ssm = state.conv, state.ssm

@@ -43,7 +43,7 @@ class Rule(NamedTuple):
 
 
 @dataclass(frozen=True)
-class StopWhen:
+class ExitCriteria:
     """When to stop looking at an image before its last glimpse: as soon as one of these is met; null for never."""
 
     confidence: float | None = None
@@ -55,7 +55,7 @@ class StopWhen:
 
     def __post_init__(self) -> None:
         for rule in self.rules:
-            rule.check(f"model.stop_when.{rule.kind}")
+            rule.check(f"model.exit_criteria.{rule.kind}")
 
     @property
     def rules(self) -> list[Rule]:
@@ -64,7 +64,7 @@ class StopWhen:
 
 
 @dataclass(frozen=True)
-class StoppingConfig:
+class EarlyExitConfig:
     """Rules for stopping early that validation tries, all in one pass."""
 
     confidence: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.825, 0.85, 0.875, 0.9, 0.95, 0.99)
@@ -84,7 +84,7 @@ class StoppingConfig:
         return [Rule(kind, threshold) for kind, thresholds in vars(self).items() for threshold in thresholds]
 
 
-class Answers:
+class EarlyExitState:
     """What some images are answered under each rule, gathered from the logits of piece after piece of the sequence.
 
     Attributes:
@@ -136,16 +136,16 @@ class Answers:
         score = scores[rule.kind]
         return score <= rule.threshold if rule.kind == "entropy" else score >= rule.threshold
 
-    def rows(self, index: Tensor) -> "Answers":
+    def rows(self, index: Tensor) -> "EarlyExitState":
         """The answers of some of the images, to go on with: index is what a tensor takes along its first axis."""
-        some = Answers(self.rules, 0, self.latest)
+        some = EarlyExitState(self.rules, 0, self.latest)
         for name in ("done", "glimpses", "when_done", "latest", "predicted", "run"):
             setattr(some, name, getattr(self, name)[index])
         some.seen = self.seen
         return some
 
 
-class StoppingMetrics(StepMetrics):
+class EarlyExitMetrics(StepMetrics):
     """What StepMetrics says of answers after a step, of answers under a rule; and the glimpses that these took.
 
     Args:
@@ -162,7 +162,7 @@ class StoppingMetrics(StepMetrics):
         for name in ("glimpses", "stopped"):
             self.add_state(name, torch.zeros(len(rules), dtype=torch.long), dist_reduce_fx="sum")
 
-    def update(self, answers: Answers, labels: Tensor, information_ratio: Tensor, valid: Tensor) -> None:
+    def update(self, answers: EarlyExitState, labels: Tensor, information_ratio: Tensor, valid: Tensor) -> None:
         """Add a batch: answers of B images, labels (B,), information_ratio (B, T) of all steps, valid (B,) bool."""
         super().update(answers.logits, labels, information_ratio.gather(1, answers.glimpses - 1), valid)
         self.glimpses += answers.glimpses[valid].sum(0)

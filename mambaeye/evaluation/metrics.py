@@ -21,7 +21,7 @@ from mambaeye.evaluation.calibration import (
 TOP = 5
 RATIO_BINS = 20
 
-MEANS = ("right_confidence", "nll", "brier", "information_ratio")
+MEANS = ("true_class_probability", "nll", "brier", "information_ratio")
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,10 @@ class StepMetrics(Metric):
             "bin_correct": ((kept, fine), torch.long),
             "ratio_count": ((RATIO_BINS,), torch.long),
             "ratio_top1": ((RATIO_BINS,), torch.long),
-            **{f"ratio_{name}": ((RATIO_BINS,), torch.float64) for name in ("mean", "confidence", "right_confidence")},
+            **{
+                f"ratio_{name}": ((RATIO_BINS,), torch.float64)
+                for name in ("mean", "confidence", "true_class_probability")
+            },
         }
         for name, (shape, dtype) in states.items():
             self.add_state(name, torch.zeros(shape, dtype=dtype), dist_reduce_fx="sum")
@@ -133,7 +136,7 @@ class StepMetrics(Metric):
 
         scheduled = (ratio * RATIO_BINS).long().clamp(max=RATIO_BINS - 1)  # (B, k)
         by_ratio = {"count": counted, "top1": correct, "mean": ratio}
-        by_ratio |= {"confidence": confidence, "right_confidence": right}
+        by_ratio |= {"confidence": confidence, "true_class_probability": right}
         for name, values in by_ratio.items():
             state = getattr(self, f"ratio_{name}")
             state += sums_by_index(scheduled, values, counted, state)
@@ -143,7 +146,7 @@ class StepMetrics(Metric):
 
         Returns:
             steps and samples (K,) int64: glimpse counts, and images counted there.
-            top1, top5, confidence, right_confidence (K,): shares of images whose class was the first or among the first
+            top1, top5, confidence, true_class_probability (K,): shares of images whose class was the first or among the first
             five; means of the largest probability and of that of the right class.
             nll, brier (K,): means of -log p[y], and of sum_c (p[c] - [c = y])^2, in [0, 2].
             information_ratio (K,): mean r_t.
@@ -151,7 +154,7 @@ class StepMetrics(Metric):
             bin_edges (M + 1,): lower edges of the confidence bins, the last of which is a confidence of exactly 1.
             bin_count int64, bin_confidence, bin_top1 (K, M + 1): answers, their mean confidence and accuracy (NaN
             without answers).
-            ratio_count (R,) int64, ratio_mean, ratio_confidence, ratio_right_confidence, ratio_top1 (R,): the same by
+            ratio_count (R,) int64, ratio_mean, ratio_confidence, ratio_true_class_probability, ratio_top1 (R,): the same by
             information ratio, in R bins of equal width, over all kept steps.
         """
         samples = self.bin_count.sum(-1)  # (K,)
@@ -171,7 +174,7 @@ class StepMetrics(Metric):
         curves["bin_edges"] = torch.linspace(0, 1, self.bins + 1, dtype=torch.float64)
         curves |= {"bin_count": count, "bin_confidence": confidence / count, "bin_top1": correct / count}
         curves["ratio_count"] = self.ratio_count
-        for name in ("mean", "confidence", "right_confidence", "top1"):
+        for name in ("mean", "confidence", "true_class_probability", "top1"):
             curves[f"ratio_{name}"] = getattr(self, f"ratio_{name}").double() / self.ratio_count
         return {name: value.cpu() for name, value in curves.items()}
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mambaeye.encoders.mambaeye import MambaEye
-from mambaeye.evaluation.early_exit import Answers, Rule
+from mambaeye.evaluation.early_exit import EarlyExitState, Rule
 from mambaeye.geometry.box import Box
 from mambaeye.geometry.coverage import share_seen
 from mambaeye.geometry.patches import cut_from_canvases
@@ -83,7 +83,7 @@ def _predict(
     steps = kept_steps(length)
     confidence, by_step = torch.empty(images, length), torch.empty(images, len(steps), classes)
     state = encoder.initial_state(images)
-    answers = Answers(rules or [NEVER], images, torch.empty(0, classes, device=canvases.device))
+    answers = EarlyExitState(rules or [NEVER], images, torch.empty(0, classes, device=canvases.device))
     going = torch.arange(images)  # the images that are not done
     predictions: dict[int, Prediction] = {}
     for first in range(0, length, at_once):
@@ -120,7 +120,7 @@ def _predict(
     return [predictions[image] for image in range(images)]
 
 
-def _answer(answers: Answers, row: int) -> tuple[int, str, Tensor]:
+def _answer(answers: EarlyExitState, row: int) -> tuple[int, str, Tensor]:
     """How many glimpses an image took, why it stopped, and the probabilities (C,) that it stopped with."""
     done, glimpses = answers.done[row].cpu(), answers.glimpses[row].cpu()
     if done.any():

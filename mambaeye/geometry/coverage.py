@@ -75,3 +75,53 @@ def newly_seen(positions: np.ndarray, height: int, width: int, patch_size: int) 
     first_seen[:margin] = first_seen[margin + height :] = length
     first_seen[:, :margin] = first_seen[:, margin + width :] = length
     return (windows[rows, cols] == steps).sum(axis=(1, 2), dtype=np.uint32)
+
+
+class Coverage:
+    """Which pixels of a batch of canvases have been shown so far, kept on their device while a policy looks around.
+
+    Attributes:
+        seen: (B, S...) bool, by pixel of the canvas.
+        boxes: (B, 2 K) integers, the images' places; see Box.
+    """
+
+    def __init__(self, size: tuple[int, ...], boxes: Tensor, patch_size: int) -> None:
+        """Start with nothing seen, on canvases of that size."""
+        self.boxes, self.patch_size = boxes, patch_size
+        self.seen = torch.zeros(len(boxes), *size, dtype=torch.bool, device=boxes.device)
+        self.pixels = torch.zeros(len(boxes), dtype=torch.long, device=boxes.device)  # seen of each image
+        axes = len(size)
+        within = torch.arange(patch_size, device=boxes.device)
+        grid = torch.stack(torch.meshgrid([within] * axes, indexing="ij"), dim=-1).flatten(0, -2)  # (P^K, K)
+        self.offsets = grid
+        self.strides = torch.tensor([self.seen[0].stride(axis) for axis in range(axes)], device=boxes.device)
+
+    def add(self, positions: Tensor) -> Tensor:
+        """Show the next glimpses and return the information ratio after each, (B, n) float32.
+
+        Args:
+            positions: (B, n, K) integers, every glimpse wholly on its canvas.
+        """
+        first, size = self.boxes.long().unflatten(1, (2, -1)).unbind(1)  # (B, K) each
+        flat = self.seen.flatten(1)  # a view, (B, pixels)
+        total = size.prod(1)
+        ratios = []
+        for at in range(positions.shape[1]):
+            shown = positions[:, at, None].long() + self.offsets  # (B, P^K, K)
+            inside = ((shown >= first[:, None]) & (shown < (first + size)[:, None])).all(-1)
+            index = (shown * self.strides).sum(-1)
+            self.pixels = self.pixels + (inside & ~flat.gather(1, index)).sum(1)
+            flat.scatter_(1, index, True)
+            ratios.append(self.pixels.double() / total)
+        return torch.stack(ratios, dim=1).float()
+
+    @property
+    def information_ratio(self) -> Tensor:
+        """Return the share of each image that was shown so far: (B,) float32."""
+        return (self.pixels.double() / self.boxes.long()[:, self.boxes.shape[1] // 2 :].prod(1)).float()
+
+    def rows(self, index: Tensor) -> "Coverage":
+        """Return the coverage of some of the images."""
+        some = Coverage(tuple(self.seen.shape[1:]), self.boxes[index], self.patch_size)
+        some.seen, some.pixels = self.seen[index], self.pixels[index]
+        return some

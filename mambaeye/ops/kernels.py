@@ -147,7 +147,7 @@ def in_place(u: Tensor) -> bool:
     return u.shape[1] == 1 and not torch.is_grad_enabled()
 
 
-def choose(wanted: Kernels, x: Tensor, misfit: str | None) -> CudaKernels | None:
+def choose(wanted: Kernels, x: Tensor, unsupported_reason: str | None) -> CudaKernels | None:
     """The kernels for an input, or None for plain torch.
 
     auto takes them where they can be had, and warns once where a GPU has to do without them.
@@ -155,7 +155,7 @@ def choose(wanted: Kernels, x: Tensor, misfit: str | None) -> CudaKernels | None
     Args:
         wanted: auto, cuda or torch.
         x: the input, for its device and dtype.
-        misfit: why the sizes do not fit the kernels, if they do not.
+        unsupported_reason: why the sizes do not fit the kernels, if they do not.
 
     Raises:
         InputError: they are wanted and cannot be had.
@@ -168,22 +168,22 @@ def choose(wanted: Kernels, x: Tensor, misfit: str | None) -> CudaKernels | None
         if x.device.type != "cuda" or x.dtype == torch.float64:
             raise InputError(f"kernels are to be cuda, which cannot run {x.dtype} on {x.device}: choose auto or torch")
         return load()
-    if misfit:
-        return do_without(misfit)
+    if unsupported_reason:
+        return warn_fallback(unsupported_reason)
     try:
         return load()
     except ImportError as error:
-        return do_without(missing(error))
+        return warn_fallback(missing(error))
 
 
-def require_kernels(misfit: str | None) -> None:
-    """Nothing, if the kernels can be had for an encoder without this misfit.
+def require_kernels(unsupported_reason: str | None) -> None:
+    """Nothing, if the kernels can be had for an encoder without this unsupported_reason.
 
     Raises:
         InputError: they cannot.
     """
-    if misfit:
-        raise InputError(misfit)
+    if unsupported_reason:
+        raise InputError(unsupported_reason)
     try:
         load()
     except ImportError as error:
@@ -202,12 +202,12 @@ def missing(error: ImportError) -> str:
 
 
 @cache
-def do_without(reason: str) -> None:
+def warn_fallback(reason: str) -> None:
     """Warn, once a reason, that a GPU runs without its kernels."""
     warnings.warn(f"{reason}; until then the GPU runs plain torch, which is slower", stacklevel=2)
 
 
-def misfit(inner: int, headdim: int, d_state: int, d_conv: int) -> str | None:
+def unsupported_reason(inner: int, headdim: int, d_state: int, d_conv: int) -> str | None:
     """Why the CUDA kernels cannot take these sizes, with the nearest that they can; None if they can."""
     if d_conv > WIDEST_CONV:
         return f"encoder.d_conv is {d_conv}: the CUDA kernels take {WIDEST_CONV} at most"

@@ -1,0 +1,122 @@
+"""What the module and callbacks read of a data module, and what data module and callbacks read of the module.
+
+Lightning hands both around as their base classes; `data_of` and `model_of` say what they are.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, cast
+
+import torch
+from lightning import LightningModule, Trainer
+from torch import Tensor
+
+from mambaeye.batch import CanvasBatch, EvaluationCondition, GlimpseBatch
+from mambaeye.encoders.base import Encoder, Takes
+from mambaeye.evaluation.result import ValidationResult
+from mambaeye.rollout import Rollout
+
+
+class SplitSummary(NamedTuple):
+    """A training or validation split in numbers."""
+
+    samples: int
+    shards: int
+    streaming: bool
+    """Whether shards are read front to back, not by place."""
+
+
+class OptimizerStep(NamedTuple):
+    """How the images of an optimizer step are shared out."""
+
+    images: int
+    """Of all processes together."""
+    micro_batch: int
+    """Images that a process takes at once."""
+    accumulation: int
+    """Micro-batches of a process that make an optimizer step."""
+
+
+class DataSpec(Protocol):
+    """A data module, as the module and callbacks see it. What says "after setup" is not there before."""
+
+    num_classes: int
+    patch_size: int
+    axes: int
+    """Axes of a position: 2 for (row, col)."""
+    classes: list[str]
+    """Names of the classes; after setup."""
+    conditions: Sequence[EvaluationCondition]
+    """What validation measures; after setup."""
+    num_glimpses: int
+    """Glimpses of an image in validation; after setup."""
+    report_at: Sequence[int]
+    """Glimpse counts that validation reports after, besides powers of two and the last; after setup."""
+    canvas_range: tuple[int, int]
+    """Smallest and largest canvas side in training, pixels."""
+    num_workers: int
+    """Loader workers a process."""
+
+    @property
+    def optimizer_step(self) -> OptimizerStep: ...
+    @property
+    def train_batches(self) -> int:
+        """Training batches an epoch and process."""
+
+    @property
+    def train_split(self) -> SplitSummary: ...
+    @property
+    def val_split(self) -> SplitSummary: ...
+    @property
+    def train_wait(self) -> float:
+        """Seconds that the last training batch took to come."""
+
+    @property
+    def evaluation_wait(self) -> float:
+        """Seconds that the batches of the last validation took to come."""
+
+    @property
+    def skipped_files(self) -> int:
+        """Files among those to predict that have no image's extension."""
+
+
+class ModelSpec(Protocol):
+    """The module, as data module and callbacks see it."""
+
+    encoder: Encoder
+    classes: list[str]
+    """Names of the classes; empty where they are not known."""
+    result: ValidationResult | None
+    """What the last validation measured; None before the first, and during a sanity check."""
+    schedule_steps: tuple[int, float]
+    """Optimizer steps of the warm-up, and in all."""
+
+    @property
+    def takes(self) -> Takes:
+        """What the data module must hand over in training."""
+
+    @property
+    def has_policy(self) -> bool: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def backend(self) -> str:
+        """What the encoder runs on, in words."""
+
+    def training_flops(self, batch: GlimpseBatch | CanvasBatch) -> int:
+        """Floating-point operations of forward and backward for one image of such a batch, measured."""
+
+    def per_step_loss(self, batch: GlimpseBatch | CanvasBatch, images: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, confidence and information ratio of a batch's first images after every answer: (images, A) each."""
+
+    def rollout(self, batch: CanvasBatch, images: int, num_glimpses_at_once: int | None = None) -> Rollout:
+        """Walk a batch's first images as validation does."""
+
+
+def data_of(trainer: Trainer) -> DataSpec:
+    """Return the trainer's data module."""
+    return cast(DataSpec, trainer.datamodule)  # type: ignore[attr-defined]
+
+
+def model_of(pl_module: LightningModule) -> ModelSpec:
+    """Return the module as what it is."""
+    return cast(ModelSpec, pl_module)

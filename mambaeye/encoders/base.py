@@ -1,0 +1,173 @@
+"""What an encoder is to the harness: a new system is a subclass of one of these, in a file of its own.
+
+GlimpseEncoder takes cut-out glimpses and where they were; CausalEncoder does so with a state that never grows, and
+answers after every glimpse; CanvasEncoder takes whole canvases and answers once. train.py finds an encoder by its class
+name (or import path), and what its constructor takes become flags.
+
+Shapes: B images, T glimpses, A answers, K axes of a position, P patch side, C channels, D feature width.
+"""
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any, ClassVar, Literal, Self, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from mambaeye.batch import CanvasBatch, GlimpseBatch
+
+Takes = Literal["glimpses", "canvas"]
+State = Any
+"""Tensors with the images along their first axis, in any nest of tuples, lists and dictionaries."""
+Tree = TypeVar("Tree")
+
+
+class Encoder(nn.Module, ABC):
+    """A system: images in, features out, and a linear head that turns these into class logits.
+
+    A subclass takes num_classes (and, if it takes glimpses, patch_size) among its constructor's arguments: the command
+    line states these once for model and data. All arguments must be plain values, or have plain defaults.
+
+    Attributes:
+        head: feature width -> classes, with a bias. The loss goes through it piece by piece.
+        settings: the keyword arguments that build it again, plain values.
+    """
+
+    takes: ClassVar[Takes]
+    """What it wants to be handed in training."""
+    head: nn.Linear
+    settings: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        encoder = super().__new__(cls)
+        signature = inspect.signature(cls.__init__)
+        bound = signature.bind_partial(encoder, *args, **kwargs).arguments
+        named = {name: value for name, value in bound.items() if name not in ("self", "kwargs")}
+        # not through nn.Module, which is not ready yet
+        object.__setattr__(encoder, "settings", named | bound.get("kwargs", {}))
+        return encoder
+
+    @property
+    def num_classes(self) -> int:
+        """Return the number of classes that the head tells apart."""
+        return self.head.out_features
+
+    @property
+    def feature_dim(self) -> int:
+        """Return the width of what the head sees."""
+        return self.head.in_features
+
+    @abstractmethod
+    def encode(self, batch: GlimpseBatch | CanvasBatch) -> Tensor:
+        """Return what the head sees of a training batch: (B, A, D)."""
+
+    @abstractmethod
+    def answers_at(self, num_glimpses: int) -> Tensor:
+        """Return the glimpse counts after which it answers, of so many: (A,) int64, increasing, the last one last."""
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the names of parameters that weight decay must not touch: by default those with fewer than two axes."""
+        return {name for name, parameter in self.named_parameters() if parameter.ndim < 2}
+
+    def backend(self, device: torch.device) -> str:
+        """Return what it runs on there, in words."""
+        return f"plain torch on {device.type}"
+
+
+class GlimpseEncoder(Encoder):
+    """Takes glimpses and their positions; answers once, after the last one, unless it says otherwise."""
+
+    takes = "glimpses"
+    patch_size: int
+    """Side of a glimpse, pixels."""
+    axes: int = 2
+    """Axes of a position."""
+
+    @abstractmethod
+    def features(self, patches: Tensor, positions: Tensor) -> Tensor:
+        """Return what the head sees.
+
+        Args:
+            patches: (B, T, C, P, ...) uint8, or floating in [0, 1].
+            positions: (B, T, K) integers, the first pixel of each glimpse on its canvas.
+
+        Returns:
+            (B, A, D).
+        """
+
+    def forward(self, patches: Tensor, positions: Tensor) -> Tensor:
+        """Return the logits of all answers, (B, A, classes). Arguments as for features."""
+        return cast(Tensor, self.head(self.features(patches, positions)))
+
+    def encode(self, batch: GlimpseBatch | CanvasBatch) -> Tensor:
+        assert isinstance(batch, GlimpseBatch)
+        return self.features(batch.patches, batch.positions)
+
+    def answers_at(self, num_glimpses: int) -> Tensor:
+        return torch.tensor([num_glimpses])
+
+
+class CausalEncoder(GlimpseEncoder):
+    """Answers after every glimpse from those up to it alone, and can go on from a carried state of constant size.
+
+    The whole sequence at once, any split of it into chunks, and single glimpses give the same answers.
+    """
+
+    @abstractmethod
+    def initial_state(self, batch_size: int) -> State:
+        """Return the state of so many images of which nothing was seen."""
+
+    @abstractmethod
+    def stream_features(self, patches: Tensor, positions: Tensor, state: State) -> tuple[Tensor, State]:
+        """Return what the head sees of the next chunk, (B, T, D), and the state to go on from; T from 1 up."""
+
+    def stream(self, patches: Tensor, positions: Tensor, state: State) -> tuple[Tensor, State]:
+        """Return the logits after every glimpse of the next chunk, (B, T, classes), and the state to go on from."""
+        features, state = self.stream_features(patches, positions, state)
+        return self.head(features), state
+
+    def answers_at(self, num_glimpses: int) -> Tensor:
+        return torch.arange(1, num_glimpses + 1)
+
+
+class CanvasEncoder(Encoder):
+    """Takes whole canvases of any size and answers once. It normalises pixels itself."""
+
+    takes = "canvas"
+
+    @abstractmethod
+    def features(self, canvases: Tensor) -> Tensor:
+        """Return what the head sees, (B, D), of canvases (B, H, W, C) uint8."""
+
+    def forward(self, canvases: Tensor) -> Tensor:
+        """Return the logits, (B, classes), of canvases (B, H, W, C) uint8."""
+        return cast(Tensor, self.head(self.features(canvases)))
+
+    def encode(self, batch: GlimpseBatch | CanvasBatch) -> Tensor:
+        assert isinstance(batch, CanvasBatch)
+        return self.features(batch.scene.canvases)[:, None]
+
+    def answers_at(self, num_glimpses: int) -> Tensor:
+        return torch.tensor([num_glimpses])
+
+
+def select_rows(state: Tree, index: Tensor) -> Tree:
+    """Return the state of some of the images: every tensor's entries at the index along its first axis."""
+    if isinstance(state, Tensor):
+        return cast(Tree, state[index])
+    if isinstance(state, dict):
+        return cast(Tree, {name: select_rows(part, index) for name, part in state.items()})
+    if isinstance(state, tuple) and hasattr(state, "_fields"):
+        return cast(Tree, type(state)(*(select_rows(part, index) for part in state)))
+    if isinstance(state, list | tuple):
+        return cast(Tree, type(state)(select_rows(part, index) for part in state))
+    assert state is None, f"a state holds tensors, not {type(state).__name__}"
+    return state
+
+
+def subclasses(base: type[Encoder]) -> Iterable[type[Encoder]]:
+    """Yield all classes below a base that are defined so far, whoever defined them."""
+    for cls in base.__subclasses__():
+        yield cls
+        yield from subclasses(cls)

@@ -1,0 +1,55 @@
+"""What a policy is to the harness: it says where the next glimpses fall; a new one is a subclass in a file of its own.
+
+Shapes: B images, n glimpses that are decided now, K axes of a position, D feature width.
+"""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from mambaeye.geometry.coverage import Coverage
+
+
+class Observation(NamedTuple):
+    """What a policy may look at when it decides."""
+
+    step: int
+    """Glimpses taken so far."""
+    features: Tensor | None
+    """(B, D): the encoder's after the last glimpse; None before the first."""
+    logits: Tensor | None
+    """(B, classes): its answer after the last glimpse; None before the first."""
+    coverage: Coverage
+    """Which pixels of the canvases the glimpses so far have shown, and the images' boxes."""
+    positions: Tensor
+    """(B, step, K) int64: where those glimpses were."""
+    planned: Tensor
+    """(B, T, K) int64: the trajectory that the data's fixed scan would take."""
+    seeds: Tensor
+    """(B,) int64: what random draws must depend on, besides the step."""
+    patch_size: int
+    """Side of a glimpse, pixels."""
+
+
+class Policy(nn.Module, ABC):
+    """Says where the next glimpses of some images fall, from what was seen of them so far.
+
+    Attributes:
+        horizon: how many glimpses it decides at once from the same knowledge.
+    """
+
+    horizon: int = 1
+
+    @abstractmethod
+    def act(self, seen: Observation, count: int) -> Tensor:
+        """Return the positions of the next glimpses: (B, n, K) integers, every glimpse wholly on its canvas.
+
+        Args:
+            seen: what is known; batched, on the device of the canvases.
+            count: n, at most the horizon.
+        """
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the names of parameters that weight decay must not touch: by default those with fewer than two axes."""
+        return {name for name, parameter in self.named_parameters() if parameter.ndim < 2}

@@ -1,0 +1,153 @@
+"""The one walk over images, glimpse by glimpse or chunk by chunk: validation, prediction, films and diagnosis use it.
+
+Shapes: B images of a scene, b of them that are still looked at, T glimpses, t of them in a step, K axes of a position,
+P patch side, C channels.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mambaeye.batch import Scene
+from mambaeye.encoders.base import CanvasEncoder, CausalEncoder, Encoder, GlimpseEncoder, State, select_rows
+from mambaeye.errors import InputError
+from mambaeye.geometry.coverage import Coverage
+from mambaeye.geometry.patches import cut_from_canvases
+from mambaeye.loss import LOGITS_AT_ONCE
+from mambaeye.policies.base import Observation, Policy
+
+GLIMPSES_AT_ONCE = 256  # what takes memory does not grow with the number of glimpses beyond
+
+
+class Step(NamedTuple):
+    """Some glimpses of the images that are still looked at, and what came of them."""
+
+    first: int
+    """Index of the first answer's glimpse in the trajectory, from 0."""
+    positions: Tensor
+    """(b, t, K) integers."""
+    patches: Tensor | None
+    """(b, t, C, P, ...) uint8; None where the encoder took the canvas."""
+    information_ratio: Tensor | None
+    """(b, t) float32; None where neither the data nor the walk has computed it."""
+    logits: Tensor
+    """(b, t, classes): the answers after these glimpses."""
+    state: State
+    """The encoder's after the last of the chunk that these glimpses are of; None where it carries none."""
+
+
+class Rollout:
+    """Walks the images of a scene under a policy: iterating gives one Step after another.
+
+    Patches are cut, and glimpses taken, chunk by chunk with a carried state, so memory does not grow with T. An encoder
+    that carries none is asked once, after all glimpses. `keep` drops images in between, with their canvases and states.
+
+    Args:
+        encoder: on the device of the scene.
+        scene: what to look at; its positions say how many glimpses there are.
+        policy: decides where to look; None follows the scene's planned positions.
+        information_ratio: (B, T), of the planned positions, where it is known; a policy's is computed.
+        at_once: glimpses in a chunk, at most.
+
+    Raises:
+        InputError: a policy is to lead an encoder that answers only once.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        scene: Scene,
+        policy: Policy | None = None,
+        information_ratio: Tensor | None = None,
+        at_once: int = GLIMPSES_AT_ONCE,
+    ) -> None:
+        if policy is not None and not isinstance(encoder, CausalEncoder):
+            raise InputError(
+                f"model.policy decides glimpse by glimpse, and {type(encoder).__name__} answers only once: choose an "
+                f"encoder with a carried state, such as MambaEye"
+            )
+        self.encoder, self.scene, self.policy, self.at_once = encoder, scene, policy, at_once
+        self.information_ratio = information_ratio
+        self.num_glimpses = scene.positions.shape[1]
+        self.state: State = None
+        self.seen = 0  # glimpses so far
+        self.coverage: Coverage | None = None
+        self.features: Tensor | None = None
+        self.taken: list[Tensor] = []  # (b, n, K) a chunk, under a policy
+
+    def __iter__(self) -> Iterator[Step]:
+        if isinstance(self.encoder, CausalEncoder):
+            yield from self._walk(self.encoder)
+        else:
+            yield self._ask_once()
+
+    def keep(self, index: Tensor) -> None:
+        """Go on with these images alone: places among those that are still looked at."""
+        self.scene = Scene(*(part[index] for part in self.scene))
+        self.state = select_rows(self.state, index)
+        self.features = None if self.features is None else self.features[index]
+        self.taken = [chunk[index] for chunk in self.taken]
+        if self.information_ratio is not None:
+            self.information_ratio = self.information_ratio[index]
+        if self.coverage is not None:
+            self.coverage = self.coverage.rows(index)
+
+    def _walk(self, encoder: CausalEncoder) -> Iterator[Step]:
+        self.state = encoder.initial_state(len(self.scene.canvases))
+        if self.policy is not None:
+            self.coverage = Coverage(self.scene.canvases.shape[1:-1], self.scene.boxes, encoder.patch_size)
+        while self.seen < self.num_glimpses:
+            positions, ratio = self._next(encoder)
+            patches = cut_from_canvases(self.scene.canvases, positions, encoder.patch_size)
+            features, self.state = encoder.stream_features(patches, positions, self.state)  # (b, n, D)
+            self.features = features[:, -1]
+            before, self.seen = self.seen, self.seen + positions.shape[1]
+            pieces = max(1, LOGITS_AT_ONCE // (len(positions) * encoder.num_classes))
+            for first in range(0, positions.shape[1], pieces):
+                some = slice(first, first + pieces)
+                yield Step(
+                    before + first,
+                    positions[:, some],
+                    patches[:, some],
+                    None if ratio is None else ratio[:, some],
+                    encoder.head(features[:, some]),
+                    self.state,
+                )
+
+    def _next(self, encoder: CausalEncoder) -> tuple[Tensor, Tensor | None]:
+        """Return the positions of the next chunk, (b, n, K), and the information ratio after each, (b, n)."""
+        left = min(self.at_once, self.num_glimpses - self.seen)
+        chunk = slice(self.seen, self.seen + left)
+        if self.policy is None:
+            known = self.information_ratio
+            return self.scene.positions[:, chunk], None if known is None else known[:, chunk]
+        assert self.coverage is not None
+        planned = self.scene.positions.long()
+        observation = Observation(
+            step=self.seen,
+            features=self.features,
+            logits=None if self.features is None else encoder.head(self.features),
+            coverage=self.coverage,
+            positions=torch.cat(self.taken, dim=1) if self.taken else planned[:, :0],
+            planned=planned,
+            seeds=self.scene.seeds,
+            patch_size=encoder.patch_size,
+        )
+        positions = self.policy.act(observation, min(left, self.policy.horizon)).long()
+        self.taken.append(positions)
+        return positions, self.coverage.add(positions)
+
+    def _ask_once(self) -> Step:
+        """Return the one answer of an encoder without a state."""
+        positions = self.scene.positions
+        if isinstance(self.encoder, CanvasEncoder):
+            patches, logits = None, self.encoder(self.scene.canvases)[:, None]  # (B, 1, classes)
+        else:
+            assert isinstance(self.encoder, GlimpseEncoder)
+            patches = cut_from_canvases(self.scene.canvases, positions, self.encoder.patch_size)
+            logits = self.encoder(patches, positions)
+        self.seen = self.num_glimpses
+        ratio = None if self.information_ratio is None else self.information_ratio[:, -1:]
+        return Step(self.num_glimpses - 1, positions, patches, ratio, logits, None)
