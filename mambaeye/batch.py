@@ -1,6 +1,6 @@
 """What travels from the data to the model: glimpse sequences, or whole canvases with the trajectories planned on them.
 
-Shapes: B images, T glimpses, K axes of a position (2: row, col), P patch side, C channels, S... the K sides of a canvas.
+Shapes: B images, T glimpses, K axes of a position (2: row, col), P patch side, C channels, S... the sides of a canvas.
 """
 
 from typing import NamedTuple

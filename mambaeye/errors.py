@@ -1,4 +1,4 @@
-"""The one exception for mistakes that a user can mend, and how it ends every process of a run."""
+"""The one exception for a user's mistakes, and how it ends every process of a run."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from torch import distributed
 
 
 class InputError(ValueError):
-    """A user's mistake: the message says in one sentence what is wrong, where, and how to mend it.
+    """A user's mistake: the message says in one sentence what is wrong, where, and the remedy.
 
     train.py prints the message alone, without a traceback; everything else that fails keeps its traceback.
     """
@@ -15,7 +15,7 @@ class InputError(ValueError):
 
 @contextmanager
 def on_all_ranks() -> Iterator[None]:
-    """An InputError inside on any rank is raised on every rank, so that none waits for one that has ended.
+    """Raise an InputError of any rank on every rank, so that none waits for one that has ended.
 
     All ranks must enter, for they tell each other how it went; a single process just goes through.
     """

@@ -1,41 +1,39 @@
-"""Floating-point operations of the encoder, counted on paper: matrix products and convolutions, two a multiply-add.
+"""Floating-point operations of a training step, measured: torch counts them while the step runs on meta tensors.
 
-A glimpse costs, with the letters of mamba2.py and ssd.py (D width, I inner width, X = I + 2 N channels, H heads, N
-d_state, W taps, Q steps a chunk, C classes, K axes, P patch side, M values that embed a move along an axis):
-
-    projection   2 (3 P^2 + K M) D
-    a block      2 D (I + X + H)           in_proj
-                 2 W X                     convolution
-                 2 Q N + 2 Q I + 4 N I     recurrence in chunks: C B^T, the mask times its inputs, states in and out
-                 2 I D                     out_proj
-    head         2 D C
-
-Training costs three times as much: the backward pass computes two products for each (the gradients of both factors).
-Only the pixels and moves need no gradient, so the projection counts twice. What norms, activations, the loss and the
-optimizer compute is left out, and so is what is computed anew in the backward pass.
+Counted are matrix products, convolutions and attention, two a multiply-add; norms, activations and the optimizer are
+left out. Nothing is computed and no memory taken, and it holds for any encoder.
 """
 
-from mambaeye.encoders.mambaeye import EncoderConfig
-from mambaeye.ops.ssd import CHUNK
+import copy
+from typing import TypeVar, cast
+
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from mambaeye.batch import CanvasBatch, GlimpseBatch, Scene
+from mambaeye.encoders.base import Encoder
+
+Batch = TypeVar("Batch", GlimpseBatch, CanvasBatch)
 
 
-def projection_flops(config: EncoderConfig) -> int:
-    """Of one glimpse."""
-    return 2 * (3 * config.patch_size**2 + config.axes * config.move_embedding_dim) * config.dim
+def training_flops(encoder: Encoder, batch: GlimpseBatch | CanvasBatch) -> int:
+    """Return the operations of forward and backward pass for one image of such a batch.
+
+    Args:
+        encoder: on any device; it is not touched.
+        batch: of which only shapes and dtypes count.
+    """
+    on_meta = copy.deepcopy(encoder).to("meta")
+    with FlopCounterMode(display=False) as counter:
+        logits = on_meta.head(on_meta.encode(one_image(batch)))
+        cast(Tensor, logits).sum().backward()
+    return int(counter.get_total_flops())
 
 
-def forward_flops(config: EncoderConfig, length: int) -> int:
-    """Of the logits after each of T glimpses of one image."""
-    inner, state = config.expand * config.dim, config.d_state
-    channels, heads = inner + 2 * state, inner // config.headdim
-    chunks = -(-length // CHUNK)
-    chunk = -(-length // chunks)  # as in ssd: as even as can be
-    recurrence = chunks * chunk * (2 * chunk * (state + inner) + 4 * state * inner)
-    block = 2 * config.dim * (inner + channels + heads) + 2 * config.d_conv * channels + 2 * inner * config.dim
-    head = 2 * config.dim * config.num_classes
-    return length * (projection_flops(config) + config.depth * block + head) + config.depth * recurrence
-
-
-def training_flops(config: EncoderConfig, length: int) -> int:
-    """Of the gradient of the loss of one image with T glimpses."""
-    return 3 * forward_flops(config, length) - length * projection_flops(config)
+def one_image(batch: Batch) -> Batch:
+    """Return a batch of one image, on the meta device."""
+    if isinstance(batch, CanvasBatch):
+        scene = Scene(*(part[:1].to("meta") for part in batch.scene))
+        return batch._replace(scene=scene)
+    assert isinstance(batch, GlimpseBatch)
+    return batch._replace(patches=batch.patches[:1].to("meta"), positions=batch.positions[:1].to("meta"))

@@ -27,7 +27,7 @@ def scheduled_cross_entropy(
     partner_labels: Tensor | None = None,
     label_shares: Tensor | None = None,
 ) -> Tensor:
-    """Cross entropy of every step's prediction with its scheduled target, in float32 or wider.
+    """Return the cross entropy of every step's prediction with its scheduled target, in float32 or wider.
 
     Args:
         logits: (B, T, C).
@@ -55,7 +55,7 @@ def step_losses(
     partner_labels: Tensor | None = None,
     label_shares: Tensor | None = None,
 ) -> Tensor:
-    """The loss of every image and step, (B, T). Arguments as for scheduled_cross_entropy."""
+    """Return the loss of every image and step, (B, T). Arguments as for scheduled_cross_entropy."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     ratio = information_ratio.to(logits.dtype) if schedule == "information_ratio" else torch.ones_like(logits[..., 0])
     of_label = logits_of(logits, labels)
@@ -74,7 +74,7 @@ def scheduled_cross_entropy_of_features(
     partner_labels: Tensor | None = None,
     label_shares: Tensor | None = None,
 ) -> Tensor:
-    """scheduled_cross_entropy of head(features), without the logits of all steps at once.
+    """Return scheduled_cross_entropy of head(features), without the logits of all steps at once.
 
     The steps are taken in pieces, and each piece's gradient is computed with its value, so that the memory for logits
     does not grow with T and nothing is computed twice.
@@ -142,5 +142,5 @@ class _LossOfFeatures(torch.autograd.Function):
 
 
 def logits_of(logits: Tensor, labels: Tensor) -> Tensor:
-    """Every step's logit of the image's label: logits (B, T, C), labels (B,) -> (B, T)."""
+    """Return every step's logit of the image's label: logits (B, T, C), labels (B,) -> (B, T)."""
     return logits.gather(-1, labels[:, None, None].expand(*logits.shape[:2], 1)).squeeze(-1)

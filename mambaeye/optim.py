@@ -1,8 +1,9 @@
 """AdamW with decay groups, and a learning rate that warms up and falls along a cosine, stepped every optimizer step."""
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from torch import nn
 from torch.optim import AdamW
@@ -33,27 +34,45 @@ class OptimizerConfig:
             raise InputError(f"optimizer.warmup_epochs is {self.warmup_epochs}: give zero or more")
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig) -> AdamW:
-    """AdamW over the model's parameters: vectors and scalars do not decay unless the config says all do."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    decays = [config.decay == "all" or p.ndim >= 2 for p in parameters]
-    groups = [
-        {"params": [p for p, d in zip(parameters, decays, strict=True) if d], "weight_decay": config.weight_decay},
-        {"params": [p for p, d in zip(parameters, decays, strict=True) if not d], "weight_decay": 0.0},
-    ]
-    return AdamW([g for g in groups if g["params"]], lr=config.lr, betas=tuple(config.betas), eps=config.eps)
+class Decaying(Protocol):
+    """A part of the model that says which of its parameters weight decay must not touch."""
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+    def no_weight_decay(self) -> set[str]: ...
 
 
-def warmup_cosine(step: int, warmup: int, total: int) -> float:
-    """Share of the peak learning rate at an optimizer step: a line up to warmup, then a cosine down to 0 at total."""
+def build_optimizer(parts: Iterable[Decaying], config: OptimizerConfig) -> AdamW:
+    """Build AdamW over all trainable parameters of the parts, in two groups: those that always decay, and the exempt."""
+    decaying: list[nn.Parameter] = []
+    exempt: list[nn.Parameter] = []
+    for part in parts:
+        untouched = part.no_weight_decay()
+        for name, parameter in part.named_parameters():
+            if parameter.requires_grad:
+                (exempt if name in untouched else decaying).append(parameter)
+    groups = [{"params": decaying}, {"params": exempt}]
+    optimizer = AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
+    set_weight_decay(optimizer, config)
+    return optimizer
+
+
+def set_weight_decay(optimizer: AdamW, config: OptimizerConfig) -> None:
+    """Set the weight decay of both groups of build_optimizer's."""
+    decaying, exempt = optimizer.param_groups
+    decaying["weight_decay"] = config.weight_decay
+    exempt["weight_decay"] = config.weight_decay if config.decay == "all" else 0.0
+
+
+def warmup_cosine(step: int, warmup: int, total: float) -> float:
+    """Return the share of the peak learning rate at an optimizer step: a line up to warmup, a cosine to 0 at total."""
     if step < warmup:
         return (step + 1) / warmup
     progress = (step - warmup) / max(1, total - warmup)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def build_schedule(optimizer: AdamW, warmup: int, total: int) -> LambdaLR:
-    """warmup_cosine as a scheduler; both lengths in optimizer steps."""
+def build_schedule(optimizer: AdamW, warmup: int, total: float) -> LambdaLR:
+    """Build warmup_cosine as a scheduler; both lengths in optimizer steps."""
     return LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup, total))
 
 
@@ -65,6 +84,5 @@ def override_hparams(optimizer: AdamW, schedule: LambdaLR, config: OptimizerConf
     schedule.base_lrs = [config.lr] * len(optimizer.param_groups)
     share = schedule.lr_lambdas[0](schedule.last_epoch)
     for group in optimizer.param_groups:
-        decays = config.decay == "all" or group["params"][0].ndim >= 2
-        group |= {"lr": config.lr * share, "initial_lr": config.lr, "betas": tuple(config.betas), "eps": config.eps}
-        group["weight_decay"] = config.weight_decay if decays else 0.0
+        group |= {"lr": config.lr * share, "initial_lr": config.lr, "betas": config.betas, "eps": config.eps}
+    set_weight_decay(optimizer, config)

@@ -1,130 +1,149 @@
-"""Weights in files: the authors' published ones, checkpoints of ours, and safetensors to pass on."""
+"""Weights in files: published ones of any system, checkpoints of runs, and folders to pass on. Reading runs no code."""
 
 import json
-import math
-import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mambaeye.encoders.mambaeye import EncoderConfig, MambaEye
+from mambaeye.atomic import atomic_write
+from mambaeye.checkpoints import encoder_of, read_checkpoint
+from mambaeye.encoders.base import Encoder
+from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.errors import InputError
 
-# published name -> ours; below a block the names agree
-PREFIXES = {
-    "init_fc.0.": "projection.",
-    "mamba2_net.layers.": "blocks.",
-    "mamba2_net.norm_f.": "norm.",
-    "classification_head.0.": "head.",
-}
-MOVE_EMBEDDING_DIM = 256
 SHOWN_DIFFERENCES = 8
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 HUB = re.compile(r"hf://(?P<repo_id>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?/(?P<filename>.+)")
 HEAD = "head."
+IN_CHECKPOINT = "encoder."  # what stands before the encoder's names in a module
 
 
-def load_published(source: str | Path | Mapping[str, Tensor]) -> MambaEye:
-    """A MambaEye with the authors' weights, of the sizes that the shapes tell.
+def load_published(source: str | Path | Mapping[str, Tensor]) -> Encoder:
+    """Return an encoder with the weights that the authors of a system published, of the sizes that the shapes tell.
 
     Args:
-        source: path of a mambaeye_*.pt file, or its state dict.
+        source: path of a file such as mambaeye_tiny.pt, or its state dict.
 
     Returns:
         The encoder, on the CPU, in float32.
 
     Raises:
-        InputError: the file cannot be read as plain tensors, or its keys or shapes are not a MambaEye's.
+        InputError: the file cannot be read as plain tensors, or its keys or shapes are no known system's.
     """
     where = "the state dict" if isinstance(source, Mapping) else str(source)
-    state = from_published(source if isinstance(source, Mapping) else read_tensors(Path(source)), where)
-    model = MambaEye(sizes(state, where))
-    load_matching(model, state, where)
-    return model
+    tensors = source if isinstance(source, Mapping) else read_tensors(Path(source))
+    for system in Encoder.defined_subclasses():
+        if (published := system.from_published(tensors, where)) is not None:
+            encoder = system(**published.settings)
+            load_matching(encoder, published.tensors, where)
+            return encoder
+    raise InputError(f"{where} has the layout of no published system that is known here, such as mambaeye_tiny.pt's")
 
 
-def from_published(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """The published names -> ours; where is for messages."""
-    state = {}
-    for name, tensor in tensors.items():
-        prefix = next((p for p in PREFIXES if name.startswith(p)), None)
-        if prefix is None:
-            raise InputError(f"{where} has a key {name!r} that no published MambaEye has")
-        state[PREFIXES[prefix] + name.removeprefix(prefix)] = tensor
-    return state
-
-
-def save(model: MambaEye, folder: str | Path) -> None:
-    """Write an encoder into a folder, made if need be: model.safetensors, and config.json, its EncoderConfig.
+def save(encoder: Encoder, folder: str | Path) -> None:
+    """Write an encoder into a folder, made if need be: model.safetensors, and config.json, which says what it is.
 
     Each file is written beside and renamed: a kill leaves the old file or the new one.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
-    partial = folder / f"{WEIGHTS}.partial"
-    save_file(tensors, partial)
-    os.replace(partial, folder / WEIGHTS)
-    partial = folder / f"{CONFIG}.partial"
-    partial.write_text(json.dumps(asdict(model.config), indent=1) + "\n")
-    os.replace(partial, folder / CONFIG)
+    tensors = {name: tensor.detach().contiguous() for name, tensor in encoder.state_dict().items()}
+    with atomic_write(Path(folder) / WEIGHTS) as partial:
+        save_file(tensors, partial)
+    with atomic_write(Path(folder) / CONFIG) as partial:
+        partial.write_text(json.dumps(encoder.description(), indent=1) + "\n")
 
 
-def load(folder: str | Path) -> MambaEye:
-    """The encoder that save wrote into a folder, bit for bit, on the CPU and in the dtype that it had.
+def load(source: str | Path) -> Encoder:
+    """Return the encoder that save wrote into a folder, or that a run's checkpoint holds, bit for bit, on the CPU.
 
     Raises:
-        InputError: a file is missing, damaged or not what save writes, or the two do not fit each other.
+        InputError: a file is missing, damaged or not what it should be, or weights and sizes do not fit each other.
     """
-    path = Path(folder) / CONFIG
+    source = Path(source)
+    if source.is_file():
+        checkpoint = read_checkpoint(source, "the checkpoint")
+        description, state = encoder_of(checkpoint), encoder_tensors(checkpoint["state_dict"])
+        where = str(source)
+    else:
+        description, state = read_description(source / CONFIG), read_tensors(source / WEIGHTS)
+        where = str(source / WEIGHTS)
+    encoder = build(description, where)
+    require_fit(encoder, state, where)
+    encoder.to(state["head.weight"].dtype).load_state_dict(state)
+    return encoder
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """Read a config.json: class_path and init_args of an encoder; or, as version 0.1 wrote it, a MambaEye's sizes.
+
+    Raises:
+        InputError: it is missing, or does not hold that.
+    """
     try:
-        config = EncoderConfig(**json.loads(path.read_text()))
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist: give a folder that mambaeye.weights.save wrote") from None
-    except (ValueError, TypeError) as error:
+        content = json.loads(path.read_text())
+        if isinstance(content, dict) and "class_path" not in content:
+            content = {"class_path": MambaEye.class_path(), "init_args": content}
+        if not isinstance(content, dict) or not isinstance(content.get("init_args"), dict):
+            raise ValueError("class_path and init_args are missing")
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{path} does not exist: give a folder that mambaeye.save wrote, or a checkpoint") from None
+    except ValueError as error:
         raise InputError(f"{path} does not hold an encoder's sizes: {error}") from None
-    state = read_tensors(Path(folder) / WEIGHTS)
-    model = MambaEye(config)
-    require_fit(model, state, str(Path(folder) / WEIGHTS))
-    model.to(state["head.weight"].dtype).load_state_dict(state)
-    return model
+    return content
 
 
-def init_from(model: MambaEye, source: str | Path, new_head: bool = False) -> None:
+def build(description: Mapping[str, Any], where: str) -> Encoder:
+    """Return a new encoder of the class and with the arguments that a file says.
+
+    Raises:
+        InputError: the class is not defined, or does not take these arguments; where names the file.
+    """
+    system = Encoder.defined(description["class_path"], where, "--model.encoder")
+    try:
+        return system(**description["init_args"])
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where} does not hold an encoder's sizes: {error}") from None
+
+
+def init_from(encoder: Encoder, source: str | Path, new_head: bool = False) -> None:
     """Take the weights of a file.
 
     Args:
-        model: changed in place.
-        source: a published .pt file, a checkpoint of ours, a .safetensors file with our names, or
+        encoder: changed in place.
+        source: a published file, a checkpoint of ours, a .safetensors file with our names, or
             hf://OWNER/REPOSITORY[@REVISION]/FILE for one of these on the Hugging Face hub.
-        new_head: leave the model's own head as it is, whatever number of classes the file has.
+        new_head: leave the encoder's own head as it is, whatever number of classes the file has.
 
     Raises:
-        InputError: the file cannot be read as tensors, or does not fit; the model is left as it was.
+        InputError: the file cannot be read as tensors, or does not fit; the encoder is left as it was.
     """
     where = str(source)
     tensors = read_tensors(download(where) if where.startswith("hf://") else Path(source))
-    if all(name.startswith("encoder.") for name in tensors):  # a checkpoint of ours
-        state = {name.removeprefix("encoder."): tensor for name, tensor in tensors.items()}
-    elif any(name.startswith(tuple(PREFIXES)) for name in tensors):
-        state = from_published(tensors, where)
-    else:
-        state = tensors
+    published = encoder.from_published(tensors, where)
+    state = encoder_tensors(tensors) if published is None else published.tensors
     if new_head:
-        own = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(HEAD)}
+        own = {name: tensor for name, tensor in encoder.state_dict().items() if name.startswith(HEAD)}
         state = {name: tensor for name, tensor in state.items() if not name.startswith(HEAD)} | own
-    load_matching(model, state, where)
+    load_matching(encoder, state, where)
+
+
+def encoder_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the encoder's part of a checkpoint's state dict; of any other, all of it."""
+    if not any(name.startswith(IN_CHECKPOINT) for name in tensors):
+        return dict(tensors)
+    return {
+        name.removeprefix(IN_CHECKPOINT): tensor for name, tensor in tensors.items() if name.startswith(IN_CHECKPOINT)
+    }
 
 
 def download(address: str) -> Path:
-    """The local copy of hf://OWNER/REPOSITORY[@REVISION]/FILE, fetched through the hub's own cache.
+    """Return the local copy of hf://OWNER/REPOSITORY[@REVISION]/FILE, fetched through the hub's own cache.
 
     Raises:
         InputError: the address is not of that form, huggingface_hub is not installed, or there is no such file.
@@ -144,7 +163,11 @@ def download(address: str) -> Path:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The state dict in a .safetensors or .pt file or a checkpoint, read without executing anything that it holds."""
+    """Read the state dict in a .safetensors or .pt file or a checkpoint, without executing anything that it holds.
+
+    Raises:
+        InputError: the file is missing, damaged, or holds something else.
+    """
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -160,37 +183,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return loaded
 
 
-def sizes(state: Mapping[str, Tensor], where: str) -> EncoderConfig:
-    """The EncoderConfig that the shapes of a state dict (our names) tell; the embedding has 256 values an axis."""
-    try:
-        dim, glimpse = state["projection.weight"].shape
-        num_classes = state["head.weight"].shape[0]
-        inner = state["blocks.0.mixer.norm.weight"].shape[0]
-        heads = state["blocks.0.mixer.A_log"].shape[0]
-        channels, _, d_conv = state["blocks.0.mixer.conv1d.weight"].shape
-    except (KeyError, ValueError) as error:
-        raise InputError(f"{where} is not a MambaEye: {error} is missing or has another rank") from None
-    return EncoderConfig(
-        num_classes=num_classes,
-        patch_size=math.isqrt((glimpse - 2 * MOVE_EMBEDDING_DIM) // 3),
-        dim=dim,
-        depth=1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks.")),
-        d_state=(channels - inner) // 2,
-        d_conv=d_conv,
-        expand=inner // dim,
-        headdim=inner // heads,
-        move_embedding_dim=MOVE_EMBEDDING_DIM,
-    )
-
-
-def load_matching(model: MambaEye, state: Mapping[str, Tensor], where: str) -> None:
+def load_matching(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
     """Load a state dict whose keys and shapes are the model's own; otherwise say which differ and change nothing."""
     require_fit(model, state, where)
     model.load_state_dict(state)
 
 
 def require_fit(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """Nothing, if a state dict has the model's own keys and shapes.
+    """Check that a state dict has the model's own keys and shapes.
 
     Raises:
         InputError: it has not; the message lists the differences.

@@ -7,15 +7,15 @@ name (or import path), and what its constructor takes become flags.
 Shapes: B images, T glimpses, A answers, K axes of a position, P patch side, C channels, D feature width.
 """
 
-import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from typing import Any, ClassVar, Literal, Self, TypeVar, cast
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from mambaeye.batch import CanvasBatch, GlimpseBatch
+from mambaeye.configurable import Configurable
 
 Takes = Literal["glimpses", "canvas"]
 State = Any
@@ -23,7 +23,16 @@ State = Any
 Tree = TypeVar("Tree")
 
 
-class Encoder(nn.Module, ABC):
+class PublishedWeights(NamedTuple):
+    """Published weights in our terms."""
+
+    settings: dict[str, Any]
+    """Constructor arguments, as the shapes tell."""
+    tensors: dict[str, Tensor]
+    """The state dict, by our names."""
+
+
+class Encoder(Configurable, ABC):
     """A system: images in, features out, and a linear head that turns these into class logits.
 
     A subclass takes num_classes (and, if it takes glimpses, patch_size) among its constructor's arguments: the command
@@ -31,22 +40,11 @@ class Encoder(nn.Module, ABC):
 
     Attributes:
         head: feature width -> classes, with a bias. The loss goes through it piece by piece.
-        settings: the keyword arguments that build it again, plain values.
     """
 
     takes: ClassVar[Takes]
     """What it wants to be handed in training."""
     head: nn.Linear
-    settings: dict[str, Any]
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        encoder = super().__new__(cls)
-        signature = inspect.signature(cls.__init__)
-        bound = signature.bind_partial(encoder, *args, **kwargs).arguments
-        named = {name: value for name, value in bound.items() if name not in ("self", "kwargs")}
-        # not through nn.Module, which is not ready yet
-        object.__setattr__(encoder, "settings", named | bound.get("kwargs", {}))
-        return encoder
 
     @property
     def num_classes(self) -> int:
@@ -67,12 +65,25 @@ class Encoder(nn.Module, ABC):
         """Return the glimpse counts after which it answers, of so many: (A,) int64, increasing, the last one last."""
 
     def no_weight_decay(self) -> set[str]:
-        """Return the names of parameters that weight decay must not touch: by default those with fewer than two axes."""
+        """Return the names of parameters that weight decay must not touch: by default norms, biases and scalars."""
         return {name for name, parameter in self.named_parameters() if parameter.ndim < 2}
 
     def backend(self, device: torch.device) -> str:
         """Return what it runs on there, in words."""
         return f"plain torch on {device.type}"
+
+    @classmethod
+    def from_published(cls, tensors: Mapping[str, Tensor], where: str) -> "PublishedWeights | None":
+        """Return what a state dict in the layout of the system's authors holds; None if it is in another layout.
+
+        Args:
+            tensors: by the authors' names.
+            where: the file, for messages.
+
+        Raises:
+            InputError: it is in the authors' layout, and something is wrong with it.
+        """
+        return None
 
 
 class GlimpseEncoder(Encoder):
@@ -164,10 +175,3 @@ def select_rows(state: Tree, index: Tensor) -> Tree:
         return cast(Tree, type(state)(select_rows(part, index) for part in state))
     assert state is None, f"a state holds tensors, not {type(state).__name__}"
     return state
-
-
-def subclasses(base: type[Encoder]) -> Iterable[type[Encoder]]:
-    """Yield all classes below a base that are defined so far, whoever defined them."""
-    for cls in base.__subclasses__():
-        yield cls
-        yield from subclasses(cls)

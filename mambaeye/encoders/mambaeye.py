@@ -4,26 +4,36 @@ Shapes: B images, T glimpses, P patch side, K axes of a position, D model width.
 """
 
 import math
-from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mambaeye.encoders.base import CausalEncoder, PublishedWeights
 from mambaeye.errors import InputError
 from mambaeye.geometry.moves import embed_moves, moves
 from mambaeye.ops.kernels import (
     CudaKernels,
     Kernels,
-    choose,
     in_place,
     require_kernels,
+    select_backend,
     unsupported_reason,
 )
 from mambaeye.ops.mamba2 import Mamba2, MixerState
 
 DEPTHS = {"tiny": 12, "small": 24, "base": 48}
+# the published files' names -> ours; below a block the names agree
+PUBLISHED = {
+    "init_fc.0.": "projection.",
+    "mamba2_net.layers.": "blocks.",
+    "mamba2_net.norm_f.": "norm.",
+    "classification_head.0.": "head.",
+}
 
 Coordinates = Literal["moves", "positions"]
 
@@ -57,8 +67,8 @@ class EncoderConfig:
     (an ablation)."""
 
     @classmethod
-    def named(cls, size: str, **changes: int | str) -> "EncoderConfig":
-        """The paper's tiny, small or base (5.8, 11.0 and 21.3 M parameters with 1000 classes), with changes."""
+    def named(cls, size: str, **changes: Any) -> "EncoderConfig":
+        """Return the paper's tiny, small or base (5.8, 11.0 and 21.3 M parameters with 1000 classes), with changes."""
         if size not in DEPTHS:
             raise InputError(f"no encoder size is called {size!r}: choose one of {', '.join(DEPTHS)}")
         return replace(cls(depth=DEPTHS[size]), **changes)
@@ -100,11 +110,11 @@ class EncoderState(NamedTuple):
     """(B, depth, H, P, N): see MixerState."""
 
     def rows(self, index: Tensor | slice) -> "EncoderState":
-        """The state of some of the images: index is what a tensor takes along its first axis."""
+        """Return the state of some of the images: index is what a tensor takes along its first axis."""
         return EncoderState(*(part[index] for part in self))
 
     def to(self, device: torch.device | str) -> "EncoderState":
-        """The state on another device."""
+        """Return the state on another device."""
         return EncoderState(*(part.to(device) for part in self))
 
 
@@ -134,29 +144,31 @@ class Block(nn.Module):
 
 
 def add_norm(x: Tensor, residual: Tensor | None, norm: nn.RMSNorm) -> tuple[Tensor, Tensor]:
-    """norm(residual + x), and the sum, which stays as wide as the residual stream."""
+    """Return norm(residual + x), and the sum, which stays as wide as the residual stream."""
     residual = x if residual is None else residual + x
     return norm(residual).to(norm.weight.dtype), residual
 
 
-class MambaEye(nn.Module):
+class MambaEye(CausalEncoder):
     """Glimpses and their positions -> class logits after every glimpse.
 
     Args:
-        config: sizes; see EncoderConfig.
-        kernels: "cuda" for those of mamba-ssm and causal-conv1d, "torch" for none, "auto" for those that can be had.
+        _config: all sizes at once, instead of single ones; not a flag.
+        kernels: CUDA kernels of mamba-ssm and causal-conv1d: cuda, plain torch, or auto for those that can be had.
+        sizes: fields of EncoderConfig.
 
     Raises:
-        InputError: kernels is "cuda", and the packages or the sizes do not allow it.
+        InputError: a size cannot be; or kernels is "cuda", and the packages or the sizes do not allow it.
     """
 
-    def __init__(self, config: EncoderConfig, kernels: Kernels = "auto") -> None:
+    def __init__(self, _config: EncoderConfig | None = None, kernels: Kernels = "auto", **sizes: Any) -> None:
         super().__init__()
-        self.config = config
+        config = EncoderConfig(**sizes) if _config is None else replace(_config, **sizes)
+        self.config, self.settings = config, asdict(config)
+        self.patch_size, self.axes = config.patch_size, config.axes
         self.kernels = kernels
-        self.unsupported_reason = unsupported_reason(
-            config.expand * config.dim, config.headdim, config.d_state, config.d_conv
-        )
+        inner = config.expand * config.dim
+        self.unsupported_reason = unsupported_reason(inner, config.headdim, config.d_state, config.d_conv)
         if kernels == "cuda":
             require_kernels(self.unsupported_reason)
         glimpse = 3 * config.patch_size**2 + config.axes * config.move_embedding_dim
@@ -168,40 +180,35 @@ class MambaEye(nn.Module):
 
     @torch.no_grad()
     def reset_residuals(self) -> None:
-        """The paper's initialisation where it is not torch's or Mamba2's own: zero biases, residuals scaled down."""
+        """Initialise as the paper where that is not torch's or Mamba2's own way: zero biases, residuals scaled down."""
         nn.init.zeros_(self.projection.bias)
         nn.init.zeros_(self.head.bias)
         for block in self.blocks:
             block.mixer.out_proj.weight.div_(math.sqrt(self.config.depth))
 
-    def forward(self, patches: Tensor, positions: Tensor) -> Tensor:
-        """Logits after every glimpse, the whole sequence at once.
+    def features(self, patches: Tensor, positions: Tensor) -> Tensor:
+        """Return what the head sees after every glimpse, the whole sequence at once.
 
         Args:
             patches: (B, T, 3, P, P) RGB, uint8 or floating in [0, 1].
             positions: (B, T, K) integers, (row, col) of each glimpse's top-left pixel.
 
         Returns:
-            (B, T, num_classes).
+            (B, T, D), after the final norm.
 
         Raises:
             InputError: shapes or dtypes are others than these.
         """
-        return self.head(self.features(patches, positions))
-
-    def features(self, patches: Tensor, positions: Tensor) -> Tensor:
-        """What the head sees: (B, T, D) after the final norm. Arguments as for a call."""
         self._check(patches, positions)
         return self._run(patches, positions, None)[0]
 
-    def runs_on(self, device: torch.device) -> str:
-        """What the mixers run on there, in words."""
-        if choose(self.kernels, torch.empty(0, device=device), self.unsupported_reason):
+    def backend(self, device: torch.device) -> str:
+        if select_backend(self.kernels, torch.empty(0, device=device), self.unsupported_reason):
             return "the CUDA kernels of mamba-ssm and causal-conv1d"
-        return f"plain torch on {device.type}"
+        return super().backend(device)
 
     def initial_state(self, batch_size: int) -> EncoderState:
-        """The state of batch_size images of which nothing was seen."""
+        """Return the state of batch_size images of which nothing was seen: zeros."""
         mixer = self.blocks[0].mixer.initial_state(0)
 
         def of_all_layers(part: Tensor) -> Tensor:
@@ -215,27 +222,59 @@ class MambaEye(nn.Module):
             of_all_layers(mixer.ssm),
         )
 
-    def stream(self, patches: Tensor, positions: Tensor, state: EncoderState) -> tuple[Tensor, EncoderState]:
-        """Logits after every glimpse of the next chunk, and the state to go on from.
-
-        Any split of a sequence into chunks gives the logits of the whole. Arguments as for a call, T from 1 up.
-        """
-        features, state = self.stream_features(patches, positions, state)
-        return self.head(features), state
-
     def stream_features(self, patches: Tensor, positions: Tensor, state: EncoderState) -> tuple[Tensor, EncoderState]:
-        """What the head sees of the next chunk, (B, T, D), and the state to go on from: stream without its head."""
+        """Return what the head sees of the next chunk, (B, T, D), and the state to go on from.
+
+        Any split of a sequence into chunks gives what the whole does. Arguments as for features, T from 1 up.
+        """
         self._check(patches, positions)
         self._check_state(state, patches.shape[0])
-        features, (conv, ssm) = self._run(patches, positions, state)
-        return features, EncoderState(state.steps + positions.shape[1], positions[:, -1].long(), conv, ssm)
+        features, layers = self._run(patches, positions, state)
+        assert layers is not None
+        return features, EncoderState(state.steps + positions.shape[1], positions[:, -1].long(), *layers)
+
+    def recurrent_states(self, state: EncoderState) -> Tensor:
+        """Return the SSM states of all layers: (B, depth, H, P, N)."""
+        return state.ssm
+
+    @contextmanager
+    def record_log_decays(self) -> Iterator[list[Tensor]]:
+        """Yield a list that grows by (B, H) log decays dt A whenever a layer takes one glimpse, first layer first."""
+        recorded: list[Tensor] = []
+        hooks = []
+        for block in self.blocks:
+            mixer = block.mixer
+
+            def record(module: nn.Module, inputs: Any, projected: Tensor, mixer: Mamba2 = mixer) -> None:
+                dt = projected[:, 0, -mixer.heads :]  # (B, H), the last columns of (z, x, B, C, dt)
+                wide = torch.promote_types(mixer.A_log.dtype, torch.float32)
+                recorded.append(F.softplus(dt.to(wide) + mixer.dt_bias) * -mixer.A_log.to(wide).exp())
+
+            hooks.append(mixer.in_proj.register_forward_hook(record))
+        try:
+            yield recorded
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    @classmethod
+    def from_published(cls, tensors: Mapping[str, Tensor], where: str) -> PublishedWeights | None:
+        if not any(name.startswith(tuple(PUBLISHED)) for name in tensors):
+            return None
+        state = {}
+        for name, tensor in tensors.items():
+            prefix = next((p for p in PUBLISHED if name.startswith(p)), None)
+            if prefix is None:
+                raise InputError(f"{where} has a key {name!r} that no published MambaEye has")
+            state[PUBLISHED[prefix] + name.removeprefix(prefix)] = tensor
+        return PublishedWeights(asdict(sizes(state, where)), state)
 
     def _run(
         self, patches: Tensor, positions: Tensor, state: EncoderState | None
     ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """Features (B, T, D), and with a state its new convolution and SSM parts."""
+        """Return features (B, T, D), and with a state its new convolution and SSM parts."""
         x, residual = self.embed(patches, positions, state), None  # (B, T, D)
-        kernels = choose(self.kernels, x, self.unsupported_reason)
+        kernels = select_backend(self.kernels, x, self.unsupported_reason)
         layers: list[MixerState | None] = [None] * len(self.blocks)
         if state is not None:
             conv, ssm = state.conv, state.ssm
@@ -252,7 +291,7 @@ class MambaEye(nn.Module):
         return x, (conv, ssm)
 
     def embed(self, patches: Tensor, positions: Tensor, state: EncoderState | None) -> Tensor:
-        """Patch vector (channel, row, column) and embedded move or position -> projection -> SiLU: (B, T, D)."""
+        """Project patch vector (channel, row, column) and embedded move or position, then SiLU: (B, T, D)."""
         weight, bias = self.projection.weight, self.projection.bias
         dtype = weight.dtype
         of_patch, of_place = weight.split(
@@ -296,3 +335,27 @@ class MambaEye(nn.Module):
                 )
             if part.device != fitting.device:
                 raise InputError(f"the state is on {part.device}, the model on {fitting.device}: move it with to()")
+
+
+def sizes(state: Mapping[str, Tensor], where: str) -> EncoderConfig:
+    """Return the sizes that the shapes of a state dict (our names) tell; the embedding has 256 values an axis."""
+    try:
+        dim, glimpse = state["projection.weight"].shape
+        num_classes = state["head.weight"].shape[0]
+        inner = state["blocks.0.mixer.norm.weight"].shape[0]
+        heads = state["blocks.0.mixer.A_log"].shape[0]
+        channels, _, d_conv = state["blocks.0.mixer.conv1d.weight"].shape
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{where} is not a MambaEye: {error} is missing or has another rank") from None
+    embedding = EncoderConfig.move_embedding_dim
+    return EncoderConfig(
+        num_classes=num_classes,
+        patch_size=math.isqrt((glimpse - 2 * embedding) // 3),
+        dim=dim,
+        depth=1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks.")),
+        d_state=(channels - inner) // 2,
+        d_conv=d_conv,
+        expand=inner // dim,
+        headdim=inner // heads,
+        move_embedding_dim=embedding,
+    )

@@ -1,25 +1,35 @@
-"""What glimpses do to the encoder's states: how large they are, how fast they change, and how long they remember.
+"""What glimpses do to an encoder's states: how large they are, how fast they change, and how long they remember.
 
-Shapes: B images, T glimpses, L layers, H heads.
+Shapes: B images, T glimpses, L layers, H heads, P and N the sides of a head's state.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import NamedTuple
+from contextlib import AbstractContextManager
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from mambaeye.encoders.mambaeye import MambaEye
-from mambaeye.ops.mamba2 import Mamba2
+from mambaeye.encoders.base import State
+from mambaeye.errors import InputError
+from mambaeye.rollout import Rollout
+
+
+@runtime_checkable
+class RecurrentEncoder(Protocol):
+    """An encoder whose states can be looked into: h_t = exp(dt A) h_{t-1} + what glimpse t writes, head by head."""
+
+    def recurrent_states(self, state: State) -> Tensor:
+        """Return h of all layers: (B, L, H, P, N)."""
+
+    def record_log_decays(self) -> AbstractContextManager[list[Tensor]]:
+        """Yield a list that grows by (B, H) log decays dt A whenever a layer takes one glimpse, first layer first."""
 
 
 class Diagnosis(NamedTuple):
-    """Numbers of every image, glimpse and layer, on the CPU, in the dtype of the SSM states.
+    """Numbers of every image, glimpse and layer, on the CPU, in the dtype of the states.
 
-    With h the SSM state of a layer and a = exp(dt A) its decay, head by head: h_t = a_t h_{t-1} + what glimpse t
-    writes. Norms are over all heads of a layer.
+    With h the state of a layer and a = exp(dt A) its decay, head by head: h_t = a_t h_{t-1} + what glimpse t writes.
+    Norms are over all heads of a layer.
     """
 
     norm: Tensor
@@ -32,60 +42,47 @@ class Diagnosis(NamedTuple):
     """(B, T, L, H): a_t, between 0 (forget everything) and 1 (forget nothing)."""
     left: Tensor
     """(B, T, L, H): what share of what glimpse t wrote is left after the last one: the product of the decays since."""
+    positions: Tensor
+    """(B, T, K): where the glimpses were."""
 
 
 @torch.no_grad()
-def diagnose(encoder: MambaEye, patches: Tensor, positions: Tensor) -> Diagnosis:
-    """Glimpse by glimpse, on whatever kernels the encoder runs: no state is kept but the last two.
+def diagnose(walk: Rollout) -> Diagnosis:
+    """Walk to the end, glimpse by glimpse, on whatever kernels the encoder runs; no state is kept but the last two.
 
     Args:
-        patches: (B, T, 3, P, P) RGB, uint8 or floating in [0, 1].
-        positions: (B, T, 2) integers, (row, col).
+        walk: a rollout that takes one glimpse at a time, not begun yet.
 
     Raises:
-        InputError: shapes or dtypes are others than the encoder's.
+        InputError: the encoder has no recurrent states.
     """
-    state = encoder.initial_state(len(patches))
-    norms, changes, writings, log_decays = [], [], [], []
-    with listening(encoder) as heard:
-        for step in range(positions.shape[1]):
-            before = state.ssm  # (B, L, H, P, N)
-            _, state = encoder.stream(patches[:, step : step + 1], positions[:, step : step + 1], state)
-            log_decay = torch.stack(heard, dim=1).to(before.dtype)  # (B, L, H)
-            heard.clear()
-            norm = size(state.ssm)
+    encoder = walk.encoder
+    assert walk.at_once == 1
+    if not isinstance(encoder, RecurrentEncoder):
+        raise InputError(f"{type(encoder).__name__} has no recurrent states to diagnose: set --diagnosis.images 0")
+    norms, changes, writings, log_decays, positions = [], [], [], [], []
+    before: Tensor | None = None
+    with encoder.record_log_decays() as recorded:
+        for step in walk:
+            after = encoder.recurrent_states(step.state)  # (B, L, H, P, N)
+            before = torch.zeros_like(after) if before is None else before
+            log_decay = torch.stack(recorded, dim=1).to(after.dtype)  # (B, L, H)
+            recorded.clear()
+            norm = size(after)
             norms.append(norm)
-            changes.append(size(state.ssm - before) / norm)
-            writings.append(size(state.ssm - log_decay.exp()[..., None, None] * before))
+            changes.append(size(after - before) / norm)
+            writings.append(size(after - log_decay.exp()[..., None, None] * before))
             log_decays.append(log_decay)
+            positions.append(step.positions)
+            before = after
     norm, change, written, log_decay = (
         torch.stack(steps, dim=1).cpu() for steps in (norms, changes, writings, log_decays)
     )
     since = log_decay.double().flip(1).cumsum(1).flip(1) - log_decay  # the steps after each
-    return Diagnosis(norm, change, written, log_decay.exp(), since.exp().to(norm.dtype))
+    left = since.exp().to(norm.dtype)
+    return Diagnosis(norm, change, written, log_decay.exp(), left, torch.cat(positions, dim=1).cpu())
 
 
 def size(state: Tensor) -> Tensor:
-    """The norm of every layer's part: (B, L, H, P, N) -> (B, L)."""
+    """Return the norm of every layer's part: (B, L, H, P, N) -> (B, L)."""
     return torch.linalg.vector_norm(state, dim=(2, 3, 4))
-
-
-@contextmanager
-def listening(encoder: MambaEye) -> Iterator[list[Tensor]]:
-    """A list that grows by (B, H) log decays dt A whenever a layer has taken one glimpse, first layer first."""
-    heard: list[Tensor] = []
-    hooks = []
-    for block in encoder.blocks:
-        mixer = block.mixer
-
-        def hear(module: torch.nn.Module, inputs: tuple[Tensor], projected: Tensor, mixer: Mamba2 = mixer) -> None:
-            dt = projected[:, 0, -mixer.heads :]  # (B, H), the last columns of (z, x, B, C, dt)
-            wide = torch.promote_types(mixer.A_log.dtype, torch.float32)
-            heard.append(F.softplus(dt.to(wide) + mixer.dt_bias) * -mixer.A_log.to(wide).exp())
-
-        hooks.append(mixer.in_proj.register_forward_hook(hear))
-    try:
-        yield heard
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -1,4 +1,4 @@
-"""Anytime answers: when to stop looking at an image, and what has been answered by then.
+"""Early exit: when to stop taking glimpses of an image, and what is answered by then.
 
 A rule is met after the first glimpse at which
 
@@ -18,8 +18,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from mambaeye.batch import EvaluationCondition
 from mambaeye.errors import InputError
 from mambaeye.evaluation.metrics import MetricsConfig, StepMetrics
+from mambaeye.evaluation.result import METRICS, EarlyExitResult
 
 
 class Rule(NamedTuple):
@@ -59,13 +61,13 @@ class ExitCriteria:
 
     @property
     def rules(self) -> list[Rule]:
-        """Those that are given."""
+        """Return the rules that are given."""
         return [Rule(kind, threshold) for kind, threshold in vars(self).items() if threshold is not None]
 
 
 @dataclass(frozen=True)
 class EarlyExitConfig:
-    """Rules for stopping early that validation tries, all in one pass."""
+    """Rules for exiting early that validation tries, all in one pass."""
 
     confidence: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.825, 0.85, 0.875, 0.9, 0.95, 0.99)
     """Stop when the largest probability is at least this (tau)."""
@@ -76,11 +78,11 @@ class EarlyExitConfig:
 
     def __post_init__(self) -> None:
         for rule in self.rules:
-            rule.check(f"model.stopping.{rule.kind}")
+            rule.check(f"model.early_exit.{rule.kind}")
 
     @property
     def rules(self) -> list[Rule]:
-        """All of them, one kind after the other."""
+        """Return all rules, one kind after the other."""
         return [Rule(kind, threshold) for kind, thresholds in vars(self).items() for threshold in thresholds]
 
 
@@ -93,7 +95,7 @@ class EarlyExitState:
     """
 
     def __init__(self, rules: Sequence[Rule], images: int, like: Tensor) -> None:
-        """For so many images; like has the logits' last axis, dtype and device."""
+        """Begin with so many images; like has the logits' last axis, dtype and device."""
         self.rules = rules
         self.done = like.new_zeros(images, len(rules), dtype=torch.bool)
         self.glimpses = like.new_zeros(images, len(rules), dtype=torch.long)
@@ -105,11 +107,12 @@ class EarlyExitState:
 
     @property
     def logits(self) -> Tensor:
-        """The answers after these glimpses: (B, K, C)."""
+        """Return the answers after these glimpses: (B, K, C)."""
         return torch.where(self.done[..., None], self.when_done, self.latest[:, None])
 
-    def look(self, logits: Tensor) -> None:
-        """Take the next piece of the sequence: (B, t, C)."""
+    def update(self, logits: Tensor, first: int | None = None) -> None:
+        """Take the next piece of the sequence, (B, t, C); first is its first step's index, if some were left out."""
+        self.seen = self.seen if first is None else first
         scores = self._scores(logits)
         met = torch.stack([self._met(rule, scores) for rule in self.rules], dim=-1)  # (B, t, K)
         image, rule = (met.any(1) & ~self.done).nonzero(as_tuple=True)  # that are met now, for the first time
@@ -121,7 +124,7 @@ class EarlyExitState:
         self.latest, self.seen = logits[:, -1], self.seen + logits.shape[1]
 
     def _scores(self, logits: Tensor) -> dict[str, Tensor]:
-        """What rules look at, after every glimpse: (B, t) each."""
+        """Return what rules go by, after every glimpse: (B, t) each."""
         logs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
         largest, predicted = logs.max(-1)
         before = torch.cat((self.predicted[:, None], predicted[:, :-1]), dim=1)
@@ -137,7 +140,7 @@ class EarlyExitState:
         return score <= rule.threshold if rule.kind == "entropy" else score >= rule.threshold
 
     def rows(self, index: Tensor) -> "EarlyExitState":
-        """The answers of some of the images, to go on with: index is what a tensor takes along its first axis."""
+        """Return the state of some of the images, to go on with: index is what a tensor takes along its first axis."""
         some = EarlyExitState(self.rules, 0, self.latest)
         for name in ("done", "glimpses", "when_done", "latest", "predicted", "run"):
             setattr(some, name, getattr(self, name)[index])
@@ -162,14 +165,25 @@ class EarlyExitMetrics(StepMetrics):
         for name in ("glimpses", "stopped"):
             self.add_state(name, torch.zeros(len(rules), dtype=torch.long), dist_reduce_fx="sum")
 
-    def update(self, answers: EarlyExitState, labels: Tensor, information_ratio: Tensor, valid: Tensor) -> None:
-        """Add a batch: answers of B images, labels (B,), information_ratio (B, T) of all steps, valid (B,) bool."""
-        super().update(answers.logits, labels, information_ratio.gather(1, answers.glimpses - 1), valid)
-        self.glimpses += answers.glimpses[valid].sum(0)
-        self.stopped += answers.done[valid].sum(0)
+    def update(  # type: ignore[override]  # other arguments than StepMetrics', as torchmetrics expects of every metric
+        self, state: EarlyExitState, labels: Tensor, information_ratio: Tensor, valid: Tensor, first_step: int = 0
+    ) -> None:
+        """Add a batch.
+
+        Args:
+            state: of B images that have been taken to their ends.
+            labels: (B,).
+            information_ratio: (B, A), after every answer.
+            valid: (B,) bool; rows that are False are not counted.
+            first_step: index of the first answer's glimpse in the trajectory, from 0.
+        """
+        ratio = information_ratio.gather(1, state.glimpses - 1 - first_step)
+        super().update(state.logits, labels, ratio, valid)
+        self.glimpses += state.glimpses[valid].sum(0)
+        self.stopped += state.done[valid].sum(0)
 
     def compute(self) -> dict[str, Tensor]:
-        """As StepMetrics, by rule instead of by step (`steps` counts the rules), and (K,) float64 each:
+        """Return what StepMetrics does, by rule instead of by step (`steps` counts the rules), and (K,) float64 each:
 
         glimpses: how many were taken, on average; stopped: the share of images that met the rule.
         """
@@ -177,3 +191,19 @@ class EarlyExitMetrics(StepMetrics):
         for name in ("glimpses", "stopped"):
             curves[name] = getattr(self, name).cpu().double() / curves["samples"]
         return curves
+
+    def results(self, condition: EvaluationCondition) -> list[EarlyExitResult]:
+        """Compute, then begin anew; return a result for each rule."""
+        curves = self.finish()
+        return [
+            EarlyExitResult(
+                condition=condition,
+                rule=rule.kind,
+                threshold=rule.threshold,
+                glimpses=float(curves["glimpses"][at]),
+                stopped=float(curves["stopped"][at]),
+                samples=int(curves["samples"][at]),
+                metrics={name: float(curves[name][at]) for name in METRICS},
+            )
+            for at, rule in enumerate(self.rules)
+        ]

@@ -1,13 +1,14 @@
 """Metrics by step: how right, how sure and how well calibrated the model is after each glimpse."""
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from mambaeye.batch import EvaluationCondition
 from mambaeye.errors import InputError
 from mambaeye.evaluation.calibration import (
     FINE,
@@ -20,8 +21,9 @@ from mambaeye.evaluation.calibration import (
 
 TOP = 5
 RATIO_BINS = 20
+RATIO_SUMS = ("ratio_mean", "ratio_confidence", "ratio_true_class_probability")
 
-MEANS = ("true_class_probability", "nll", "brier", "information_ratio")
+MEANS = ("true_class_probability", "nll", "brier", "information_ratio")  # over answers, of sums
 
 
 @dataclass(frozen=True)
@@ -39,17 +41,29 @@ class MetricsConfig:
                 raise InputError(f"model.metrics.{name} is {value}: give at least 1")
 
 
-def powers_of_two(length: int) -> list[int]:
-    """Glimpse counts to report: 1, 2, 4, ... and the last."""
-    return [*(1 << k for k in range((length - 1).bit_length())), length]
+def powers_of_two(num_glimpses: int) -> list[int]:
+    """Return glimpse counts to report: 1, 2, 4, ... and the last."""
+    return [*(1 << k for k in range((num_glimpses - 1).bit_length())), num_glimpses]
 
 
-def kept_steps(length: int, every_step: int, budgets: Iterable[int] = ()) -> list[int]:
-    """Glimpse counts to keep: all up to every_step, then a geometric series; powers of two, budgets and the last."""
-    kept, step = {*powers_of_two(length), *budgets}, 0
-    while step < length:
+def reported_steps(num_glimpses: int, report_at: Iterable[int], answers_at: Iterable[int] | None = None) -> list[int]:
+    """Return the glimpse counts that make rows: powers of two, others that are asked for, and the last.
+
+    Args:
+        num_glimpses: T.
+        report_at: asked for.
+        answers_at: glimpse counts after which there are answers; all by default.
+    """
+    wanted = {*powers_of_two(num_glimpses), *report_at}
+    return sorted(wanted & set(range(1, num_glimpses + 1) if answers_at is None else answers_at))
+
+
+def kept_steps(num_glimpses: int, every_step: int, report_at: Iterable[int] = ()) -> list[int]:
+    """Return the glimpse counts to keep: all up to every_step, then a geometric series; and what is reported."""
+    kept, step = {*powers_of_two(num_glimpses), *report_at}, 0
+    while step < num_glimpses:
         kept.add(step := max(step + 1, round(step * (1 + 1 / every_step))))
-    return sorted(step for step in kept if step <= length)
+    return sorted(step for step in kept if step <= num_glimpses)
 
 
 class StepMetrics(Metric):
@@ -59,21 +73,31 @@ class StepMetrics(Metric):
     and ranks, so several processes give the numbers of one.
 
     Args:
-        length: T, glimpses an image.
+        num_glimpses: T, glimpses of an image.
         config: which steps are kept, and how finely.
-        budgets: glimpse counts that are kept besides.
+        report_at: glimpse counts that are kept besides.
+        answers_at: glimpse counts after which there are answers; all by default.
     """
 
     full_state_update = False
+    kept: Tensor
     top5: Tensor
     bin_count: Tensor
     bin_confidence: Tensor
     bin_correct: Tensor
 
-    def __init__(self, length: int, config: MetricsConfig = MetricsConfig(), budgets: Iterable[int] = ()) -> None:
+    def __init__(
+        self,
+        num_glimpses: int,
+        config: MetricsConfig = MetricsConfig(),
+        report_at: Iterable[int] = (),
+        answers_at: Iterable[int] | None = None,
+    ) -> None:
         super().__init__()
         self.bins = config.bins
-        self.steps = kept_steps(length, config.every_step, budgets)
+        answered = set(range(1, num_glimpses + 1) if answers_at is None else answers_at)
+        self.steps = [step for step in kept_steps(num_glimpses, config.every_step, report_at) if step in answered]
+        self.register_buffer("kept", torch.tensor(self.steps), persistent=False)
         kept, fine = len(self.steps), FINE * config.bins + 1
         states = {
             "top5": ((kept,), torch.long),
@@ -107,7 +131,7 @@ class StepMetrics(Metric):
         if first == last:
             return
         rows = slice(first, last)
-        picked = torch.tensor(self.steps[rows], device=logits.device) - 1 - first_step  # (k,)
+        picked = self.kept[rows] - 1 - first_step  # (k,)
         logits = logits[:, picked].to(torch.promote_types(logits.dtype, torch.float32))  # (B, k, C)
         ratio = information_ratio[:, picked]  # (B, k)
         top = logits.topk(min(TOP, logits.shape[-1]), dim=-1).indices  # (B, k, 5), best first
@@ -126,7 +150,7 @@ class StepMetrics(Metric):
         for name, values in zip(MEANS, (right, nll, brier, ratio), strict=True):
             getattr(self, name)[rows] += values.double().where(counted, 0).sum(0)
 
-        edges = fine_edges(self.bins, confidence.dtype).to(confidence.device)
+        edges = fine_edges(self.bins, confidence.dtype, confidence.device)
         fine = torch.bucketize(confidence, edges, right=True) - 1  # (B, k)
         fine += torch.arange(len(picked), device=fine.device) * len(edges)  # as an index into (k, F + 1)
         by_bin = {"bin_count": counted, "bin_confidence": confidence, "bin_correct": correct}
@@ -142,20 +166,20 @@ class StepMetrics(Metric):
             state += sums_by_index(scheduled, values, counted, state)
 
     def compute(self) -> dict[str, Tensor]:
-        """Everything after every kept glimpse, float64 unless said otherwise; a step without images is NaN.
+        """Return everything after every kept glimpse, float64 unless said otherwise; a step without images is NaN.
 
         Returns:
             steps and samples (K,) int64: glimpse counts, and images counted there.
-            top1, top5, confidence, true_class_probability (K,): shares of images whose class was the first or among the first
-            five; means of the largest probability and of that of the right class.
+            top1, top5, confidence, true_class_probability (K,): shares of images whose class was the first or among the
+            first five; means of the largest probability and of that of the right class.
             nll, brier (K,): means of -log p[y], and of sum_c (p[c] - [c = y])^2, in [0, 2].
             information_ratio (K,): mean r_t.
             ece, mce, adaptive_ece (K,): see mambaeye/evaluation/calibration.py.
             bin_edges (M + 1,): lower edges of the confidence bins, the last of which is a confidence of exactly 1.
             bin_count int64, bin_confidence, bin_top1 (K, M + 1): answers, their mean confidence and accuracy (NaN
             without answers).
-            ratio_count (R,) int64, ratio_mean, ratio_confidence, ratio_true_class_probability, ratio_top1 (R,): the same by
-            information ratio, in R bins of equal width, over all kept steps.
+            ratio_count (R,) int64, ratio_mean, ratio_confidence, ratio_true_class_probability, ratio_top1 (R,): the
+            same by information ratio, in R bins of equal width, over all kept steps.
         """
         samples = self.bin_count.sum(-1)  # (K,)
         fine = (self.bin_count, self.bin_confidence, self.bin_correct.double())
@@ -174,12 +198,36 @@ class StepMetrics(Metric):
         curves["bin_edges"] = torch.linspace(0, 1, self.bins + 1, dtype=torch.float64)
         curves |= {"bin_count": count, "bin_confidence": confidence / count, "bin_top1": correct / count}
         curves["ratio_count"] = self.ratio_count
-        for name in ("mean", "confidence", "true_class_probability", "top1"):
-            curves[f"ratio_{name}"] = getattr(self, f"ratio_{name}").double() / self.ratio_count
+        for name in (*RATIO_SUMS, "ratio_top1"):
+            curves[name] = getattr(self, name).double() / self.ratio_count
         return {name: value.cpu() for name, value in curves.items()}
+
+    def finish(self) -> dict[str, Tensor]:
+        """Compute, then begin anew; every curve keeps its axis, which torchmetrics takes from what has one entry."""
+        curves = {name: torch.atleast_1d(value) for name, value in self.compute().items()}
+        self.reset()
+        return curves
+
+
+def condition_result(
+    condition: EvaluationCondition, curves: Mapping[str, Tensor], num_classes: int, report_at: Iterable[int]
+) -> ConditionResult:
+    """Return what StepMetrics computed as the result of one condition; report_at are the steps that make rows."""
+    steps = curves["steps"].tolist()
+    return ConditionResult(
+        condition=condition,
+        num_classes=num_classes,
+        steps=steps,
+        report_at=[step for step in report_at if step in steps],
+        samples=curves["samples"].numpy(),
+        metrics={name: curves[name].numpy() for name in METRICS},
+        bin_edges=curves["bin_edges"].numpy(),
+        bins={name: curves[name].numpy() for name in BINS},
+        by_ratio={name: curves[name].numpy() for name in BY_RATIO},
+    )
 
 
 def sums_by_index(index: Tensor, values: Tensor, counted: Tensor, like: Tensor) -> Tensor:
-    """Sums of the values that are counted by the entry of a tensor that their index (flat) says, as that tensor."""
+    """Add up the values that are counted, each to the entry that its flat index names, in a tensor like the last."""
     sums = torch.zeros_like(like).flatten()
     return sums.index_add_(0, index.flatten(), values.to(like.dtype).where(counted, 0).flatten()).view_as(like)

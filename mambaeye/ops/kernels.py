@@ -4,6 +4,7 @@ What these compute, mamba2.py says in plain torch. Shapes: as there.
 """
 
 import warnings
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Literal
 
@@ -43,13 +44,13 @@ class CudaKernels:
         self.add_norm_op, self.gated_norm_op = rms_norm_fn, rmsnorm_fn
 
     def add_norm(self, x: Tensor, residual: Tensor | None, norm: nn.RMSNorm) -> tuple[Tensor, Tensor]:
-        """norm(residual + x) in the dtype of x, and the sum in float32: one pass over both."""
+        """Return norm(residual + x) in the dtype of x, and the sum in float32: one pass over both."""
         return self.add_norm_op(
             x, norm.weight, None, residual=residual, eps=norm.eps, prenorm=True, residual_in_fp32=True
         )
 
     def mix(self, mixer: Mamba2, u: Tensor, state: MixerState | None) -> tuple[Tensor, MixerState | None]:
-        """Mamba2.forward: whole sequences (no state), chunks, or single glimpses without gradient.
+        """Compute Mamba2.forward for whole sequences (no state), chunks, or single glimpses without gradient.
 
         Single glimpses change the state that they are given, and return it.
         """
@@ -61,7 +62,7 @@ class CudaKernels:
         return self.chunk(mixer, zxbcdt, state)
 
     def whole(self, mixer: Mamba2, zxbcdt: Tensor) -> Tensor:
-        """From nothing seen: convolution, scan, norm and output projection as one operation, (B, T, .) -> (B, T, D)."""
+        """Start from nothing seen: convolution, scan, norm and output projection as one operation, (B, T, .) -> (B, T, D)."""
         return self.whole_op(
             zxbcdt,
             mixer.conv1d.weight.squeeze(1),
@@ -78,7 +79,7 @@ class CudaKernels:
         )
 
     def chunk(self, mixer: Mamba2, zxbcdt: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
-        """From a state: the fused operation always starts its convolution from zeros, so its parts one by one."""
+        """Go on from a state: the fused operation always starts its convolution from zeros, so its parts one by one."""
         z, xbc, dt = split(mixer, zxbcdt)
         xbc, conv = self.conv_op(
             xbc.transpose(1, 2),  # (B, X, T), channels last in memory, as the states must be
@@ -106,7 +107,7 @@ class CudaKernels:
         return mixer.out_proj(y), MixerState(conv.to(state.conv.dtype), ssm)
 
     def step(self, mixer: Mamba2, zxbcdt: Tensor, state: MixerState) -> Tensor:
-        """One glimpse, (B, .) -> (B, 1, D); the state is changed in place."""
+        """Take one glimpse, (B, .) -> (B, 1, D); the state is changed in place."""
         z, xbc, dt = split(mixer, zxbcdt)
         conv = state.conv.to(xbc.dtype)  # the same memory unless autocast narrows
         xbc = self.conv_step_op(xbc, conv, mixer.conv1d.weight.squeeze(1), mixer.conv1d.bias, "silu")
@@ -128,27 +129,27 @@ class CudaKernels:
         return mixer.out_proj(self.gated_norm(mixer, y.flatten(1), z)).unsqueeze(1)
 
     def gated_norm(self, mixer: Mamba2, y: Tensor, z: Tensor) -> Tensor:
-        """norm(y * silu(z))."""
+        """Return norm(y * silu(z))."""
         return self.gated_norm_op(y, mixer.norm.weight, None, z=z, eps=mixer.norm.eps, norm_before_gate=False)
 
 
 def split(mixer: Mamba2, zxbcdt: Tensor) -> tuple[Tensor, ...]:
-    """The parts of the input projection: z, (x, B, C) and dt."""
+    """Return the parts of the input projection: z, (x, B, C) and dt."""
     return zxbcdt.split((mixer.inner, mixer.channels, mixer.heads), dim=-1)
 
 
 def decay_rates(mixer: Mamba2) -> Tensor:
-    """A, (H,) float32."""
+    """Return A, (H,) float32."""
     return -mixer.A_log.float().exp()
 
 
 def in_place(u: Tensor) -> bool:
-    """Whether this is one glimpse without gradient, for which the kernels change the state in place."""
+    """Tell whether this is one glimpse without gradient, for which the kernels change the state in place."""
     return u.shape[1] == 1 and not torch.is_grad_enabled()
 
 
-def choose(wanted: Kernels, x: Tensor, unsupported_reason: str | None) -> CudaKernels | None:
-    """The kernels for an input, or None for plain torch.
+def select_backend(wanted: Kernels, x: Tensor, unsupported_reason: str | None) -> CudaKernels | None:
+    """Return the kernels for an input, or None for plain torch.
 
     auto takes them where they can be had, and warns once where a GPU has to do without them.
 
@@ -166,7 +167,9 @@ def choose(wanted: Kernels, x: Tensor, unsupported_reason: str | None) -> CudaKe
         return None
     if wanted == "cuda":
         if x.device.type != "cuda" or x.dtype == torch.float64:
-            raise InputError(f"kernels are to be cuda, which cannot run {x.dtype} on {x.device}: choose auto or torch")
+            raise InputError(
+                f"model.encoder.kernels is cuda, which cannot run {x.dtype} on {x.device}: choose auto or torch"
+            )
         return load()
     if unsupported_reason:
         return warn_fallback(unsupported_reason)
@@ -177,7 +180,7 @@ def choose(wanted: Kernels, x: Tensor, unsupported_reason: str | None) -> CudaKe
 
 
 def require_kernels(unsupported_reason: str | None) -> None:
-    """Nothing, if the kernels can be had for an encoder without this unsupported_reason.
+    """Check that the kernels can be had, for an encoder whose sizes they support unless a reason is given.
 
     Raises:
         InputError: they cannot.
@@ -192,12 +195,12 @@ def require_kernels(unsupported_reason: str | None) -> None:
 
 @cache
 def load() -> CudaKernels:
-    """The kernels, imported once."""
+    """Import the kernels, once."""
     return CudaKernels()
 
 
 def missing(error: ImportError) -> str:
-    """What to do about packages that do not load."""
+    """Say what to do about packages that do not load."""
     return f"the CUDA kernels do not load ({error}): install them with {INSTALL}"
 
 
@@ -208,22 +211,30 @@ def warn_fallback(reason: str) -> None:
 
 
 def unsupported_reason(inner: int, headdim: int, d_state: int, d_conv: int) -> str | None:
-    """Why the CUDA kernels cannot take these sizes, with the nearest that they can; None if they can."""
+    """Return why the CUDA kernels cannot take these sizes, with the nearest that they can; None if they can."""
     if d_conv > WIDEST_CONV:
         return f"encoder.d_conv is {d_conv}: the CUDA kernels take {WIDEST_CONV} at most"
-
-    def fits(headdim: int, d_state: int) -> bool:
-        channels, heads = inner + 2 * d_state, inner // headdim
-        return inner % headdim == 0 and channels % MULTIPLE == 0 and (inner + channels + heads) % MULTIPLE == 0
-
-    if fits(headdim, d_state):
+    channels, heads = inner + 2 * d_state, inner // headdim
+    if inner % headdim == 0 and channels % MULTIPLE == 0 and (inner + channels + heads) % MULTIPLE == 0:
         return None
-    sizes = ((h, n) for h in range(1, inner + 1) for n in range(1, 2 * max(d_state, MULTIPLE)) if fits(h, n))
-    near = min(sizes, key=lambda size: abs(size[0] - headdim) + abs(size[1] - d_state), default=None)
     start = (
-        f"encoder.headdim {headdim} and d_state {d_state} make an input projection of "
-        f"{2 * inner + 2 * d_state + inner // headdim} values, and the CUDA kernels take multiples of {MULTIPLE}"
+        f"encoder.headdim {headdim} and d_state {d_state} make an input projection of {inner + channels + heads} "
+        f"values, and the CUDA kernels take multiples of {MULTIPLE}"
     )
-    if near is None:
+    # the two conditions together: 2 * d_state = -inner, and then heads = -inner, both modulo 8
+    near_heads = nearest((h for h in divisors(inner) if (inner // h + inner) % MULTIPLE == 0), headdim)
+    if inner % 2 or near_heads is None:
         return f"{start}: give expand * dim, now {inner}, as a multiple of {MULTIPLE}"
-    return f"{start}: the nearest are headdim {near[0]} and d_state {near[1]}"
+    first = -inner // 2 % (MULTIPLE // 2) or MULTIPLE // 2
+    near_state = nearest(range(first, d_state + MULTIPLE, MULTIPLE // 2), d_state)
+    return f"{start}: the nearest are headdim {near_heads} and d_state {near_state}"
+
+
+def divisors(number: int) -> Iterator[int]:
+    """Yield the divisors of a number, ascending."""
+    return (divisor for divisor in range(1, number + 1) if number % divisor == 0)
+
+
+def nearest(candidates: Iterable[int], wanted: int) -> int | None:
+    """Return the candidate nearest to what is wanted, the smaller of two; None of none."""
+    return min(candidates, key=lambda candidate: abs(candidate - wanted), default=None)

@@ -6,8 +6,9 @@ Shapes: B images, n glimpses that are decided now, K axes of a position, D featu
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from mambaeye.configurable import Configurable
 from mambaeye.geometry.coverage import Coverage
 
 
@@ -32,7 +33,7 @@ class Observation(NamedTuple):
     """Side of a glimpse, pixels."""
 
 
-class Policy(nn.Module, ABC):
+class Policy(Configurable, ABC):
     """Says where the next glimpses of some images fall, from what was seen of them so far.
 
     Attributes:
@@ -51,5 +52,5 @@ class Policy(nn.Module, ABC):
         """
 
     def no_weight_decay(self) -> set[str]:
-        """Return the names of parameters that weight decay must not touch: by default those with fewer than two axes."""
+        """Return the names of parameters that weight decay must not touch: by default norms, biases and scalars."""
         return {name for name, parameter in self.named_parameters() if parameter.ndim < 2}

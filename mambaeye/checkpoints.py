@@ -1,0 +1,87 @@
+"""What a run's checkpoint says of itself; and one of version 0.1 in today's terms.
+
+Reading one runs no code: tensors and plain containers alone are loaded, and classes that it names must be defined.
+"""
+
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from mambaeye.encoders.mambaeye import MambaEye
+from mambaeye.errors import InputError
+
+MODEL, DATA = "hyper_parameters", "datamodule_hyper_parameters"
+# version 0.1's flat arguments of the data module -> group and name
+GROUPED = {
+    "canvas": ("train", "canvas"),
+    "length": ("train", "num_glimpses"),
+    "inside": ("train", "inside_prob"),
+    "augmentation": ("train", "augmentation"),
+    "mixing": ("train", "mixing"),
+    "shift": ("evaluate", "shift"),
+    "batch_size": ("loader", "batch_size"),
+    "micro_batch_size": ("loader", "micro_batch_size"),
+    "num_workers": ("loader", "num_workers"),
+    "tolerated": ("loader", "max_unreadable"),
+    "timeout": ("loader", "timeout"),
+}
+
+
+def read_checkpoint(path: str | Path, what: str) -> dict[str, Any]:
+    """Read a checkpoint of a run, today's or version 0.1's; its tensors are mapped from the file as they are needed.
+
+    Args:
+        path: of the file.
+        what: names it in a message, such as the flag that gave it.
+
+    Raises:
+        InputError: the file is not there, or not a checkpoint of a MambaEye run.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        missing = [key for key in ("state_dict", MODEL, DATA, "global_step") if key not in checkpoint]
+        if missing:
+            raise KeyError(missing[0])
+        return migrate(checkpoint)
+    except FileNotFoundError:
+        raise InputError(f"{what} {path} does not exist") from None
+    except (UnpicklingError, RuntimeError, OSError, EOFError, KeyError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{what} {path} is damaged or not a checkpoint of a MambaEye run: {reason}") from None
+
+
+def encoder_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return what builds a checkpoint's encoder again: class_path and init_args."""
+    description: dict[str, Any] = checkpoint[MODEL]["encoder"]
+    return description
+
+
+def migrate(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint of version 0.1 in today's terms; any other as it is."""
+    model, data = checkpoint.get(MODEL, {}), checkpoint.get(DATA, {})
+    if "class_path" in model.get("encoder", {"class_path": ""}):
+        return checkpoint
+    checkpoint = dict(checkpoint)
+    encoder = {"class_path": MambaEye.class_path(), "init_args": model["encoder"]}
+    kept = {name: value for name, value in model.items() if not name.startswith("_")}
+    checkpoint[MODEL] = kept | {"encoder": encoder, "policy": None}
+    groups: dict[str, Any] = {"train": {}, "evaluate": {}, "loader": {}}
+    for name, value in data.items():
+        if name == "validation_length":
+            counts = [value] if isinstance(value, int) else list(value)
+            groups["evaluate"] |= {"num_glimpses": max(counts), "report_at": counts[:-1]}
+        elif name in GROUPED:
+            group, new = GROUPED[name]
+            groups[group][new] = value
+        else:
+            groups[name] = value
+    checkpoint[DATA] = groups
+    # where the epoch was, once in the data module's state and once in the loader's
+    places = [checkpoint.get("ShardDataModule", {})]
+    places += checkpoint.get("loops", {}).get("fit_loop", {}).get("state_dict", {}).get("combined_loader", [])
+    for place in places:
+        if "legs" in place:
+            place["segments"] = place.pop("legs")
+    return checkpoint
