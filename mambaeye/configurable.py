@@ -62,6 +62,6 @@ class Configurable(nn.Module):
             if subclass.class_path() == class_path:
                 return subclass
         raise InputError(
-            f"{where} is of {class_path!r}, which is none of the project's own: import it first, or name it with {flag} on "
-            f"the command line"
+            f"{where} is of {class_path!r}, which is none of the project's own: import it first, or name it on the command "
+            f"line with {flag}"
         )

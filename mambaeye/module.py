@@ -231,7 +231,7 @@ class ClassifierModule(LightningModule):
 
     @torch.no_grad()
     def per_step_loss(self, batch: GlimpseBatch | CanvasBatch, images: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return loss, confidence and information ratio of a batch's first images after every answer: (images, A) each."""
+        """Return loss, confidence and information ratio of a batch's first images, answer by answer: (images, A)."""
         some = self._led(first_images(batch, images))
         logits = self.encoder.head(self.encoder.encode(some)).float()  # (images, A, C)
         ratio = self._ratio_at_answers(some)

@@ -42,7 +42,7 @@ class Decaying(Protocol):
 
 
 def build_optimizer(parts: Iterable[Decaying], config: OptimizerConfig) -> AdamW:
-    """Build AdamW over all trainable parameters of the parts, in two groups: those that always decay, and the exempt."""
+    """Build AdamW over the trainable parameters of all parts, in two groups: those that decay, and those exempt."""
     decaying: list[nn.Parameter] = []
     exempt: list[nn.Parameter] = []
     for part in parts:

@@ -17,6 +17,7 @@ from mambaeye.geometry.coverage import Coverage
 from mambaeye.geometry.patches import cut_from_canvases
 from mambaeye.loss import LOGITS_AT_ONCE
 from mambaeye.policies.base import Observation, Policy
+from mambaeye.policies.fixed import FixedScan
 
 GLIMPSES_AT_ONCE = 256  # what takes memory does not grow with the number of glimpses beyond
 
@@ -47,8 +48,8 @@ class Rollout:
     Args:
         encoder: on the device of the scene.
         scene: what to look at; its positions say how many glimpses there are.
-        policy: decides where to look; None follows the scene's planned positions.
-        information_ratio: (B, T), of the planned positions, where it is known; a policy's is computed.
+        policy: decides where to look; by default the scene's plan is followed.
+        information_ratio: (B, T), of the plan, where it is known; under another policy it is computed.
         at_once: glimpses in a chunk, at most.
 
     Raises:
@@ -63,7 +64,8 @@ class Rollout:
         information_ratio: Tensor | None = None,
         at_once: int = GLIMPSES_AT_ONCE,
     ) -> None:
-        if policy is not None and not isinstance(encoder, CausalEncoder):
+        policy = FixedScan() if policy is None else policy
+        if not isinstance(policy, FixedScan) and not isinstance(encoder, CausalEncoder):
             raise InputError(
                 f"model.policy decides glimpse by glimpse, and {type(encoder).__name__} answers only once: choose an "
                 f"encoder with a carried state, such as MambaEye"
@@ -96,7 +98,7 @@ class Rollout:
 
     def _walk(self, encoder: CausalEncoder) -> Iterator[Step]:
         self.state = encoder.initial_state(len(self.scene.canvases))
-        if self.policy is not None:
+        if not isinstance(self.policy, FixedScan):
             self.coverage = Coverage(self.scene.canvases.shape[1:-1], self.scene.boxes, encoder.patch_size)
         while self.seen < self.num_glimpses:
             positions, ratio = self._next(encoder)
@@ -120,10 +122,9 @@ class Rollout:
         """Return the positions of the next chunk, (b, n, K), and the information ratio after each, (b, n)."""
         left = min(self.at_once, self.num_glimpses - self.seen)
         chunk = slice(self.seen, self.seen + left)
-        if self.policy is None:
+        if self.coverage is None:  # the plan, which nothing that is seen changes
             known = self.information_ratio
             return self.scene.positions[:, chunk], None if known is None else known[:, chunk]
-        assert self.coverage is not None
         planned = self.scene.positions.long()
         observation = Observation(
             step=self.seen,

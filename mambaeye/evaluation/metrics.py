@@ -18,6 +18,7 @@ from mambaeye.evaluation.calibration import (
     fine_edges,
     maximum_error,
 )
+from mambaeye.evaluation.result import BINS, BY_RATIO, METRICS, ConditionResult
 
 TOP = 5
 RATIO_BINS = 20

@@ -62,7 +62,7 @@ class CudaKernels:
         return self.chunk(mixer, zxbcdt, state)
 
     def whole(self, mixer: Mamba2, zxbcdt: Tensor) -> Tensor:
-        """Start from nothing seen: convolution, scan, norm and output projection as one operation, (B, T, .) -> (B, T, D)."""
+        """Start from nothing seen: convolution, scan, norm and projection as one operation, (B, T, .) -> (B, T, D)."""
         return self.whole_op(
             zxbcdt,
             mixer.conv1d.weight.squeeze(1),

@@ -1,4 +1,4 @@
-"""The policy of fixed scans: what the data planned, whatever is seen."""
+"""Fixed scans as a policy: what the data planned, whatever is seen."""
 
 import sys
 
@@ -8,7 +8,10 @@ from mambaeye.policies.base import Observation, Policy
 
 
 class FixedScan(Policy):
-    """Takes the trajectory that the data's scan drew beforehand: everything is decided at once."""
+    """Follows the trajectory that the data's scan drew beforehand: everything is decided at once.
+
+    A rollout asks it nothing, and takes the plan as it is.
+    """
 
     horizon = sys.maxsize
 
