@@ -9,10 +9,13 @@ from typing import Any
 
 import torch
 
+from mambaeye.encoders.base import Encoder
 from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.errors import InputError
+from mambaeye.policies.base import Policy
 
 MODEL, DATA = "hyper_parameters", "datamodule_hyper_parameters"
+GROUPS = ("train", "evaluate", "loader")
 # version 0.1's flat arguments of the data module -> group and name
 GROUPED = {
     "canvas": ("train", "canvas"),
@@ -67,7 +70,7 @@ def migrate(checkpoint: dict[str, Any]) -> dict[str, Any]:
     encoder = {"class_path": MambaEye.class_path(), "init_args": model["encoder"]}
     kept = {name: value for name, value in model.items() if not name.startswith("_")}
     checkpoint[MODEL] = kept | {"encoder": encoder, "policy": None}
-    groups: dict[str, Any] = {"train": {}, "evaluate": {}, "loader": {}}
+    groups: dict[str, Any] = {group: {} for group in GROUPS}
     for name, value in data.items():
         if name == "validation_length":
             counts = [value] if isinstance(value, int) else list(value)
@@ -85,3 +88,28 @@ def migrate(checkpoint: dict[str, Any]) -> dict[str, Any]:
         if "legs" in place:
             place["segments"] = place.pop("legs")
     return checkpoint
+
+
+def command_line_defaults(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments that a checkpoint was trained with, by their flags' names without dashes.
+
+    Raises:
+        InputError: it names an encoder or a policy that is not defined.
+    """
+    model, data = checkpoint[MODEL], dict(checkpoint[DATA])
+    where = "the checkpoint"
+    Encoder.defined(model["encoder"]["class_path"], where, "--model.encoder")
+    if model["policy"] is not None:
+        Policy.defined(model["policy"]["class_path"], where, "--model.policy")
+    defaults = {"seed_everything": data.pop("seed")}
+    for name, value in data.items():
+        defaults |= flattened(f"data.{name}", value) if name in GROUPS else {f"data.{name}": value}
+    for name, value in model.items():
+        plain = isinstance(value, dict) and "class_path" not in value
+        defaults |= flattened(f"model.{name}", value) if plain else {f"model.{name}": value}
+    return {name: value for name, value in defaults.items() if not name.rpartition(".")[2].startswith("_")}
+
+
+def flattened(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Return a group's values by their full names."""
+    return {f"{prefix}.{name}": value for name, value in values.items()}

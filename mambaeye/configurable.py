@@ -62,6 +62,5 @@ class Configurable(nn.Module):
             if subclass.class_path() == class_path:
                 return subclass
         raise InputError(
-            f"{where} is of {class_path!r}, which is none of the project's own: import it first, or name it on the command "
-            f"line with {flag}"
+            f"{where} is of {class_path!r}, which is none of the project's own: name it with {flag}, or import it first"
         )

@@ -1,0 +1,84 @@
+"""A run's directory: what is where in it, which one a command means, and whether it can be used."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning.pytorch.utilities import rank_zero_only
+
+from mambaeye.errors import InputError
+
+RUNS = Path("runs")
+
+
+def checkpoint_dir(run_dir: str | None) -> str:
+    """Return where a run keeps its checkpoints."""
+    return str(Path(run_dir or RUNS) / "checkpoints")
+
+
+def last_checkpoint(run_dir: str | None) -> str:
+    """Return what --ckpt_path last means."""
+    return str(Path(checkpoint_dir(run_dir)) / "last.ckpt")
+
+
+def default_run_dir(configs: Sequence[object], ckpt_path: str | None) -> str:
+    """Return where a run is without --run_dir: runs/<names of the config files>, or where its checkpoint lies.
+
+    Args:
+        configs: paths of the --config files; runs/imagenet-small is that of configs/imagenet.yaml and
+            configs/encoders/small.yaml.
+        ckpt_path: of the checkpoint, if one is given.
+    """
+    if configs:
+        return str(RUNS / "-".join(Path(str(config)).stem for config in configs))
+    if ckpt_path and Path(ckpt_path).parent.name == "checkpoints":
+        return str(Path(ckpt_path).parent.parent)
+    return str(RUNS / "default")
+
+
+def find_checkpoint(command: str, run_dir: str, ckpt_path: str | None, has_weights: bool) -> str | None:
+    """Return the checkpoint that a command goes on from; None to start afresh, or from other weights.
+
+    Args:
+        command: fit, validate, test or predict.
+        run_dir: of the run.
+        ckpt_path: as asked for: a path, last, or None.
+        has_weights: whether weights come from elsewhere.
+
+    Raises:
+        InputError: the command needs a checkpoint and there is none, or a new run would overwrite another.
+    """
+    last = last_checkpoint(run_dir)
+    if ckpt_path == "last":
+        ckpt_path = last if os.path.exists(last) else None
+        if ckpt_path is None and command == "fit":
+            print_rank_zero(f"{last} does not exist: starting afresh")
+    elif ckpt_path is None and command == "fit" and os.path.exists(last):
+        raise InputError(
+            f"{run_dir} already holds a run: continue it with --ckpt_path last, or choose another --run_dir"
+        )
+    if ckpt_path is None and command != "fit" and not has_weights:
+        raise InputError(
+            f"{command} has no weights ({last} may be some): give --ckpt_path a checkpoint, or --model.init_from"
+        )
+    return ckpt_path
+
+
+def make_run_dir(run_dir: str) -> None:
+    """Make a run's directory.
+
+    Raises:
+        InputError: it cannot be made, or written to.
+    """
+    try:
+        Path(run_dir).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{run_dir} cannot be made ({error.strerror}): choose another --run_dir") from None
+    if not os.access(run_dir, os.W_OK):
+        raise InputError(f"{run_dir} cannot be written to: choose another --run_dir")
+
+
+@rank_zero_only
+def print_rank_zero(text: str) -> None:
+    """Print it once a run."""
+    print(text, flush=True)
