@@ -72,7 +72,7 @@ class _ChunkedRecurrence(torch.autograd.Function):
     def forward(
         ctx: FunctionCtx, w: Tensor, log_decay: Tensor, B: Tensor, C: Tensor, state: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """w (B, Z, Q, H, P), log_decay (B, Z, Q, H), B and C (B, Z, Q, N), state (B, N, H P) -> y like w, last one."""
+        """Take w (B, Z, Q, H, P), log_decay (B, Z, Q, H), B, C (B, Z, Q, N), state (B, N, H P); return y, last state."""
         heads, headdim = w.shape[3:]
         s = log_decay.cumsum(2)  # (B, Z, Q, H)
         from_start = s.exp().unsqueeze(-1)  # (B, Z, Q, H, 1)
@@ -97,7 +97,7 @@ class _ChunkedRecurrence(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, g: Tensor, g_state: Tensor) -> tuple[Tensor, ...]:
-        """Gradients of forward's arguments, from those of y and of the last state."""
+        """Return the gradients of forward's arguments, from those of y and of the last state."""
         w, B, C, y, from_start, until_end, through, starts, between = ctx.saved_tensors
         heads, headdim = w.shape[3:]
 
@@ -127,7 +127,7 @@ class _ChunkedRecurrence(torch.autograd.Function):
 
 
 def ssd_step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """One step of the recurrence: x (B, H, P), dt (B, H), B and C (B, N), state (B, H, P, N) -> y (B, H, P), state."""
+    """Take one step: x (B, H, P), dt (B, H), B and C (B, N), state (B, H, P, N) -> y (B, H, P) and the next state."""
     decay = torch.exp(dt * A)[..., None, None]  # (B, H, 1, 1)
     added = (x * dt.unsqueeze(-1)).unsqueeze(-1) * B[:, None, None]  # (B, H, P, N)
     state = torch.addcmul(added, decay, state)
