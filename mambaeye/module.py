@@ -66,6 +66,7 @@ class ClassifierModule(LightningModule):
                 "optimizer": asdict(optimizer),
                 "schedule": schedule,
                 "metrics": asdict(metrics),
+                "_instantiator": "lightning.pytorch.cli.instantiate_module",  # load_from_checkpoint builds with this
             },
             logger=False,
         )

@@ -6,7 +6,7 @@ import torch
 import yaml
 
 from mambaeye import weights
-from mambaeye.module import MambaEyeModule
+from mambaeye.module import ClassifierModule
 from train import main, plain
 
 ROOT = Path(__file__).parents[1]
@@ -24,12 +24,12 @@ SMALL = [
     "--data.train_shards=null",
     "--data.val_shards=null",
     "--data.num_classes=10",
-    "--data.canvas=[32,64]",
-    "--data.length=8",
-    "--data.validation_length=8",
+    "--data.train.canvas=[32,64]",
+    "--data.train.num_glimpses=8",
+    "--data.evaluate.num_glimpses=8",
     "--data.resolutions=[32]",
-    "--data.batch_size=4",
-    "--data.num_workers=0",
+    "--data.loader.batch_size=4",
+    "--data.loader.num_workers=0",
 ]
 
 
@@ -40,7 +40,7 @@ def test_the_imagenet_recipe_runs_is_fine_tuned_and_validated(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["train.py"])
     small = [*SMALL, f"--data.data_dir={data_dir}"]
-    mixing = ["--data.mixing.mixup=0.5", "--data.mixing.cutmix=0.5"]
+    mixing = ["--data.train.mixing.mixup=0.5", "--data.train.mixing.cutmix=0.5"]
     within = [
         "--trainer.callbacks.init_args.every_n_train_steps=1",
         "--last.every_n_epochs=0",
@@ -70,8 +70,8 @@ def test_the_papers_protocol_validates_weights_and_checkpoints(
     small += [f"--data.data_dir={data_dir}", "--model.encoder.dim=16", "--model.encoder.headdim=8"]
     main(["fit", *small, "--trainer.max_steps=1", "--run_dir=run"])
     checkpoint = tmp_path / "run/checkpoints/last.ckpt"
-    weights.save(MambaEyeModule.load_from_checkpoint(checkpoint, weights_only=True).encoder, tmp_path / "exported")
-    fewer = ["--data.batch_size=1", "--data.resolutions=[224,1536]"]
+    weights.save(ClassifierModule.load_from_checkpoint(checkpoint, weights_only=True).encoder, tmp_path / "exported")
+    fewer = ["--data.loader.batch_size=1", "--data.resolutions=[224,1536]"]
     protocol = ["validate", f"--config={ROOT}/configs/validate_paper.yaml", *small, *fewer]
     main([*protocol, f"--ckpt_path={checkpoint}", "--run_dir=of_checkpoint"])
     main([*protocol, "--model.init_from=exported/model.safetensors", "--run_dir=of_weights"])
