@@ -6,10 +6,10 @@ from typing import Any
 
 from jsonargparse import ActionYesNo, Namespace, set_parsing_settings
 from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.distributed import DistError
 
 import mambaeye.encoders
@@ -65,14 +65,22 @@ class MambaEyeCLI(LightningCLI):
     A value is looked for in this order: flags and --config, the checkpoint, the defaults.
     """
 
-    def __init__(self, *classes: Any, args: list[str], **kwargs: Any) -> None:
-        named = [command for command in super().subcommands() if args[:1] == [command]]
-        self.commands = {command: super(MambaEyeCLI, self).subcommands()[command] for command in named}
-        super().__init__(*classes, args=args, **kwargs)
+    def __init__(self, words: list[str]) -> None:
+        """Run a command line, given without the program's name."""
+        self.words = words
+        super().__init__(
+            ClassifierModule,
+            ShardDataModule,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            trainer_defaults={"callbacks": [callback() for callback in ALWAYS]},
+            args=words,
+        )
 
-    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # knows the command line
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # it is static, and knows no command line
         """Return the command that is given alone, if one is: a parser for each of the four takes half a second."""
-        return self.commands or super().subcommands()
+        commands = super().subcommands()
+        return {name: left for name, left in commands.items() if name in self.words[:1]} or commands
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
@@ -82,7 +90,7 @@ class MambaEyeCLI(LightningCLI):
             "config, the run that the checkpoint belongs to).",
         )
         # two, for Lightning's save_last saves only when the best improves
-        checkpoints = {
+        checkpoints: dict[str, tuple[type[ModelCheckpoint], dict[str, Any]]] = {
             "last": (StepCheckpoint, {"save_on_train_epoch_end": True}),
             "best": (ModelCheckpoint, {"monitor": "val/top1", "mode": "max"}),
         }
@@ -116,9 +124,9 @@ class MambaEyeCLI(LightningCLI):
             parser.add_argument(f"--{name}", action=ActionYesNo, default=False, help=help_text)
             parser.link_arguments(name, f"predictions.{name}")
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse twice: to see which config and checkpoint are meant, then with the defaults that follow from them."""
-        given, images = split_images(args)
+        given, images = split_images(self.words)
         first = parser.parse_args([word for word in given if not word.startswith("--print_config")])
         command = first.subcommand
         asked = first[command]
@@ -217,14 +225,7 @@ def main(args: list[str] | None = None) -> None:
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     warnings.filterwarnings("ignore", message="`isinstance\\(treespec, LeafSpec\\)` is deprecated")  # Lightning's own
     try:
-        MambaEyeCLI(
-            ClassifierModule,
-            ShardDataModule,
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            trainer_defaults={"callbacks": [callback() for callback in ALWAYS]},
-            args=sys.argv[1:] if args is None else args,
-        )
+        MambaEyeCLI(sys.argv[1:] if args is None else args)
     except (InputError, MisconfigurationException) as error:
         sentence = str(error).rpartition("InputError: ")[2].strip()  # of a loader worker's error, its last line
         sys.exit(f"error: {sentence}")

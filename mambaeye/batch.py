@@ -36,6 +36,12 @@ class GlimpseBatch(NamedTuple):
     valid: Tensor
     """(B,) bool: False for rows that only fill up a batch and must not be counted."""
 
+    def first(self, images: int) -> "GlimpseBatch":
+        """Return the batch of the first images alone."""
+        tensors = (self.patches, self.positions, self.information_ratio, self.labels)
+        mixed = (self.partner_labels[:images], self.label_shares[:images])
+        return GlimpseBatch(*(part[:images] for part in tensors), *mixed, self.keys[:images], self.valid[:images])
+
 
 class Scene(NamedTuple):
     """B canvases of one size, where the image lies on each, and the trajectory that a fixed scan planned there.
@@ -51,6 +57,10 @@ class Scene(NamedTuple):
     """(B, T, K) int32: each glimpse's first pixel on the canvas, every glimpse wholly on it."""
     seeds: Tensor
     """(B,) int64: what random draws of a policy depend on; the same whenever the image is looked at in this way."""
+
+    def rows(self, index: Tensor | slice) -> "Scene":
+        """Return the scene of some of the images: index is what a tensor takes along its first axis."""
+        return Scene(*(part[index] for part in self))
 
 
 class CanvasBatch(NamedTuple):
@@ -74,6 +84,13 @@ class CanvasBatch(NamedTuple):
     """(B,) bool: False for rows that only fill up a batch and must not be counted."""
     condition: int
     """Index of the evaluation condition that the whole batch belongs to; 0 in training."""
+
+    def first(self, images: int) -> "CanvasBatch":
+        """Return the batch of the first images alone."""
+        tensors = (self.information_ratio, self.labels, self.partner_labels, self.label_shares)
+        some = (part[:images] for part in tensors)
+        rows = self.scene.rows(slice(images))
+        return CanvasBatch(rows, *some, self.keys[:images], self.valid[:images], self.condition)
 
 
 class ImageFile(NamedTuple):

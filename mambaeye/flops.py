@@ -7,16 +7,13 @@ left out. Nothing is computed and no memory taken, and it holds for any encoder.
 import copy
 from collections.abc import Sequence
 from math import prod
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from mambaeye.batch import CanvasBatch, GlimpseBatch, Scene
 from mambaeye.encoders.base import Encoder
-
-Batch = TypeVar("Batch", GlimpseBatch, CanvasBatch)
 
 
 def training_flops(encoder: Encoder, batch: GlimpseBatch | CanvasBatch) -> int:
@@ -29,8 +26,8 @@ def training_flops(encoder: Encoder, batch: GlimpseBatch | CanvasBatch) -> int:
     on_meta = copy.deepcopy(encoder).to("meta")
     counts = {torch.ops.aten.convolution_backward: convolution_backward_flops}
     with FlopCounterMode(display=False, custom_mapping=counts) as counter:
-        logits = on_meta.head(on_meta.encode(one_image(batch)))
-        cast(Tensor, logits).sum().backward()
+        logits = on_meta.head(on_meta.encode(one_image(batch)))  # (1, A, classes)
+        logits.sum().backward()
     return int(counter.get_total_flops())
 
 
@@ -52,10 +49,9 @@ def convolution_backward_flops(
     return forward * (bool(wanted[0]) + bool(wanted[1]))
 
 
-def one_image(batch: Batch) -> Batch:
+def one_image(batch: GlimpseBatch | CanvasBatch) -> GlimpseBatch | CanvasBatch:
     """Return a batch of one image, on the meta device."""
     if isinstance(batch, CanvasBatch):
         scene = Scene(*(part[:1].to("meta") for part in batch.scene))
         return batch._replace(scene=scene)
-    assert isinstance(batch, GlimpseBatch)
     return batch._replace(patches=batch.patches[:1].to("meta"), positions=batch.positions[:1].to("meta"))

@@ -5,13 +5,13 @@ import torch
 from largest import Largest
 from scenes import canvases_of, glimpses_of
 
-from mambaeye.batch import POLICY, EvaluationCondition, GlimpseBatch
+from mambaeye.batch import POLICY, EvaluationCondition
 from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.errors import InputError
 from mambaeye.evaluation.metrics import MetricsConfig, StepMetrics
 from mambaeye.geometry.patches import cut_from_canvases
 from mambaeye.loss import LOGITS_AT_ONCE, scheduled_cross_entropy
-from mambaeye.module import ClassifierModule, first_images
+from mambaeye.module import ClassifierModule
 
 SIZES = {"patch_size": 2, "dim": 8, "depth": 1, "d_state": 4, "headdim": 4, "move_embedding_dim": 4}
 
@@ -74,8 +74,7 @@ def test_losses_step_by_step_are_those_of_the_first_images() -> None:
     assert losses.shape == confidence.shape == ratio.shape == (3, 9)
     assert not losses.requires_grad
     assert ratio.equal(batch.information_ratio[:3])
-    some = first_images(batch, 3)
-    assert isinstance(some, GlimpseBatch)
+    some = batch.first(3)
     logits = module.encoder(some.patches, some.positions)
     mixed = {"partner_labels": some.partner_labels, "label_shares": some.label_shares}
     for step in range(9):
