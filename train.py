@@ -1,5 +1,6 @@
 """MambaEye on the command line: python train.py {fit,validate,test,predict} --help"""
 
+import os
 import sys
 import warnings
 from typing import Any
@@ -222,6 +223,8 @@ def leaves(name: str, value: Any) -> dict[str, Any]:
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line; a user's mistake ends in one sentence and exit code 1."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # classes and scans of one's own, in the folder where one is
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     warnings.filterwarnings("ignore", message="`isinstance\\(treespec, LeafSpec\\)` is deprecated")  # Lightning's own
     try:

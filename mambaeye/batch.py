@@ -38,9 +38,16 @@ class GlimpseBatch(NamedTuple):
 
     def first(self, images: int) -> "GlimpseBatch":
         """Return the batch of the first images alone."""
-        tensors = (self.patches, self.positions, self.information_ratio, self.labels)
-        mixed = (self.partner_labels[:images], self.label_shares[:images])
-        return GlimpseBatch(*(part[:images] for part in tensors), *mixed, self.keys[:images], self.valid[:images])
+        return GlimpseBatch(
+            self.patches[:images],
+            self.positions[:images],
+            self.information_ratio[:images],
+            self.labels[:images],
+            self.partner_labels[:images],
+            self.label_shares[:images],
+            self.keys[:images],
+            self.valid[:images],
+        )
 
 
 class Scene(NamedTuple):
@@ -87,10 +94,16 @@ class CanvasBatch(NamedTuple):
 
     def first(self, images: int) -> "CanvasBatch":
         """Return the batch of the first images alone."""
-        tensors = (self.information_ratio, self.labels, self.partner_labels, self.label_shares)
-        some = (part[:images] for part in tensors)
-        rows = self.scene.rows(slice(images))
-        return CanvasBatch(rows, *some, self.keys[:images], self.valid[:images], self.condition)
+        return CanvasBatch(
+            self.scene.rows(slice(images)),
+            self.information_ratio[:images],
+            self.labels[:images],
+            self.partner_labels[:images],
+            self.label_shares[:images],
+            self.keys[:images],
+            self.valid[:images],
+            self.condition,
+        )
 
 
 class ImageFile(NamedTuple):
