@@ -23,7 +23,7 @@ COLUMNS = ("keys", "labels", "offsets", "sizes")
 
 
 def check(folder: Path, jobs: int, decode: bool) -> list[str]:
-    """What is damaged in a folder of shards, a line for each finding; none when all is well.
+    """Return what is damaged in a folder of shards, a line for each finding; none when all is well.
 
     Args:
         folder: with the shards and their index.
@@ -38,7 +38,7 @@ def check(folder: Path, jobs: int, decode: bool) -> list[str]:
     findings = []
     try:
         ShardIndex(folder, content["classes"], shards)
-    except InputError as error:  # labels outside the class list, keys that come twice
+    except InputError as error:  # labels outside the class list, samples with the same key
         findings.append(str(error))
     strays = {path.name for path in folder.glob("*.tar")} - {shard.name for shard in shards}
     findings += [f"{folder / name} is not in the index" for name in sorted(strays)]
@@ -55,7 +55,7 @@ def check(folder: Path, jobs: int, decode: bool) -> list[str]:
 
 
 def check_shard(path: Path, expected: Shard, decode: bool, advance: Callable[[int], None]) -> Iterator[str]:
-    """What differs between a shard and its index, and with decode, which of its images are damaged."""
+    """Yield what differs between a shard and its index and, with decode, which of its images are damaged."""
     try:
         size = path.stat().st_size
     except FileNotFoundError:
@@ -79,7 +79,7 @@ def check_shard(path: Path, expected: Shard, decode: bool, advance: Callable[[in
 
 
 def compare(path: Path, found: Shard, expected: Shard) -> Iterator[str]:
-    """Which samples differ: the first of every column, and how many."""
+    """Yield which samples differ: the first of every column, and how many."""
     if len(found.keys) != len(expected.keys):
         yield f"{path} has {len(found.keys)} samples, and {len(expected.keys)} in the index"
         return
@@ -95,17 +95,15 @@ def compare(path: Path, found: Shard, expected: Shard) -> Iterator[str]:
 
 
 def shown(value: object) -> str:
-    """A key or a number, for a message."""
+    """Write a key or a number for a message."""
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def damaged_images(path: Path, expected: Shard, advance: Callable[[int], None]) -> Iterator[str]:
-    """Decode the images of a shard from where the index says that they are."""
+    """Decode a shard's images from where the index says that they are, and yield what is wrong with them."""
     with path.open("rb") as file:
-        for encoded, offset, size in zip(
-            expected.keys, expected.offsets.tolist(), expected.sizes.tolist(), strict=True
-        ):
-            key = encoded.decode()
+        for encoded, start, length in zip(expected.keys, expected.offsets, expected.sizes, strict=True):
+            key, offset, size = encoded.decode(), int(start), int(length)
             file.seek(min(max(0, offset - tarfile.BLOCKSIZE), expected.bytes))  # a wrong index may say anything
             try:
                 if header_matches(file.read(tarfile.BLOCKSIZE), key, size):
@@ -118,7 +116,7 @@ def damaged_images(path: Path, expected: Shard, advance: Callable[[int], None]) 
 
 
 def main(args: list[str] | None = None) -> None:
-    """The command line: exit code 0 when all is well, 1 when something is damaged or cannot be checked."""
+    """Run the command line: exit code 0 when all is well, 1 when something is damaged or cannot be checked."""
     parser = argparse.ArgumentParser(prog="python -m datamodules.check", description=__doc__)
     parser.add_argument("shards", type=Path, metavar="SHARDS", help="folder of shards with their index.json")
     parser.add_argument("--decode", action="store_true", help="also decode every image")

@@ -21,7 +21,7 @@ WHITE = 16  # the scans' brightest value
 def ensure_digits(folder: Path) -> None:
     """Pack the digits into folder/train (1400) and folder/val (397) unless they are there.
 
-    The folder appears under its name only when it is complete; what a killed packing left is swept away by the next.
+    The folder gets its name only when it is complete; what a killed packing left is removed by the next.
     """
     if folder.exists():
         return
@@ -39,7 +39,7 @@ def ensure_digits(folder: Path) -> None:
 
 
 def pack_split(folder: Path, members: np.ndarray, scans: np.ndarray, labels: np.ndarray) -> None:
-    """Write the scans with the given numbers as PNGs into shards, and their index."""
+    """Write the scans at the given places as PNGs into shards, and their index."""
     folder.mkdir(parents=True)
     for shard, first in enumerate(range(0, len(members), SAMPLES_PER_SHARD)):
         with TarWriter(str(folder / f"{folder.name}-{shard:06d}.tar"), encoder=False, mtime=0) as tar:

@@ -12,17 +12,17 @@ JPEG, TIFF, BITMAP = ("jpg", "jpeg", "jpe", "jp2"), ("tif", "tiff"), ("bmp", "di
 EXTENSIONS = (*JPEG, "png", "webp", "gif", "avif", *TIFF, *BITMAP)
 
 
-class Found(NamedTuple):
-    """What paths lead to."""
+class FoundFiles(NamedTuple):
+    """The image files that paths lead to."""
 
     files: list[str]
     """Each once, where it comes first."""
-    left_out: int
+    skipped: int
     """Files without an image's extension, in folders and under patterns."""
 
 
-def find_images(paths: Sequence[str]) -> Found:
-    """The image files that paths lead to: in the order of the paths, and below each in the order of their names.
+def find_images(paths: Sequence[str]) -> FoundFiles:
+    """Find the image files that paths lead to: in the order of the paths, and below each in the order of their names.
 
     Args:
         paths: a file, which may be called anything; a folder, for what has an image's extension below it, at any depth,
@@ -54,27 +54,29 @@ def find_images(paths: Sequence[str]) -> Found:
             f"there is no image in {', '.join(paths)}: give --data.images files, or folders and patterns of "
             f".{', .'.join(EXTENSIONS)}"
         )
-    return Found(list(files), len(others - files.keys()))
+    return FoundFiles(list(files), len(others - files.keys()))
 
 
 def walk(folder: str) -> Iterator[str]:
-    """The files below a folder that are not hidden, sorted; links are followed, but no folder is gone through twice."""
-    gone_through = set()
+    """Yield the files below a folder that are not hidden, sorted, following links but entering no folder twice."""
+    entered = set()
     for here, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
         place = os.path.realpath(here)
-        if place in gone_through:
+        if place in entered:
             folders.clear()
             continue
-        gone_through.add(place)
+        entered.add(place)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (os.path.join(here, name) for name in sorted(names) if not name.startswith("."))
 
 
 def refuse(error: OSError) -> None:
-    """For os.walk, which passes over folders that it cannot read."""
-    raise InputError(f"{error.filename} cannot be read ({error.strerror}): mend its permissions, or give other folders")
+    """Raise what os.walk would pass over: a folder that cannot be read."""
+    raise InputError(
+        f"{error.filename} cannot be read ({error.strerror}): change its permissions, or give other folders"
+    )
 
 
 def is_named_like_an_image(path: str) -> bool:
-    """Whether it has the extension of one."""
+    """Tell whether it has the extension of one."""
     return os.path.splitext(path)[1][1:].lower() in EXTENSIONS

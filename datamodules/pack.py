@@ -33,10 +33,10 @@ from datamodules.shards.index import (
     read_index,
     scan_shard,
     write_index,
-    write_whole,
 )
 from datamodules.sources import Entry, Source, decompressed, list_entries
 from datamodules.transforms.images import decode_image
+from mambaeye.atomic import atomic_write
 from mambaeye.errors import InputError
 
 NOTES = "notes"  # the folder in DEST.packing for everything that is not part of the result
@@ -53,12 +53,12 @@ class Task:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes with everything that the shard's bytes depend on."""
+        """Return a checksum that changes with everything that the shard's bytes depend on."""
         return checksum(self.entries)
 
 
-def checksum(content: list) -> str:
-    """SHA-256 of anything that JSON can write, in hexadecimal."""
+def checksum(content: list[Any]) -> str:
+    """Return the SHA-256 of anything that JSON can write, in hexadecimal."""
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
@@ -83,14 +83,14 @@ class Packing:
 
     def write(self, task: Task, advance: Callable[[int], None]) -> Done:
         """Write a shard, unless an earlier run did."""
-        path, partial = self.folder / task.name, self.folder / NOTES / f"{task.name}.partial"
+        path = self.folder / task.name
         done = self.earlier(task)
         if done:
             advance(len(task.entries))
             return done
         self.note(task).unlink(missing_ok=True)
         unreadable = {}
-        with write_whole(path, partial) as file, TarWriter(file, encoder=False, mtime=0) as tar:
+        with atomic_write(path) as partial, TarWriter(str(partial), encoder=False, mtime=0) as tar:
             for entry in task.entries:
                 try:
                     data = self.source.read(entry.member)
@@ -103,18 +103,18 @@ class Packing:
         if len(unreadable) == len(task.entries) or (unreadable and not self.skip):
             path.unlink()
             return Done(task.fingerprint, None, unreadable)
-        done = Done(task.fingerprint, scan_shard(path), unreadable)
+        shard = scan_shard(path)
         # after the shard, so that what a note vouches for is there
-        with write_whole(self.note(task), partial.with_suffix(".note")) as file:
-            file.write(json.dumps(done._replace(shard=asdict(done.shard))).encode())
-        return done
+        with atomic_write(self.note(task)) as partial:
+            partial.write_text(json.dumps((task.fingerprint, asdict(shard), unreadable)), encoding="utf-8")
+        return Done(task.fingerprint, shard, unreadable)
 
     def note(self, task: Task) -> Path:
-        """Where it is noted that a shard is finished."""
+        """Return where it is noted that a shard is finished."""
         return self.folder / NOTES / f"{task.name}.json"
 
     def earlier(self, task: Task) -> Done | None:
-        """What an earlier run noted of the same shard, if that is what this one would write."""
+        """Return what an earlier run noted of the same shard, if that is what this one would write."""
         if not self.note(task).exists():
             return None
         fingerprint, shard, unreadable = json.loads(self.note(task).read_text())
@@ -126,7 +126,7 @@ class Packing:
 def pack(
     path: Path, dest: Path, prefix: str, classes: Sequence[str] | None, per_shard: int, seed: int, skip: bool, jobs: int
 ) -> None:
-    """Pack a folder or a tar of class folders into shards, and say what was done.
+    """Pack a folder or a tar of class folders into shards, and print what was done.
 
     Args:
         path: the folder or tar; a tar may be compressed (gz, bz2, xz), and is then unpacked beside the shards.
@@ -178,7 +178,7 @@ def pack(
 
 
 def holds(folder: Path, unfinished: bool = False) -> str | None:
-    """The fingerprint of what was packed into a folder; None if it is empty or not there, or unfinished.
+    """Return the fingerprint of what was packed into a folder; None if it is empty or not there, or unfinished.
 
     Raises:
         InputError: it holds something that was not packed here.
@@ -186,7 +186,7 @@ def holds(folder: Path, unfinished: bool = False) -> str | None:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return None
     if (folder / INDEX_NAME).exists():
-        return read_index(folder).get("packing", {}).get("fingerprint", "")
+        return str(read_index(folder).get("packing", {}).get("fingerprint", ""))
     if unfinished:
         return None
     raise InputError(f"{folder} already holds something else: choose a new folder")
@@ -210,22 +210,22 @@ def write_shards(packing: Packing, tasks: list[Task], classes: list[str], how: d
     """
     (packing.folder / INDEX_NAME).unlink(missing_ok=True)
     names = {task.name for task in tasks}
-    for path in packing.folder.glob("*.tar"):  # of an earlier run with other arguments
-        if path.name not in names:
+    for path in packing.folder.iterdir():  # of an earlier run with other arguments, and what a kill left half written
+        if path.name not in {*names, NOTES}:
             path.unlink()
     total = sum(len(task.entries) for task in tasks)
     done = in_parallel(packing.write, tasks, jobs, total, "packing, images")
-    unreadable = {path: reason for result in done for path, reason in result.unreadable.items()}
-    for path in sorted(unreadable):
-        print(f"unreadable: {path}: {unreadable[path]}", file=sys.stderr)
+    unreadable = {name: reason for result in done for name, reason in result.unreadable.items()}
+    for name, reason in sorted(unreadable.items()):
+        print(f"unreadable: {name}: {reason}", file=sys.stderr)
     if unreadable and not packing.skip:
         raise InputError(
-            f"{len(unreadable)} of {total} images are unreadable: mend or remove them and run the same command again, "
-            f"or leave them out with --unreadable skip"
+            f"{len(unreadable)} of {total} images are unreadable: repair or remove them and run the same command "
+            f"again, or leave them out with --unreadable skip"
         )
     shards = [result.shard for result in done if result.shard]
     if not shards:
-        raise InputError(f"none of the {total} images is readable: look at {packing.source.name}")
+        raise InputError(f"none of the {total} images is readable: check {packing.source.name}")
     write_index(packing.folder, classes, shards, how | {"left_out": sorted(unreadable)})
 
 
@@ -254,7 +254,7 @@ def reindex(folder: Path, classes: Sequence[str] | None, jobs: int) -> None:
 
 
 def summary(folder: Path) -> None:
-    """Say what a folder of shards holds now."""
+    """Print what a folder of shards holds now."""
     content = read_index(folder)
     count, size = sum(len(shard.keys) for shard in content["shards"]), sum(shard.bytes for shard in content["shards"])
     left_out = len(content.get("packing", {}).get("left_out", []))
@@ -265,7 +265,7 @@ def summary(folder: Path) -> None:
 
 
 def class_list(path: Path) -> list[str]:
-    """The class names in a file, one a line.
+    """Read the class names in a file, one a line.
 
     Raises:
         InputError: the file is not there, not text, has no names, or one of them twice.
@@ -285,7 +285,7 @@ def class_list(path: Path) -> list[str]:
 
 
 def main(args: list[str] | None = None) -> None:
-    """The command line; a user's mistake ends in one sentence and exit code 1 or, of the arguments' form, 2."""
+    """Run the command line; a user's mistake ends in one sentence and exit code 1 or, of the arguments' form, 2."""
     parser = argparse.ArgumentParser(
         prog="python -m datamodules.pack", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

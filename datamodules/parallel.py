@@ -1,4 +1,4 @@
-"""Work on many items at once, with a progress bar: what packing and checking share."""
+"""Working on many items at once, with a progress bar: what packing and checking share."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ class Stopped(Exception):  # noqa: N818
 
 
 class RateColumn(ProgressColumn):
-    """Steps a second."""
+    """The column of steps a second."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -69,7 +69,7 @@ def in_parallel(
 
 
 def positive(text: str) -> int:
-    """A number of at least 1, for argparse."""
+    """Parse a number of at least 1, for argparse."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")

@@ -1,4 +1,4 @@
-"""What there is to pack: the images of a folder or a tar of class folders, with their keys and labels."""
+"""Listing what there is to pack: the images of a folder or a tar of class folders, with their keys and labels."""
 
 import bz2
 import gzip
@@ -7,10 +7,10 @@ import os
 import shutil
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from webdataset.tariterators import base_plus_ext
 
@@ -18,7 +18,11 @@ from datamodules.shards.index import IMAGE_EXTENSIONS, is_utf8, tar_members
 from mambaeye.errors import InputError
 
 SPLITS = {"train", "training", "val", "valid", "validation", "test"}
-DECOMPRESSORS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
+DECOMPRESSORS: dict[bytes, Callable[[Path], IO[bytes]]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ": lzma.open,
+}
 
 
 class Member(NamedTuple):
@@ -54,7 +58,7 @@ class Source:
     """What stands before the class folder; ends with a slash if it is not empty."""
 
     def members(self) -> Iterator[Member]:
-        """All files under the prefix that are not hidden, in no certain order."""
+        """Yield all files under the prefix that are not hidden, in no certain order."""
         for name, offset, size, changed in self._tar() if self.path.is_file() else self._folder():
             parts = [part for part in name.split("/") if part not in ("", ".")]
             if ".." in parts:
@@ -89,7 +93,7 @@ class Source:
                 yield Member(member.name, *place, int(member.mtime))
 
     def read(self, member: Member) -> bytes:
-        """A file's bytes."""
+        """Read a file's bytes."""
         if not self.path.is_file():
             return (self.path / self.prefix / member.path).read_bytes()
         with self.path.open("rb") as file:
@@ -98,12 +102,12 @@ class Source:
 
 
 def fail(error: OSError) -> None:
-    """For os.walk, which passes over folders that it cannot read."""
+    """Raise what os.walk would pass over: a folder that cannot be read."""
     raise error
 
 
 def list_entries(source: Source, classes: Sequence[str] | None) -> tuple[list[Entry], list[str], Counter[str]]:
-    """What there is to pack.
+    """List what there is to pack.
 
     Args:
         source: with class folders.
@@ -115,7 +119,8 @@ def list_entries(source: Source, classes: Sequence[str] | None) -> tuple[list[En
     Raises:
         InputError: no image; one outside class folders, or in one that is not in the class list; two with the same key.
     """
-    images, others = [], Counter()
+    images: list[tuple[str, str, Member]] = []
+    others: Counter[str] = Counter()
     for member in source.members():
         stem, dot, extension = member.path.rpartition(".")
         if extension.lower() not in IMAGE_EXTENSIONS:
@@ -129,7 +134,7 @@ def list_entries(source: Source, classes: Sequence[str] | None) -> tuple[list[En
     if not images:
         kinds = ", ".join(f".{name}" for name in IMAGE_EXTENSIONS)
         raise InputError(
-            f"{source.name} has no images ({kinds}) under {source.prefix or 'its class folders'!r}: look at --prefix"
+            f"{source.name} has no images ({kinds}) under {source.prefix or 'its class folders'!r}: check --prefix"
         )
     found = sorted({member.path.partition("/")[0] for _, _, member in images})
     if classes is None and set(found) <= SPLITS:
@@ -156,7 +161,7 @@ def list_entries(source: Source, classes: Sequence[str] | None) -> tuple[list[En
 
 
 def decompressed(path: Path, folder: Path) -> Path:
-    """The source itself, or if it is a compressed file, what it is compressed from, as a file in the given folder.
+    """Return the source itself or, if it is a compressed file, what it holds as a file in the given folder.
 
     Raises:
         InputError: there is no source, or it is damaged.

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from callbacks.run.nonfinite import NonFiniteGuard
 from datamodules.datamodule import ShardDataModule
+from datamodules.loading.config import LoaderConfig
+from datamodules.views.train import TrainView
 from mambaeye.batch import GlimpseBatch
-from mambaeye.encoders.mambaeye import EncoderConfig
-from mambaeye.module import MambaEyeModule
+from mambaeye.encoders.mambaeye import MambaEye
+from mambaeye.module import ClassifierModule
 
 POISONS = {
     "nan": lambda loss, parameter: loss * torch.nan,
@@ -21,11 +23,11 @@ POISONS = {
 }
 
 
-class Poisoned(MambaEyeModule):
+class Poisoned(ClassifierModule):
     """The module with poison in some micro-batches of one rank, or with some optimizer steps left out."""
 
     def __init__(self, poison: str, batches: list[int], rank: int, left_out: list[int]) -> None:
-        super().__init__(EncoderConfig(num_classes=10, dim=16, depth=1, d_state=8, headdim=8))
+        super().__init__(MambaEye(num_classes=10, dim=16, depth=1, d_state=8, headdim=8))
         self.poison, self.batches, self.rank, self.left_out = POISONS[poison], batches, rank, left_out
         self.keys: list[list[str]] = []
 
@@ -58,8 +60,8 @@ def fit(
     torch.manual_seed(0)
     shards = str(data_dir / "digits" / "val")
     batch = 33 // devices
-    batches_of_a_step = {"batch_size": 2 * devices * batch, "micro_batch_size": batch}
-    data = ShardDataModule(shards, shards, length=3, num_workers=0, **batches_of_a_step)
+    loader = LoaderConfig(batch_size=2 * devices * batch, micro_batch_size=batch, num_workers=0)
+    data = ShardDataModule(shards, shards, train=TrainView(num_glimpses=3), loader=loader)
     module = Poisoned(poison, list(batches), rank, list(left_out))
     callbacks: list[Callback] = [] if left_out else [NonFiniteGuard(str(folder / "last.ckpt"), patience)]
     settings = {"accelerator": "cpu", "max_epochs": 1, "gradient_clip_val": 1.0}

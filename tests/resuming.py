@@ -12,7 +12,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from datamodules.datamodule import ShardDataModule
-from mambaeye.batch import GlimpseBatch
+from datamodules.loading.config import LoaderConfig
+from datamodules.views.evaluate import EvaluateView
+from datamodules.views.train import TrainView
+from mambaeye.batch import CanvasBatch, GlimpseBatch
 
 EPOCHS, BATCH = 3, 50
 
@@ -22,19 +25,30 @@ class Interrupted(Exception):  # noqa: N818, it is no error
 
 
 class Recorder(LightningModule):
-    """Learns nothing; keeps what it was given: (epoch, keys, a digest of patches and positions) a batch."""
+    """Learns nothing; keeps what it was given: (epoch, keys, a digest of pixels and positions) a batch.
+
+    Of canvases also (epoch, optimizer steps before, side) a batch.
+    """
+
+    takes, has_policy = "glimpses", True
 
     def __init__(self) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(()))
         self.seen: list[tuple[int, tuple[str, ...], int]] = []
+        self.sides: list[tuple[int, int, int]] = []
 
-    def training_step(self, batch: GlimpseBatch, batch_idx: int) -> Tensor:
-        digest = int(batch.patches.long().sum()) * 1_000_003 + int((batch.positions.long() ** 2).sum())
+    def training_step(self, batch: GlimpseBatch | CanvasBatch, batch_idx: int) -> Tensor:
+        if isinstance(batch, CanvasBatch):  # a side of its own for every optimizer step
+            pixels, positions = batch.scene.canvases, batch.scene.positions
+            self.sides.append((self.current_epoch, self.global_step, pixels.shape[1]))
+        else:
+            pixels, positions = batch.patches, batch.positions
+        digest = int(pixels.long().sum()) * 1_000_003 + int((positions.long() ** 2).sum())
         self.seen.append((self.current_epoch, tuple(batch.keys), digest))
         return self.weight * 0
 
-    def validation_step(self, batch: GlimpseBatch, batch_idx: int) -> None:
+    def validation_step(self, batch: CanvasBatch, batch_idx: int) -> None:
         pass
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -59,12 +73,20 @@ def run(
     ckpt_path: Path | None = None,
     validate: bool = True,
     devices: int = 1,
-    **arguments: object,
+    train_scan: str = "random",
+    **loader: int,
 ) -> list[tuple[int, tuple[str, ...], int]]:
     """What a run over 397 digits sees, up to its end or its interruption."""
     shards = str(data_dir / "digits" / "val")
-    settings = {"batch_size": BATCH, "num_workers": 0} | arguments
-    data = ShardDataModule(shards, shards, length=3, validation_length=2, resolutions=(32,), **settings)
+    data = ShardDataModule(
+        shards,
+        shards,
+        resolutions=(32,),
+        train_scan=train_scan,
+        train=TrainView(num_glimpses=3),
+        evaluate=EvaluateView(num_glimpses=2),
+        loader=LoaderConfig(**{"batch_size": BATCH, "num_workers": 0} | loader),
+    )
     recorder = Recorder()
     trainer = Trainer(
         accelerator="cpu",

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,33 +14,67 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datamodules.datamodule import ShardDataModule
+from datamodules.loading.config import LoaderConfig
 from datamodules.shards.index import ShardIndex
 from datamodules.transforms.images import fit_on_canvas
-from datamodules.views.train import RawSample, TrainingGlimpses
+from datamodules.views.evaluate import EvaluateView
+from datamodules.views.train import RawSample, TrainingGlimpses, TrainView
 from mambaeye.batch import CanvasBatch, GlimpseBatch
 from mambaeye.errors import InputError
 from mambaeye.geometry.box import Box
 from mambaeye.geometry.coverage import information_ratio
 from mambaeye.geometry.scans import SCANS, random, scan_pattern
 
+GROUPS = {"train": TrainView, "evaluate": EvaluateView, "loader": LoaderConfig}
+
+
+def grouped(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of the data module, of which those of its groups are given as group__argument."""
+    flat = {name: value for name, value in arguments.items() if "__" not in name}
+    for group, kind in GROUPS.items():
+        prefix = f"{group}__"
+        flat[group] = kind(**{n.removeprefix(prefix): v for n, v in arguments.items() if n.startswith(prefix)})
+    return flat
+
 
 def data_module(
-    data_dir: Path, rank: int = 0, world_size: int = 1, epoch: int = 0, limit: int | float = 1.0, **arguments: object
+    data_dir: Path,
+    rank: int = 0,
+    world_size: int = 1,
+    epoch: int = 0,
+    limit: int | float = 1.0,
+    takes: str = "glimpses",
+    has_policy: bool = False,
+    **arguments: Any,
 ) -> ShardDataModule:
-    """A data module set up as process `rank` of `world_size`."""
-    data = ShardDataModule(data_dir=str(data_dir), **{"length": 5, "validation_length": 6, **arguments})
+    """A data module set up as process `rank` of `world_size`; its groups' arguments are given as group__argument."""
+    given = {"train__num_glimpses": 5, "evaluate__num_glimpses": 6, **arguments}
+    data = ShardDataModule(data_dir=str(data_dir), **grouped(given))
     data.prepare_data()
-    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    set_up(data, rank, world_size, epoch, limit, takes, has_policy)
+    return data
+
+
+def set_up(
+    data: ShardDataModule,
+    rank: int = 0,
+    world_size: int = 1,
+    epoch: int = 0,
+    limit: int | float = 1.0,
+    takes: str = "glimpses",
+    has_policy: bool = False,
+) -> None:
+    """Give a data module what it needs of a trainer, and set it up to fit."""
     data.trainer = SimpleNamespace(
         global_rank=rank,
         world_size=world_size,
         current_epoch=epoch,
-        strategy=strategy,
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
+        lightning_module=SimpleNamespace(takes=takes, has_policy=has_policy),
         accumulate_grad_batches=1,
         limit_val_batches=limit,
     )
     data.setup("fit")
-    return data
 
 
 def keys(batches: list[GlimpseBatch]) -> list[str]:
@@ -47,7 +82,7 @@ def keys(batches: list[GlimpseBatch]) -> list[str]:
 
 
 def test_a_batch_is_what_its_documentation_says(data_dir: Path) -> None:
-    batch = next(iter(data_module(data_dir, batch_size=7, num_workers=0).train_dataloader()))
+    batch = next(iter(data_module(data_dir, loader__batch_size=7, loader__num_workers=0).train_dataloader()))
     assert isinstance(batch, GlimpseBatch)
     assert (batch.patches.shape, batch.patches.dtype) == ((7, 5, 3, 16, 16), torch.uint8)
     assert (batch.positions.shape, batch.positions.dtype) == ((7, 5, 2), torch.int32)
@@ -62,7 +97,7 @@ def test_a_batch_is_what_its_documentation_says(data_dir: Path) -> None:
 def test_batches_go_to_a_device_and_into_pinned_memory_whole(data_dir: Path) -> None:
     from lightning.fabric.utilities import move_data_to_device
 
-    batch = next(iter(data_module(data_dir, batch_size=3, num_workers=0).train_dataloader()))
+    batch = next(iter(data_module(data_dir, loader__batch_size=3, loader__num_workers=0).train_dataloader()))
     moved = move_data_to_device(batch, torch.device("meta"))
     assert isinstance(moved, GlimpseBatch)
     assert moved.patches.device.type == "meta"
@@ -75,7 +110,7 @@ def test_a_training_epoch_sees_no_sample_twice_and_drops_less_than_a_global_batc
 ) -> None:
     seen, lengths = [], set()
     for rank in range(world_size):
-        data = data_module(data_dir, rank, world_size, batch_size=60 * world_size, num_workers=workers)
+        data = data_module(data_dir, rank, world_size, loader__batch_size=60 * world_size, loader__num_workers=workers)
         loader = data.train_dataloader()
         batches = list(loader)
         lengths.add((len(loader), len(batches)))
@@ -90,59 +125,62 @@ def test_validation_sees_every_sample_once_and_ranks_take_as_many_batches(
 ) -> None:
     seen, lengths = Counter(), set()
     for rank in range(world_size):
-        arguments = {"batch_size": 50 * world_size, "num_workers": workers, "resolutions": (32, 40)}
+        arguments = {"loader__batch_size": 50 * world_size, "loader__num_workers": workers, "resolutions": (32, 40)}
         data = data_module(data_dir, rank, world_size, **arguments)
         loader = data.val_dataloader()
         batches = list(loader)
         lengths |= {len(batches), len(loader)}
         assert all(len(batch.labels) == 50 for batch in batches)
         for batch in batches:
-            cell = batch.cell.unique().item()
-            seen.update((cell, key) for key in keys([batch]))
+            condition = batch.condition
+            seen.update((condition, key) for key in keys([batch]))
     index = ShardIndex.read(data_dir / "digits" / "val")
-    assert seen == Counter((cell, index.key(number)) for cell in (0, 1) for number in range(397))
+    assert seen == Counter((condition, index.key(number)) for condition in (0, 1) for number in range(397))
     assert len(lengths) == 1
 
 
 def test_every_number_of_workers_sees_the_same_samples(data_dir: Path) -> None:
-    modules = [data_module(data_dir, batch_size=60, num_workers=workers) for workers in (0, 1, 2, 4)]
+    modules = [data_module(data_dir, loader__batch_size=60, loader__num_workers=workers) for workers in (0, 1, 2, 4)]
     sets = [set(keys(data.train_dataloader())) for data in modules]
     assert sets[0] == sets[1] == sets[2] == sets[3]
 
 
 def test_more_workers_than_batches(data_dir: Path) -> None:
-    data = data_module(data_dir, batch_size=600, num_workers=4)
+    data = data_module(data_dir, loader__batch_size=600, loader__num_workers=4)
     assert [len(batch.labels) for batch in data.train_dataloader()] == [600, 600]
     assert len(keys(data.val_dataloader())) == 397
 
 
 def by_key(batches: Iterable[GlimpseBatch | CanvasBatch]) -> dict[str, tuple[bytes, bytes]]:
     """Pixels and positions."""
-    return {
-        key: (pixels.numpy().tobytes(), positions.numpy().tobytes())
-        for batch in batches
-        for key, pixels, positions in zip(batch.keys, batch[0], batch.positions, strict=True)
-    }
+    rows = {}
+    for batch in batches:
+        views = batch.scene if isinstance(batch, CanvasBatch) else batch
+        for key, pixels, positions in zip(batch.keys, views[0], views.positions, strict=True):
+            rows[key] = pixels.numpy().tobytes(), positions.numpy().tobytes()
+    return rows
 
 
 def test_draws_depend_on_seed_epoch_and_sample_alone(data_dir: Path) -> None:
     """Other workers, batch sizes and a second pass draw the same; other epochs and seeds draw anew."""
-    first = by_key(data_module(data_dir, batch_size=50, num_workers=0).train_dataloader())
-    again = by_key(data_module(data_dir, batch_size=35, num_workers=2).train_dataloader())
+    first = by_key(data_module(data_dir, loader__batch_size=50, loader__num_workers=0).train_dataloader())
+    again = by_key(data_module(data_dir, loader__batch_size=35, loader__num_workers=2).train_dataloader())
     common = first.keys() & again.keys()
     assert len(common) > 1300
     assert all(first[key] == again[key] for key in common)
     for change in ({"epoch": 1}, {"seed": 1}):
-        other = by_key(data_module(data_dir, batch_size=50, num_workers=0, **change).train_dataloader())
+        other = by_key(data_module(data_dir, loader__batch_size=50, loader__num_workers=0, **change).train_dataloader())
         assert not any(first[key] == other[key] for key in first.keys() & other.keys())
-    data = data_module(data_dir, batch_size=50, num_workers=0)
+    data = data_module(data_dir, loader__batch_size=50, loader__num_workers=0)
     assert keys(data.train_dataloader()) == keys(data.train_dataloader())
-    fixed = [by_key(data_module(data_dir, epoch=e, batch_size=b).val_dataloader()) for e, b in ((0, 40), (7, 64))]
+    fixed = [
+        by_key(data_module(data_dir, epoch=e, loader__batch_size=b).val_dataloader()) for e, b in ((0, 40), (7, 64))
+    ]
     assert {k: v for k, v in fixed[0].items() if k} == {k: v for k, v in fixed[1].items() if k}
 
 
 def test_the_epoch_is_asked_for_at_every_pass(data_dir: Path) -> None:
-    data = data_module(data_dir, batch_size=50, num_workers=0)
+    data = data_module(data_dir, loader__batch_size=50, loader__num_workers=0)
     loader = data.train_dataloader()
     first = keys(loader)
     data.trainer.current_epoch = 1
@@ -152,9 +190,9 @@ def test_the_epoch_is_asked_for_at_every_pass(data_dir: Path) -> None:
 def test_training_glimpses_draw_what_they_promise() -> None:
     """A white image on a black canvas shows where its box is: half of the trajectories keep inside."""
     white = cv2.imencode(".png", np.full((20, 10, 3), 255, dtype=np.uint8))[1].tobytes()
-    glimpses, inside, sides = TrainingGlimpses((40, 44), 8, 50, 0.5, None, None), 0, Counter()
+    glimpses, inside, sides = TrainingGlimpses(TrainView((40, 44), 50), 8), 0, Counter()
     for number in range(400):
-        sample = glimpses(RawSample("white", white, 3), np.random.default_rng(number), partner=None)
+        sample = glimpses.sample(RawSample("white", white, 3), np.random.default_rng(number), partner=None)
         patches, positions = sample.patches, sample.positions
         inside += bool((patches == 255).all())
         sides[int(positions.max()) + 8] += 1
@@ -178,25 +216,29 @@ def test_a_training_scan_is_that_pattern_on_the_image_or_the_canvas() -> None:
         areas[area == box] += 1
         state = rng.bit_generator.state
         for scan in SCANS:
-            glimpses = TrainingGlimpses((40, 44), 8, 50, 0.5, None, None, scan)
-            sample = glimpses(raw, np.random.default_rng(number), partner=None)
+            glimpses = TrainingGlimpses(TrainView((40, 44), 50), 8, scan)
+            sample = glimpses.sample(raw, np.random.default_rng(number), partner=None)
             rng.bit_generator.state = state
             positions = SCANS[scan](area, 8, 50, rng)
             assert (sample.positions.numpy() == positions).all()
             assert sample.information_ratio.equal(information_ratio(positions, box, 8).float())
-        default = TrainingGlimpses((40, 44), 8, 50, 0.5, None, None)(raw, np.random.default_rng(number), None)
+        default = TrainingGlimpses(TrainView((40, 44), 50), 8).sample(raw, np.random.default_rng(number), None)
         rng.bit_generator.state = state
         assert (default.positions.numpy() == random(area, 8, 50, rng)).all()
     assert min(areas.values()) > 8
 
 
 def test_training_batches_follow_their_scan(data_dir: Path) -> None:
-    data = data_module(data_dir, train_scan="row_raster", canvas=(32, 32), batch_size=7, num_workers=0)
+    data = data_module(
+        data_dir, train_scan="row_raster", train__canvas=(32, 32), loader__batch_size=7, loader__num_workers=0
+    )
     raster = [[row, col] for row in (0, 16) for col in (0, 16)]
     for positions in next(iter(data.train_dataloader())).positions:
         assert positions.tolist() == [*raster, [0, 0]]
-    drawn = by_key(data_module(data_dir, batch_size=50, num_workers=0).train_dataloader())
-    named = by_key(data_module(data_dir, batch_size=50, num_workers=0, train_scan="random").train_dataloader())
+    drawn = by_key(data_module(data_dir, loader__batch_size=50, loader__num_workers=0).train_dataloader())
+    named = by_key(
+        data_module(data_dir, loader__batch_size=50, loader__num_workers=0, train_scan="random").train_dataloader()
+    )
     assert drawn == named
 
 
@@ -212,11 +254,18 @@ def test_a_glimpse_of_a_narrow_image_stays_on_the_canvas(height: int, width: int
 def test_the_batches_of_an_optimizer_step_are_the_same_however_it_is_divided(
     data_dir: Path, world_size: int, micro_batch_size: int | None
 ) -> None:
-    whole = data_module(data_dir, batch_size=64, num_workers=0).train_dataloader()
+    whole = data_module(data_dir, loader__batch_size=64, loader__num_workers=0).train_dataloader()
     steps = [set(batch.keys) for batch in whole]
     parts: list[list[str]] = [[] for _ in steps]
     for rank in range(world_size):
-        data = data_module(data_dir, rank, world_size, batch_size=64, micro_batch_size=micro_batch_size, num_workers=2)
+        data = data_module(
+            data_dir,
+            rank,
+            world_size,
+            loader__batch_size=64,
+            loader__micro_batch_size=micro_batch_size,
+            loader__num_workers=2,
+        )
         accumulation = data.trainer.accumulate_grad_batches
         for number, batch in enumerate(data.train_dataloader()):
             assert len(batch.keys) <= (micro_batch_size or 64)
@@ -226,8 +275,9 @@ def test_the_batches_of_an_optimizer_step_are_the_same_however_it_is_divided(
 
 def test_a_global_batch_stated_twice_or_that_does_not_divide(data_dir: Path) -> None:
     with pytest.raises(InputError, match="batch_size is 64, which 3 processes cannot share evenly: .* is 63"):
-        data_module(data_dir, 0, 3, batch_size=64)
-    data = ShardDataModule(data_dir=str(data_dir), batch_size=64, micro_batch_size=32)
-    data.trainer = SimpleNamespace(world_size=1, accumulate_grad_batches=4)
+        data_module(data_dir, 0, 3, loader__batch_size=64)
+    data = ShardDataModule(data_dir=str(data_dir), loader=LoaderConfig(batch_size=64, micro_batch_size=32))
+    model = SimpleNamespace(takes="glimpses", has_policy=False)
+    data.trainer = SimpleNamespace(world_size=1, accumulate_grad_batches=4, lightning_module=model)
     with pytest.raises(InputError, match="accumulate_grad_batches is 4, but accumulation follows"):
         data.setup("fit")

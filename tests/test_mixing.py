@@ -9,7 +9,7 @@ from datamodules.shards.index import ShardIndex
 from datamodules.shards.reading import read_images
 from datamodules.transforms.images import fit_on_canvas
 from datamodules.transforms.mixing import Mixing, cutmix, mixup
-from datamodules.views.train import RawSample, TrainingGlimpses
+from datamodules.views.train import RawSample, TrainingGlimpses, TrainView
 from mambaeye.errors import InputError
 from mambaeye.geometry.box import Box
 
@@ -68,11 +68,11 @@ def test_a_mixed_sample_names_its_partner(data_dir: Path) -> None:
         RawSample(index.key(n), image, int(index.labels[n]))
         for n, image in zip(range(2), read_images(index, np.arange(2), attempts=0), strict=True)
     ]
-    glimpses = TrainingGlimpses((32, 32), 16, 20, 1.0, None, Mixing(mixup=0.5, cutmix=0.5))
-    sample = glimpses(raw[0], np.random.default_rng(1), lambda rng: raw[1])
+    glimpses = TrainingGlimpses(TrainView((32, 32), 20, 1.0, None, Mixing(mixup=0.5, cutmix=0.5)), 16)
+    sample = glimpses.sample(raw[0], np.random.default_rng(1), lambda rng: raw[1])
     assert (sample.labels, sample.partner_labels) == (raw[0].label, raw[1].label)
     assert 0 <= sample.label_shares <= 1
-    again = glimpses(raw[0], np.random.default_rng(1), lambda rng: raw[1])
+    again = glimpses.sample(raw[0], np.random.default_rng(1), lambda rng: raw[1])
     assert sample.patches.equal(again.patches)
     assert sample.label_shares == again.label_shares
 

@@ -16,7 +16,7 @@ from datamodules.shards.order import (
 from mambaeye.errors import InputError
 
 COUNTS = st.lists(st.integers(0, 9), min_size=1, max_size=8).map(lambda counts: np.array(counts, dtype=np.int64))
-CREWS = st.builds(
+LAYOUTS = st.builds(
     LoaderLayout,
     ranks=st.integers(1, 4),
     workers=st.integers(1, 5),
@@ -53,8 +53,8 @@ def hand_out(order: np.ndarray, layout: LoaderLayout, first: int, last: int) -> 
     ]
 
 
-@given(samples=st.integers(0, 200), layout=CREWS)
-def test_a_crew_hands_out_all_but_less_than_a_global_batch(samples: int, layout: LoaderLayout) -> None:
+@given(samples=st.integers(0, 200), layout=LAYOUTS)
+def test_a_layout_hands_out_all_but_less_than_a_global_batch(samples: int, layout: LoaderLayout) -> None:
     order = np.random.default_rng(0).permutation(samples)
     seen = np.array(hand_out(order, layout, 0, batches_of(samples, layout)), dtype=np.int64).ravel()
     assert len(set(seen)) == len(seen) > samples - layout.batch_of_all * layout.accumulation
@@ -62,18 +62,18 @@ def test_a_crew_hands_out_all_but_less_than_a_global_batch(samples: int, layout:
     assert (bounds[1:, 0] == bounds[:-1, 1]).all()  # contiguous
 
 
-@given(samples=st.integers(0, 200), layout=CREWS, data=st.data())
-def test_the_same_crew_goes_on_bit_for_bit(samples: int, layout: LoaderLayout, data: st.DataObject) -> None:
+@given(samples=st.integers(0, 200), layout=LAYOUTS, data=st.data())
+def test_the_same_layout_goes_on_bit_for_bit(samples: int, layout: LoaderLayout, data: st.DataObject) -> None:
     order = np.random.default_rng(1).permutation(samples)
     batches = batches_of(samples, layout)
     stop = data.draw(st.integers(0, batches))
     whole = hand_out(order, layout, 0, batches)
-    # the workers of the continued segment are asked from the step on that comes next: see share() and GlimpseLoader
+    # the workers of the continued segment are asked from the step on that comes next: see share() and TrainingStream
     np.testing.assert_array_equal(whole[:stop] + hand_out(order, layout, stop, batches), whole)
 
 
-@given(samples=st.integers(0, 300), layouts=st.lists(CREWS, min_size=1, max_size=5), data=st.data())
-def test_any_crews_one_after_another_see_everything_once(
+@given(samples=st.integers(0, 300), layouts=st.lists(LAYOUTS, min_size=1, max_size=5), data=st.data())
+def test_any_layouts_one_after_another_see_everything_once(
     samples: int, layouts: list[LoaderLayout], data: st.DataObject
 ) -> None:
     order = epoch_order(np.array([samples]), 3, 4)
@@ -89,7 +89,7 @@ def test_any_crews_one_after_another_see_everything_once(
     assert len(left) < layouts[-1].batch_of_all * layouts[-1].accumulation
 
 
-@given(samples=st.integers(0, 300), layouts=st.lists(CREWS, min_size=2, max_size=2), steps=st.integers(1, 5))
+@given(samples=st.integers(0, 300), layouts=st.lists(LAYOUTS, min_size=2, max_size=2), steps=st.integers(1, 5))
 def test_an_optimizer_step_has_the_same_samples_whoever_shares_them(
     samples: int, layouts: list[LoaderLayout], steps: int
 ) -> None:

@@ -6,18 +6,19 @@ import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
+from test_datamodule import set_up
 
 from datamodules.datamodule import ShardDataModule
+from datamodules.loading.config import LoaderConfig
 from datamodules.shards import reading
 from datamodules.shards.index import ShardIndex
 from datamodules.shards.locate import open_index
 from datamodules.shards.order import epoch_order
 from datamodules.shards.reading import read_images
+from datamodules.views.train import TrainView
 from mambaeye.errors import InputError
 
 
@@ -153,26 +154,17 @@ def test_sources_that_cannot_be(shards: str, where: str | None, message: str, va
         open_index(shards.format(val=val), where and where.format(val=val))
 
 
-def loaders(data: ShardDataModule) -> ShardDataModule:
-    data.trainer = SimpleNamespace(
-        global_rank=0,
-        world_size=1,
-        current_epoch=0,
-        accumulate_grad_batches=1,
-        limit_val_batches=1.0,
-        strategy=SimpleNamespace(root_device=torch.device("cpu")),
-    )
-    data.setup("fit")
+def loaders(shards: str, config: LoaderConfig, **arguments: str) -> ShardDataModule:
+    """A data module over the same shards twice, set up."""
+    data = ShardDataModule(shards, shards, train=TrainView(num_glimpses=3), loader=config, **arguments)
+    set_up(data)
     return data
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_over_http_are_the_local_ones(workers: int, val: Path, url: str) -> None:
     """The samples are; two workers that stream put them into other batches, for each reads shards of its own."""
-    local, remote = (
-        loaders(ShardDataModule(shards, shards, length=3, batch_size=40, num_workers=workers))
-        for shards in (str(val), url)
-    )
+    local, remote = (loaders(shards, LoaderConfig(40, num_workers=workers)) for shards in (str(val), url))
     batches = [list(data.train_dataloader()) for data in (local, remote)]
     local_rows, remote_rows = (
         [row for batch in some for row in zip(batch.keys, batch.patches, strict=True)] for some in batches
@@ -198,8 +190,7 @@ def test_unreadable_samples_are_counted_and_past_a_threshold_fatal(
             file.write(b"\0" * int(index.sizes[number]))
     shards = str(tmp_path / "val")
     for max_unreadable in (3, 2, 0):
-        arguments = {"length": 3, "batch_size": 40, "num_workers": workers, "max_unreadable": max_unreadable}
-        data = loaders(ShardDataModule(shards, shards, **arguments))
+        data = loaders(shards, LoaderConfig(40, num_workers=workers, max_unreadable=max_unreadable))
         if max_unreadable == 3:
             for loader in (data.train_dataloader(), data.val_dataloader()):
                 batches = list(loader)
@@ -217,7 +208,7 @@ def test_unreadable_samples_are_counted_and_past_a_threshold_fatal(
 
 def test_storage_that_hangs_ends_the_run(val: Path) -> None:
     shards = f"pipe:cat {val}/val-000000.tar | (head -c 50000; sleep 30)"
-    arguments = {"train_index": f"{val}/index.json", "val_index": f"{val}/index.json", "timeout": 1.0}
-    data = loaders(ShardDataModule(shards, shards, length=3, batch_size=150, num_workers=1, **arguments))
+    index = {"train_index": f"{val}/index.json", "val_index": f"{val}/index.json"}
+    data = loaders(shards, LoaderConfig(150, timeout=1.0), **index)
     with pytest.raises(InputError, match="came for 1 seconds: look after the storage"):
         list(data.train_dataloader())

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from resuming import BATCH, EPOCHS, InterruptAfter, Recorder, run
 
 from datamodules.datamodule import ShardDataModule
+from datamodules.loading.config import LoaderConfig
 from datamodules.shards.index import ShardIndex
 
 BATCHES = 397 // BATCH
@@ -29,7 +30,7 @@ def uninterrupted(data_dir: Path) -> dict[int, list]:
 
 @pytest.mark.parametrize("validate", [True, False])
 @pytest.mark.parametrize("after", [1, 3, BATCHES - 1, BATCHES, BATCHES + 1, 2 * BATCHES, EPOCHS * BATCHES - 1])
-def test_same_crew_goes_on_bit_for_bit(
+def test_the_same_layout_goes_on_bit_for_bit(
     after: int, validate: bool, uninterrupted: dict[int, list], data_dir: Path, tmp_path: Path
 ) -> None:
     place = tmp_path / "place.ckpt"
@@ -69,7 +70,7 @@ def test_checkpoints_of_an_epoch_s_end(
         [{"batch_size": 10}, {"batch_size": 100}],
     ],
 )
-def test_other_crews_see_what_is_left_once(layouts: list[dict[str, int]], data_dir: Path, tmp_path: Path) -> None:
+def test_other_layouts_see_what_is_left_once(layouts: list[dict[str, int]], data_dir: Path, tmp_path: Path) -> None:
     seen, place = [], None
     for number, layout in enumerate(layouts[:-1]):
         at = tmp_path / f"{number}.ckpt"
@@ -92,7 +93,7 @@ def test_other_crews_see_what_is_left_once(layouts: list[dict[str, int]], data_d
     assert lengths[1:] == [397 // last] * (EPOCHS - 1)
 
 
-def test_validation_goes_on_after_an_epoch_of_several_crews(data_dir: Path, tmp_path: Path) -> None:
+def test_validation_goes_on_after_an_epoch_of_several_layouts(data_dir: Path, tmp_path: Path) -> None:
     """Lightning validates at the last batch of an epoch, and knows it only if every epoch's length is right."""
 
     class CountValidations(Callback):
@@ -110,7 +111,7 @@ def test_validation_goes_on_after_an_epoch_of_several_crews(data_dir: Path, tmp_
 def test_other_samples_are_refused(data_dir: Path, tmp_path: Path) -> None:
     run(data_dir, InterruptAfter(2, tmp_path / "place.ckpt"))
     train = str(data_dir / "digits" / "train")
-    data = ShardDataModule(train, train, length=3, batch_size=BATCH, num_workers=0)
+    data = ShardDataModule(train, train, loader=LoaderConfig(BATCH, num_workers=0))
     trainer = Trainer(accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, barebones=True)
     with pytest.raises(ValueError, match="in an epoch over 397 samples and .* has 1400: go on with the same shards"):
         trainer.fit(Recorder(), data, ckpt_path=tmp_path / "place.ckpt", weights_only=True)

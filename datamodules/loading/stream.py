@@ -1,72 +1,122 @@
-"""Shards -> training samples: what one DataLoader worker reads, and what becomes of a sample that cannot be read."""
+"""Shards -> samples: what one DataLoader worker reads, in training and in validation."""
 
-import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, default_collate, get_worker_info
 
+from datamodules.loading.unreadable import UnreadableRule
 from datamodules.shards.index import ShardIndex
-from datamodules.shards.order import LoaderLayout, share
+from datamodules.shards.order import LoaderLayout, ResumedSegment, optimizer_step_of, share
 from datamodules.shards.reading import ATTEMPTS, read_images
-from datamodules.views.train import RawSample, TrainingGlimpses, filler
-from mambaeye.batch import GlimpseBatch
+from datamodules.transforms.images import decode_image
+from datamodules.views.evaluate import FILLER, DecodedSample, EvaluationCanvases
+from datamodules.views.keys import Key, side_of_step
+from datamodules.views.train import RawSample, TrainingSamples
+from mambaeye.batch import CanvasBatch, GlimpseBatch
 from mambaeye.errors import InputError
 
-log = logging.getLogger(__name__)
+
+class Share(NamedTuple):
+    """The samples of an order that this process reads, a loader worker or the rank itself."""
+
+    sample_ids: np.ndarray
+    """(n,) int64, batch after batch."""
+    first_batch: int
+    """Which of its rank's batches, counted from where its layout began, is the first that it makes."""
 
 
-def numbers_here(order: np.ndarray, layout: LoaderLayout, rank: int, done: int) -> np.ndarray:
-    """The samples of an order that this process reads: a loader worker, or the rank itself; see order.share."""
+def share_here(order: np.ndarray, layout: LoaderLayout, rank: int, done: int) -> Share:
+    """Return what this process reads of an order after `done` batches a rank; see order.share."""
     info = get_worker_info()
-    # a DataLoader asks its first worker first; the batch that comes next belongs to this one
-    worker = ((info.id if info else 0) + done) % layout.workers
-    return share(order, layout, done, rank, worker)
+    first_batch = done + (info.id if info else 0)  # a DataLoader asks its first worker first
+    return Share(share(order, layout, done, rank, first_batch % layout.workers), first_batch)
 
 
 @dataclass
-class SampleStream(IterableDataset):
-    """One rank's samples of the rest of a training epoch; in a worker process, that worker's.
-
-    A sample that cannot be read or decoded ends the pass with an InputError or, if some are max_unreadable, leaves a row
-    that is marked invalid and bears its key; the loader counts those.
-    """
+class TrainingStream(IterableDataset[GlimpseBatch | CanvasBatch]):
+    """One rank's samples of the rest of a training epoch; in a worker process, that worker's."""
 
     index: ShardIndex
     order: np.ndarray
-    """Sample numbers of the pass when this layout began, over all ranks."""
-    layout: LoaderLayout
+    """Sample ids of the epoch that were left when the current layout began, over all ranks."""
+    segments: Sequence[ResumedSegment]
+    """The epoch so far, the last one under the current layout."""
     rank: int
-    done: int
-    """Batches that this layout has handed out on every rank."""
-    glimpses: TrainingGlimpses
+    samples: TrainingSamples
     """Makes the sample of an image."""
-    key: tuple[int, ...]
-    """What a sample's random draws depend on, besides its number."""
-    tolerant: bool
-    """Whether a sample may be unreadable."""
+    key: Key
+    """What a sample's random draws depend on, besides its id."""
+    rule: UnreadableRule
 
-    def __iter__(self) -> Iterator[GlimpseBatch]:
-        numbers = numbers_here(self.order, self.layout, self.rank, self.done)
-        for number, image in zip(numbers.tolist(), read_images(self.index, numbers, ATTEMPTS), strict=True):
-            yield self._sample(number, image)
+    def __iter__(self) -> Iterator[GlimpseBatch | CanvasBatch]:
+        layout, done = self.segments[-1]
+        sample_ids, first_batch = share_here(self.order, layout, self.rank, done)
+        encoded = read_images(self.index, sample_ids, ATTEMPTS)
+        for turn, batch in enumerate(sample_ids.reshape(-1, layout.batch_size).tolist()):
+            step = optimizer_step_of(self.segments, first_batch + turn * layout.workers)
+            side = side_of_step(self.samples.view.canvas, self.key, step)
+            for sample_id in batch:
+                yield self._sample(sample_id, next(encoded), side)
 
-    def _sample(self, number: int, image: bytes | InputError) -> GlimpseBatch:
-        try:
-            return self.glimpses(self._raw(number, image), np.random.default_rng((*self.key, number)), self._partner)
-        except InputError as error:
-            if not self.tolerant:
-                raise InputError(f"{error} (in {self.index.source(number)})") from None
-            log.warning("left out: %s (in %s)", error, self.index.source(number))
-            return filler(self.glimpses.patch_size, self.glimpses.length, self.index.key(number))
+    def _sample(self, sample_id: int, image: bytes | InputError, side: int) -> GlimpseBatch | CanvasBatch:
+        def read() -> GlimpseBatch | CanvasBatch:
+            rng = np.random.default_rng((*self.key, sample_id))
+            return self.samples.sample(self._raw(sample_id, image), rng, self._partner, side)
 
-    def _raw(self, number: int, image: bytes | InputError) -> RawSample:
+        sample = self.rule.attempt(sample_id, read)
+        return self.samples.filler(self.index.key(sample_id), side) if sample is None else sample
+
+    def _raw(self, sample_id: int, image: bytes | InputError) -> RawSample:
         if isinstance(image, InputError):
             raise image
-        return RawSample(self.index.key(number), image, int(self.index.labels[number]))
+        return RawSample(self.index.key(sample_id), image, int(self.index.labels[sample_id]))
 
     def _partner(self, rng: np.random.Generator) -> RawSample:
-        """Any sample of the index."""
-        number = rng.integers(len(self.index), size=1)
-        return self._raw(int(number[0]), next(read_images(self.index, number, ATTEMPTS)))
+        """Draw any sample of the index."""
+        sample_ids = rng.integers(len(self.index), size=1)
+        return self._raw(int(sample_ids[0]), next(read_images(self.index, sample_ids, ATTEMPTS)))
+
+
+@dataclass
+class EvaluationStream(IterableDataset[CanvasBatch]):
+    """One rank's samples of a validation, batch after batch, each under all conditions; in a worker, its own."""
+
+    index: ShardIndex
+    order: np.ndarray
+    """Sample ids over all ranks, in complete batches; a negative one stands for a row of filler."""
+    layout: LoaderLayout
+    rank: int
+    samples: EvaluationCanvases
+    """Makes the samples of a batch of images."""
+    key: Key
+    """What all random draws depend on, besides resolution and sample id."""
+    rule: UnreadableRule
+
+    def __iter__(self) -> Iterator[CanvasBatch]:
+        sample_ids, _ = share_here(self.order, self.layout, self.rank, 0)
+        encoded = read_images(self.index, sample_ids[sample_ids >= 0], ATTEMPTS)
+        for batch in sample_ids.reshape(-1, self.layout.batch_size).tolist():
+            decoded = [self._decoded(sample_id, next(encoded)) if sample_id >= 0 else FILLER for sample_id in batch]
+            yield from self.samples(decoded, self.key)
+
+    def _decoded(self, sample_id: int, encoded: bytes | InputError) -> DecodedSample:
+        key = self.index.key(sample_id)
+
+        def read() -> np.ndarray:
+            if isinstance(encoded, InputError):
+                raise encoded
+            return decode_image(encoded, f"sample {key}")
+
+        return DecodedSample(sample_id, key, int(self.index.labels[sample_id]), self.rule.attempt(sample_id, read))
+
+
+def collate(samples: list[GlimpseBatch | CanvasBatch]) -> GlimpseBatch | CanvasBatch:
+    """Stack samples of one shape into a batch; canvases of a batch are all of one condition."""
+    batch: GlimpseBatch | CanvasBatch = default_collate(samples)
+    batch = batch._replace(keys=list(batch.keys))
+    if isinstance(batch, CanvasBatch) and isinstance(samples[0], CanvasBatch):
+        return batch._replace(condition=samples[0].condition)
+    return batch

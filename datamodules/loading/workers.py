@@ -15,11 +15,11 @@ from torch.utils.data import DataLoader, Dataset
 from mambaeye.errors import InputError
 
 TO_THE_RUN = {signal.SIGTERM, signal.SIGUSR1}
-PATIENCE = 5  # seconds between two looks after the parent
+PATIENCE = 5  # seconds between two checks that the parent is there
 
 
-def load(dataset: Dataset, num_workers: int, timeout: float, source: str, **settings: Any) -> Iterator[Any]:
-    """One pass of a DataLoader.
+def load(dataset: Dataset[Any], num_workers: int, timeout: float, source: str, **settings: Any) -> Iterator[Any]:
+    """Yield what one pass of a DataLoader gives.
 
     Args:
         dataset: what to load.
@@ -47,19 +47,20 @@ def load(dataset: Dataset, num_workers: int, timeout: float, source: str, **sett
         if "timed out after" not in str(error):
             raise
         raise InputError(
-            f"no batch of {source} came for {timeout:g} seconds: look after the storage, or set a longer --data.timeout"
+            f"no batch of {source} came for {timeout:g} seconds: look after the storage, or set a longer "
+            f"--data.loader.timeout"
         ) from None
 
 
 def begin(worker: int) -> None:
-    """What a worker does first."""
+    """Set a worker process up."""
     cv2.setNumThreads(0)  # one core a worker, as for torch's own operations
     exit_with_parent(worker)
 
 
 @contextmanager
 def block_signals() -> Iterator[None]:
-    """Processes that start meanwhile do not receive what is sent to the run, from their first instruction on.
+    """Keep what is sent to the run from processes that start meanwhile, from their first instruction on.
 
     Schedulers and torchrun signal every process of a group. The run goes on to its next optimizer step and saves; it
     needs its workers until then.
@@ -74,14 +75,15 @@ def block_signals() -> Iterator[None]:
 
 
 def exit_with_parent(worker: int) -> None:
-    """A worker_init_fn: the parent's SIGTERM and the parent's end still end a worker, even one that is stuck."""
+    """End a worker, even one that is stuck, at its parent's SIGTERM and at its parent's end; a worker_init_fn."""
     Thread(target=_end_with_the_parent, daemon=True).start()
 
 
 def _end_with_the_parent() -> None:
-    above = os.getppid()  # the parent, or multiprocessing's fork server
-    while os.getppid() == above and parent_process().is_alive():
+    above, parent = os.getppid(), parent_process()  # above is the parent, or multiprocessing's fork server
+    assert parent is not None, "a worker has a parent"
+    while os.getppid() == above and parent.is_alive():
         received = signal.sigtimedwait(TO_THE_RUN, PATIENCE)
-        if received and (received.si_signo, received.si_pid) == (signal.SIGTERM, parent_process().pid):
+        if received and (received.si_signo, received.si_pid) == (signal.SIGTERM, parent.pid):
             break
     os._exit(0)

@@ -8,8 +8,8 @@ A JSON file beside the shards, a shard a line; each list of a shard has an entry
        "labels": [0, ...], "offsets": [1536, ...], "sizes": [110354, ...]},
       ...]}
 
-An offset is the place of the image's first byte in the shard, and a size its length in bytes. Other entries, such as
-the "packing" that datamodules.pack notes down, are passed over by readers.
+An offset is the place of the image's first byte in the shard, and a size its length in bytes. Readers ignore other
+entries, such as the "packing" that datamodules.pack notes down.
 
 Whether an index still fits its shards is told by content, not by clocks, which copying upsets: sizes when it is read,
 a sample's tar header when the sample is read (`header_matches`), checksums by datamodules.check.
@@ -20,22 +20,22 @@ import json
 import os
 import tarfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from webdataset.tariterators import base_plus_ext
 
+from mambaeye.atomic import atomic_write
 from mambaeye.errors import InputError
 
 INDEX_NAME = "index.json"
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 LABEL_EXTENSION = "cls"
 REMEDY = "index the folder anew with 'python -m datamodules.pack {}'"
-NAME_IN_HEADER = 60  # of a key, that any writer leaves whole in a tar header; longer names go before it
+NAME_IN_HEADER = 60  # of a key, that any writer leaves intact in a tar header; longer names go before it
 
 
 @dataclass(frozen=True)
@@ -58,20 +58,20 @@ class Shard:
     """How many bytes the image has."""
 
     def compact(self) -> "Shard":
-        """The same with columns held as arrays: (samples,) bytes for the keys, int64 for the rest.
+        """Return the same with columns held as arrays: (samples,) bytes for the keys, int64 for the rest.
 
         Raises:
             ValueError: a column's values are no such thing, or the columns have different lengths.
         """
         keys = np.array([key.encode() for key in self.keys], dtype=np.bytes_)
-        numbers = [np.array(column, dtype=np.int64) for column in (self.labels, self.offsets, self.sizes)]
-        if any(column.shape != keys.shape for column in numbers):
+        others = [np.array(column, dtype=np.int64) for column in (self.labels, self.offsets, self.sizes)]
+        if any(column.shape != keys.shape for column in others):
             raise ValueError(f"the columns of {self.name} have different lengths")
-        return Shard(self.name, self.bytes, self.sha256, keys, *numbers)
+        return Shard(self.name, self.bytes, self.sha256, keys, *others)
 
 
 class ShardIndex:
-    """The shards of one split, in order. A sample's number counts through all of them.
+    """The shards of one split, in order. A sample's id is its place among the samples of all of them.
 
     Held as arrays, not as lists of Python objects: worker processes share their memory for as long as they live.
 
@@ -82,7 +82,7 @@ class ShardIndex:
         sources: where each is read from, as webdataset opens it; by default the files in the folder.
 
     Raises:
-        InputError: a label is outside the class list; a key comes twice.
+        InputError: a label is outside the class list; two samples have the same key.
     """
 
     def __init__(
@@ -103,16 +103,16 @@ class ShardIndex:
         if len(wrong):
             raise InputError(
                 f"sample {self.key(wrong[0])} in {self.shard_path(wrong[0])} has label {self.labels[wrong[0]]}, "
-                f"outside the {len(self.classes)} classes of its index: mend its .{LABEL_EXTENSION} file, or the class "
-                f"list (labels count from 0)"
+                f"outside the {len(self.classes)} classes of its index: correct its .{LABEL_EXTENSION} file, or the "
+                f"class list (labels count from 0)"
             )
         ordered = np.sort(self.keys)
         repeated = ordered[1:][ordered[1:] == ordered[:-1]]
         if len(repeated):
             first, second = np.flatnonzero(self.keys == repeated[0])[:2]
             raise InputError(
-                f"sample {self.key(first)} comes twice, in {self.shard_path(first)} and in {self.shard_path(second)}: "
-                f"take one away, or give each a key of its own"
+                f"two samples have the key {self.key(first)}, in {self.shard_path(first)} and in "
+                f"{self.shard_path(second)}: remove one, or give each a key of its own"
             )
 
     def __len__(self) -> int:
@@ -120,33 +120,34 @@ class ShardIndex:
 
     @cached_property
     def starts(self) -> np.ndarray:
-        """(shards,) int64: number of each shard's first sample."""
+        """Return the id of each shard's first sample: (shards,) int64."""
         return self.counts.cumsum() - self.counts
 
     @property
     def streaming(self) -> bool:
-        """Whether some shard is read front to back, not by place."""
+        """Tell whether some shard is read front to back, not by place."""
         return any(streams(source) for source in self.sources)
 
-    def key(self, number: int) -> str:
-        """A sample's key."""
-        return self.keys[number].decode()
+    def key(self, sample_id: int) -> str:
+        """Return a sample's key."""
+        key: bytes = self.keys[sample_id]
+        return key.decode()
 
-    def shard_path(self, number: int) -> Path:
-        """The file that a sample is in."""
-        return self.paths[np.searchsorted(self.starts, number, side="right") - 1]
+    def shard_path(self, sample_id: int) -> Path:
+        """Return the file that a sample is in."""
+        return self.paths[np.searchsorted(self.starts, sample_id, side="right") - 1]
 
-    def source(self, number: int) -> str:
-        """Where a sample's shard is read from."""
-        return self.sources[np.searchsorted(self.starts, number, side="right") - 1]
+    def source(self, sample_id: int) -> str:
+        """Return where a sample's shard is read from."""
+        return self.sources[np.searchsorted(self.starts, sample_id, side="right") - 1]
 
     @classmethod
     def read(cls, folder: str | Path) -> "ShardIndex":
-        """Read the index in a folder and hold it against the files there.
+        """Read the index in a folder and compare it with the files there.
 
         Raises:
             InputError: no or a damaged index; a shard that is missing or has another size than the index says; a label
-                outside the class list; a key that comes twice; no sample at all.
+                outside the class list; two samples with the same key; no sample at all.
         """
         folder = Path(folder)
         path, remedy = folder / INDEX_NAME, REMEDY.format(folder)
@@ -156,7 +157,7 @@ class ShardIndex:
         return index
 
     def require_shards(self, where: str, remedy: str) -> None:
-        """Nothing, if there are samples, and every local shard is there and as long as it should be.
+        """Require that there are samples, and that every local shard is there and as long as it should be.
 
         Args:
             where: the index, for messages.
@@ -182,12 +183,12 @@ class ShardIndex:
 
 
 def streams(source: str) -> bool:
-    """Whether a source of bytes (a URL, a pipe: command) can only be read front to back."""
+    """Tell whether a source of bytes (a URL, a pipe: command) can only be read front to back."""
     return "://" in source or source.startswith("pipe:")
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """Read index.json, without a look at the shards.
+    """Read index.json, but nothing of the shards.
 
     Returns:
         What the file holds: "classes", a list of str; "shards", a list of Shard, compact; and whatever else it has.
@@ -203,10 +204,10 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 
 def parse_index(data: bytes, where: str, remedy: str) -> dict[str, Any]:
-    """read_index for what was read already; where and remedy are for messages."""
+    """Parse what read_index reads; where and remedy are for messages."""
     try:
         # a shard becomes arrays as soon as it is parsed: a million samples are never lists all at once
-        content = json.loads(data, object_hook=shard_from_json)
+        content: dict[str, Any] = json.loads(data, object_hook=shard_from_json)
         if not all(isinstance(name, str) for name in content["classes"]):
             raise TypeError("a class name is not text")
         if not all(isinstance(shard, Shard) for shard in content["shards"]):
@@ -217,14 +218,14 @@ def parse_index(data: bytes, where: str, remedy: str) -> dict[str, Any]:
 
 
 def shard_from_json(content: dict[str, Any]) -> Shard | dict[str, Any]:
-    """A JSON object: a compact Shard if it looks like one, else itself."""
+    """Turn a JSON object into a compact Shard if it looks like one; return any other as it is."""
     return Shard(**content).compact() if "keys" in content else content
 
 
 def write_index(
     folder: Path, classes: Sequence[str], shards: Sequence[Shard], packing: dict[str, Any] | None = None
 ) -> None:
-    """Write index.json beside the shards; it appears whole or not at all.
+    """Write index.json beside the shards: all of it, or nothing.
 
     Args:
         folder: where the shards are.
@@ -232,28 +233,18 @@ def write_index(
         shards: what each holds, with columns that are lists.
         packing: how the shards came about, if that is known; for people and for datamodules.pack.
     """
-    with write_whole(folder / INDEX_NAME, folder / f"{INDEX_NAME}.partial") as file:
-        known = {"classes": list(classes)} | ({"packing": packing} if packing is not None else {})
-        lines = ",\n".join(json.dumps(asdict(shard)) for shard in shards)
-        file.write(f'{json.dumps(known)[:-1]}, "shards": [\n{lines}\n]}}\n'.encode())
-
-
-@contextmanager
-def write_whole(path: Path, partial: Path) -> Iterator[BinaryIO]:
-    """A file to write that gets its name when all of it is on disk; until then it is partial, on the same disk."""
-    with partial.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    known = {"classes": list(classes)} | ({"packing": packing} if packing is not None else {})
+    lines = ",\n".join(json.dumps(asdict(shard)) for shard in shards)
+    with atomic_write(folder / INDEX_NAME) as path:
+        path.write_text(f'{json.dumps(known)[:-1]}, "shards": [\n{lines}\n]}}\n', encoding="utf-8")
 
 
 def scan_shard(path: Path) -> Shard:
-    """Read a shard front to back and note what it holds. Members with other extensions than ours are not looked into.
+    """Read a shard front to back and note what it holds. Members with other extensions are ignored.
 
     Raises:
         InputError: the tar is damaged, cut short or without a sample; a sample has no image, two, or no integer label;
-            a key comes twice or is not UTF-8.
+            a key is not UTF-8.
     """
     samples: dict[str, dict[str, int]] = {}
     for tar, member in tar_members(path):
@@ -281,7 +272,7 @@ def scan_shard(path: Path) -> Shard:
         if not is_utf8(key):
             raise InputError(f"the key {key!a} in {path} is not UTF-8: rename the sample")
     if not samples:
-        raise InputError(f"{path} holds no sample: take it out of the folder, or pack it again")
+        raise InputError(f"{path} holds no sample: remove it from the folder, or pack it again")
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     columns = ([sample[name] for sample in samples.values()] for name in ("label", "offset", "size"))
@@ -289,7 +280,7 @@ def scan_shard(path: Path) -> Shard:
 
 
 def tar_members(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
-    """The members of an uncompressed tar, in order.
+    """Yield the members of an uncompressed tar, in order.
 
     tarfile takes a damaged header, or the end of the file, for the end of the archive; here that must be an empty block
     with nothing but zeros behind it.
@@ -301,7 +292,7 @@ def tar_members(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]
         with tarfile.open(path, "r:") as tar:
             for member in tar:
                 yield tar, member
-                tar.members.clear()  # or a tar with a million members stays in memory
+                tar.members.clear()  # type: ignore[attr-defined]  # or a tar with a million members stays in memory
             end = tar.offset
         with path.open("rb") as file:
             file.seek(end)
@@ -318,7 +309,7 @@ def tar_members(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]
 
 
 def header_matches(block: bytes, key: str, size: int) -> bool:
-    """Whether the tar header block before an image may be that of the given sample.
+    """Tell whether the tar header block before an image may be that of the given sample.
 
     Compared are the block's own checksum, the size in bytes, and the name as far as it is surely there: a long or
     non-ASCII name lies in a block further ahead.
@@ -332,14 +323,16 @@ def header_matches(block: bytes, key: str, size: int) -> bool:
 
 
 def is_utf8(text: str) -> bool:
-    """Whether a file name can be written as UTF-8; Python marks the bytes that could not be read as such."""
+    """Tell whether a file name can be written as UTF-8; Python marks the bytes that could not be read as such."""
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def read_label(tar: tarfile.TarFile, member: tarfile.TarInfo, key: str, path: Path) -> int:
-    """The number in a .cls member; key and path are for the message."""
+    """Read the number in a .cls member; key and path are for the message."""
     try:
-        data = tar.extractfile(member).read()
+        file = tar.extractfile(member)
+        assert file is not None, f"{member.name} is no file"
+        data = file.read()
         return int(data)
     except tarfile.ReadError as error:
         raise InputError(f"{path} is cut short ({error}): copy it again") from None

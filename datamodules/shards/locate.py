@@ -1,8 +1,10 @@
-"""Where shards are: a folder, a URL, a brace pattern or a command; and the index that belongs to them."""
+"""Finding shards, by a folder, a URL, a brace pattern or a command, and the index that belongs to them."""
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from braceexpand import UnbalancedBracesError, braceexpand
+from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]
 from webdataset import gopen
 
 from datamodules.shards.index import INDEX_NAME, ShardIndex, parse_index, streams
@@ -10,7 +12,7 @@ from mambaeye.errors import InputError
 
 
 def open_index(shards: str, where: str | None = None) -> ShardIndex:
-    """The index of some shards, and where each is read from.
+    """Open the index of some shards, with where each is read from.
 
     Args:
         shards: a local folder; a URL of one (http or https); a brace pattern of paths or URLs, such as
@@ -33,17 +35,17 @@ def open_index(shards: str, where: str | None = None) -> ShardIndex:
         sources = [f"{shards.rstrip('/')}/{name}" for name in known]
         chosen = list(known.values())
     index = ShardIndex(Path(shards), content["classes"], chosen, sources)
-    index.require_shards(where, "mend the pattern or the index")
+    index.require_shards(where, "correct the pattern or the index")
     return index
 
 
 def is_pattern(shards: str) -> bool:
-    """Whether a string names shards one by one."""
+    """Tell whether a string names shards one by one."""
     return "{" in shards or shards.endswith(".tar")
 
 
 def beside(shards: str) -> str:
-    """Where the index is if nothing else is said."""
+    """Return where the index is if nothing else is said."""
     if shards.startswith("pipe:"):
         raise InputError(
             f"{shards} does not say where the index of the shards is: give it with --data.train_index or "
@@ -53,8 +55,8 @@ def beside(shards: str) -> str:
     return f"{folder or '.'}/{INDEX_NAME}"
 
 
-def fetch_index(where: str) -> dict:
-    """The content of an index at a path or URL: see read_index."""
+def fetch_index(where: str) -> dict[str, Any]:
+    """Read an index at a path or URL; see read_index."""
     try:
         if streams(where):
             with gopen(where) as file:
@@ -67,19 +69,21 @@ def fetch_index(where: str) -> dict:
 
 
 def expand(shards: str) -> list[str]:
-    """Every source that a brace pattern names."""
+    """Return every source that a brace pattern names."""
     try:
         return list(braceexpand(shards))
     except UnbalancedBracesError:
         raise InputError(f"the braces of {shards} do not match: write {{000000..001281}}") from None
 
 
-def shard_name(source: str, known: dict, where: str) -> str:
-    """The name in the index of the shard that a path, URL or command gives."""
+def shard_name(source: str, known: Iterable[str], where: str) -> str:
+    """Return the name in the index of the shard that a path, URL or command gives."""
     if not source.startswith("pipe:"):
         names = [name for name in known if source.rpartition("/")[2] == name]
     else:
         names = [name for name in known if name in source]
     if len(names) != 1:
-        raise InputError(f"{source} is {'none' if not names else 'several'} of the shards in {where}: mend the pattern")
+        raise InputError(
+            f"{source} is {'none' if not names else 'several'} of the shards in {where}: correct the pattern"
+        )
     return names[0]

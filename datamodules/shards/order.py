@@ -1,20 +1,21 @@
-"""Which sample comes when: pure functions of (seed, epoch, position), the same on every rank and worker.
+"""The order of samples: pure functions of (seed, epoch, position), the same on every rank and worker.
 
-An epoch is one sequence of all its samples: shards in a seeded order, and a seeded permutation inside each. A layout (so
-many ranks with so many workers, so many samples a batch) cuts what is left of the sequence; less than one optimizer
+An epoch is one sequence of all its samples: shards in a seeded order, and a seeded permutation inside each. A layout
+(so many ranks with so many workers, so many samples a batch) cuts what is left of the sequence; less than one optimizer
 step's samples stay over. There are two cuts:
 
 - Where samples are read by place, every optimizer step takes the next samples of the sequence, whoever shares them: so
   one process and many train on the same batches.
-- Where shards stream front to back, every worker gets a contiguous run of whole batches, for it reads what lies between
-  its samples too.
+- Where shards stream front to back, every worker gets a contiguous run of complete batches, for it reads what lies
+  between its samples too.
 
-When a run is interrupted, the place in the epoch is told by the layouts that worked on it and the batches that each
+When a run is interrupted, its place in the epoch is told by the layouts that worked on it and the batches that each
 handed out: the same layout goes on where it was, and another layout cuts what is left anew. So no sample is seen twice,
 none is lost but that last part of a step, and a shard that was used up is not read again, however often the layout
 changes.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,7 +38,7 @@ class LoaderLayout(NamedTuple):
 
     @property
     def batch_of_all(self) -> int:
-        """Samples of one batch of every rank."""
+        """Return the samples of one batch of every rank."""
         return self.ranks * self.batch_size
 
 
@@ -50,12 +51,12 @@ class ResumedSegment(NamedTuple):
 
 
 def epoch_order(counts: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-    """The sample numbers of one training epoch, in order: shards shuffled, and samples shuffled within each.
+    """Return the sample ids of one training epoch, in order: shards shuffled, and samples shuffled within each.
 
     Args:
         counts: (shards,) samples in each shard.
         seed: of the run.
-        epoch: number of the epoch; each has its own order.
+        epoch: index of the epoch; each has its own order.
 
     Returns:
         (sum of counts,) int64, a permutation.
@@ -66,7 +67,7 @@ def epoch_order(counts: np.ndarray, seed: int, epoch: int) -> np.ndarray:
 
 
 def divide(global_batch: int, ranks: int, most: int | None) -> tuple[int, int]:
-    """The batch of a rank, of at most so many samples, and how many of these make an optimizer step.
+    """Return the batch of a rank, of at most so many samples, and how many of these make an optimizer step.
 
     Raises:
         InputError: a global batch of that size does not divide; the message names the nearest that does.
@@ -83,32 +84,32 @@ def divide(global_batch: int, ranks: int, most: int | None) -> tuple[int, int]:
         nearest = min(divisible, key=lambda size: abs(size - global_batch))
         within = f" in batches of at most {most}" if most else ""
         raise InputError(
-            f"data.batch_size is {global_batch}, which {ranks} processes cannot share evenly{within}: the nearest that "
-            f"they can is {nearest}"
+            f"data.loader.batch_size is {global_batch}, which {ranks} processes cannot share evenly{within}: the "
+            f"nearest that they can is {nearest}"
         )
     return parts
 
 
 def batches_of(samples: int, layout: LoaderLayout) -> int:
-    """Batches that every rank of a layout gets out of so many samples: those of whole optimizer steps."""
+    """Return the batches that every rank of a layout gets out of so many samples: those of complete optimizer steps."""
     return samples // (layout.batch_of_all * layout.accumulation) * layout.accumulation
 
 
 def deal(batches: int, layout: LoaderLayout) -> np.ndarray:
-    """(ranks, workers) int64: batches for every worker, as a DataLoader asks for them: in turn, from worker 0 on."""
-    share = (batches + np.arange(layout.workers)[::-1]) // layout.workers
-    return np.tile(share, (layout.ranks, 1))
+    """Deal batches to workers as a DataLoader asks for them, in turn from worker 0 on: (ranks, workers) int64."""
+    of_a_rank = (batches + np.arange(layout.workers)[::-1]) // layout.workers
+    return np.tile(of_a_rank, (layout.ranks, 1))
 
 
 def runs(samples: int, layout: LoaderLayout) -> np.ndarray:
-    """(ranks, workers, 2) int64: where every worker's run of the samples left starts and stops."""
+    """Return where every worker's run of the samples left starts and stops: (ranks, workers, 2) int64."""
     lengths = deal(batches_of(samples, layout), layout) * layout.batch_size
     stops = lengths.cumsum().reshape(lengths.shape)
     return np.stack((stops - lengths, stops), axis=-1)
 
 
-def remaining(order: np.ndarray, segments: list[ResumedSegment]) -> np.ndarray:
-    """What is left of an epoch's order after some segments, in order."""
+def remaining(order: np.ndarray, segments: Sequence[ResumedSegment]) -> np.ndarray:
+    """Return what is left of an epoch's order after some segments, in order."""
     for layout, batches in segments:
         if layout.runs:
             left = np.ones(len(order), dtype=bool)
@@ -121,8 +122,24 @@ def remaining(order: np.ndarray, segments: list[ResumedSegment]) -> np.ndarray:
     return order
 
 
+def optimizer_step_of(segments: Sequence[ResumedSegment], batch: int) -> int:
+    """Return the index in the epoch of the optimizer step that a batch belongs to.
+
+    A step is complete whenever the epoch's batches so far are a multiple of the accumulation, as Lightning counts.
+
+    Args:
+        segments: of the epoch so far, the last one under the layout that the batch belongs to.
+        batch: its index among that layout's batches of a rank.
+    """
+    steps, batches = 0, 0
+    for (layout, _), further in zip(segments, (*(segment.batches for segment in segments[:-1]), batch), strict=True):
+        steps += (batches + further) // layout.accumulation - batches // layout.accumulation
+        batches += further
+    return steps
+
+
 def share(order: np.ndarray, layout: LoaderLayout, done: int, rank: int, worker: int) -> np.ndarray:
-    """The samples that a worker still has to read of what was left when its layout began, after `done` batches a rank."""
+    """Return what a worker still has to read of the samples left when its layout began, after `done` batches a rank."""
     if layout.runs:
         start, stop = runs(len(order), layout)[rank, worker]
         return order[start + deal(done, layout)[rank, worker] * layout.batch_size : stop]

@@ -21,87 +21,87 @@ BLOCK = tarfile.BLOCKSIZE  # bytes of the header before a tar's member
 log = logging.getLogger(__name__)
 
 
-def read_images(index: ShardIndex, numbers: np.ndarray, attempts: int) -> Iterator[bytes | InputError]:
-    """The images with the given numbers, still encoded and in that order; for one that cannot be read, the error.
+def read_images(index: ShardIndex, sample_ids: np.ndarray, attempts: int) -> Iterator[bytes | InputError]:
+    """Yield the images with the given ids, still encoded and in that order; for one that cannot be read, the error.
 
     A local shard is sought in. One that streams (a URL, a pipe: command) is read front to back once for every run of
-    its numbers; images that come before their turn wait in memory, so that at most one shard is held.
+    its ids; images that come before their turn wait in memory, so that at most one shard is held.
 
     Args:
         index: where the samples are.
-        numbers: of the samples.
+        sample_ids: (n,) int64, in any order.
         attempts: how often a shard is opened again when reading breaks, before its samples count as unreadable; each
             attempt goes on with the first image that was not delivered.
     """
-    owners = np.searchsorted(index.starts, numbers, side="right") - 1
+    owners = np.searchsorted(index.starts, sample_ids, side="right") - 1
     first_of_run = np.flatnonzero(np.diff(owners, prepend=-1))
-    for run in np.split(numbers, first_of_run[1:]):
+    for run in np.split(sample_ids, first_of_run[1:]):
         yield from read_run(index, run, attempts)
 
 
-def read_run(index: ShardIndex, numbers: np.ndarray, attempts: int) -> Iterator[bytes | InputError]:
-    """read_images for numbers of one shard."""
-    if not len(numbers):
+def read_run(index: ShardIndex, sample_ids: np.ndarray, attempts: int) -> Iterator[bytes | InputError]:
+    """Yield the images of one shard; see read_images."""
+    if not len(sample_ids):
         return
-    source = index.source(numbers[0])
+    source = index.source(sample_ids[0])
     delivered, broken = 0, 0
-    while delivered < len(numbers):
+    while delivered < len(sample_ids):
         try:
-            for image in (read_streaming if streams(source) else read_seeking)(index, source, numbers[delivered:]):
+            for image in (read_streaming if streams(source) else read_seeking)(index, source, sample_ids[delivered:]):
                 yield image
                 delivered, broken = delivered + 1, 0
         except (OSError, EOFError, URLError) as error:
             broken += 1
             if broken > attempts:
-                for number in numbers[delivered:]:
+                for sample_id in sample_ids[delivered:]:
                     yield InputError(
-                        f"sample {index.key(number)} cannot be read, for {source} breaks off ({error}): "
-                        f"make the shard readable again, or allow for it with --data.max_unreadable"
+                        f"sample {index.key(sample_id)} cannot be read, for {source} breaks off ({error}): "
+                        f"make the shard readable again, or allow for it with --data.loader.max_unreadable"
                     )
                 return
             log.warning("%s broke off (%s): attempt %d of %d to read on", source, error, broken, attempts)
             time.sleep(PAUSE * 2 ** (broken - 1))
 
 
-def read_seeking(index: ShardIndex, source: str, numbers: np.ndarray) -> Iterator[bytes | InputError]:
-    """The images with these numbers of one local shard."""
+def read_seeking(index: ShardIndex, source: str, sample_ids: np.ndarray) -> Iterator[bytes | InputError]:
+    """Yield the images with these ids of one local shard."""
     with open(source, "rb") as file:
-        for number in numbers:
-            file.seek(index.offsets[number] - BLOCK)
-            yield checked_image(index, source, number, file)
+        for sample_id in sample_ids:
+            file.seek(index.offsets[sample_id] - BLOCK)
+            yield checked_image(index, source, sample_id, file)
 
 
-def read_streaming(index: ShardIndex, source: str, numbers: np.ndarray) -> Iterator[bytes | InputError]:
-    """The images with these numbers of one shard that streams."""
+def read_streaming(index: ShardIndex, source: str, sample_ids: np.ndarray) -> Iterator[bytes | InputError]:
+    """Yield the images with these ids of one shard that streams."""
     waiting: dict[int, bytes | InputError] = {}
-    turns = iter(numbers.tolist())
+    turns = iter(sample_ids.tolist())
     turn, place = next(turns), 0
     with gopen(source) as file:
-        for number in sorted(numbers.tolist(), key=lambda n: index.offsets[n]):
-            start = int(index.offsets[number]) - BLOCK
+        for sample_id in sorted(sample_ids.tolist(), key=lambda each: index.offsets[each]):
+            start = int(index.offsets[sample_id]) - BLOCK
             while place < start:
                 place += len(exactly(file, min(SKIPPED_AT_ONCE, start - place)))
-            waiting[number] = checked_image(index, source, number, file)
-            place += BLOCK + int(index.sizes[number])
+            waiting[sample_id] = checked_image(index, source, sample_id, file)
+            place += BLOCK + int(index.sizes[sample_id])
             while turn in waiting:
                 yield waiting.pop(turn)
                 turn = next(turns, None)
 
 
-def checked_image(index: ShardIndex, source: str, number: int, file: BinaryIO) -> bytes | InputError:
-    """The image whose tar header comes next; an error if the header is not the sample's."""
+def checked_image(index: ShardIndex, source: str, sample_id: int, file: BinaryIO) -> bytes | InputError:
+    """Read the image whose tar header comes next; return an error if the header is not the sample's."""
     header = exactly(file, BLOCK)
-    image = exactly(file, int(index.sizes[number]))
-    if header_matches(header, index.key(number), len(image)):
+    image = exactly(file, int(index.sizes[sample_id]))
+    if header_matches(header, index.key(sample_id), len(image)):
         return image
     return InputError(
-        f"{source} does not hold sample {index.key(number)} where its index says: index its folder anew with "
+        f"{source} does not hold sample {index.key(sample_id)} where its index says: index its folder anew with "
         f"'python -m datamodules.pack FOLDER'"
     )
 
 
 def exactly(file: BinaryIO, size: int) -> bytes:
-    """That many bytes.
+    """Read that many bytes.
 
     Raises:
         EOFError: there are fewer.

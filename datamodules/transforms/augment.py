@@ -30,7 +30,7 @@ import numpy as np
 
 from datamodules.transforms.color import blur_kernel, color_matrix, turn_hue
 from datamodules.transforms.draws import Augmentation, Draw, draw
-from datamodules.transforms.images import decode_image
+from datamodules.transforms.images import black_canvas, decode_image
 from datamodules.transforms.jpeg import decode_reduced, jpeg_reduction, jpeg_size
 from datamodules.transforms.warping import (
     cut_source,
@@ -64,9 +64,11 @@ def augment(
     Raises:
         InputError: the bytes are not a whole image.
     """
-    size = jpeg_size(data)
-    image = decode_image(data, what) if size is None else None
-    height, width = size or image.shape[:2]
+    size, image = jpeg_size(data), None
+    if size is None:
+        image = decode_image(data, what)
+        size = image.shape[0], image.shape[1]
+    height, width = size
     drawn = draw(height, width, side, config, rng)
     matrix = result_matrix(height, width, drawn)
     reduction = 1
@@ -85,9 +87,8 @@ def augment(
         x_kernel, y_kernel = blur_kernel(x_taps, drawn.sigma, x_pitch), blur_kernel(y_taps, drawn.sigma, y_pitch)
         part = cv2.sepFilter2D(part, -1, x_kernel, y_kernel)
 
-    canvas = np.zeros((side, side, 3), dtype=np.uint8)
-    box = Box((side - drawn.size[0]) // 2, (side - drawn.size[1]) // 2, *drawn.size)
-    result = canvas[box.row : box.row + box.height, box.col : box.col + box.width]
+    canvas, box = black_canvas((side, side), drawn.size)
+    result = canvas[box.slices]
     warp(part, matrix, result, cv2.BORDER_REPLICATE if drawn.corners is None else cv2.BORDER_CONSTANT)
     if drawn.erased:
         row, col, height, width = drawn.erased
@@ -96,18 +97,19 @@ def augment(
 
 
 def result_matrix(height: int, width: int, drawn: Draw) -> np.ndarray:
-    """From the source's points, (height, width) pixels, to the result's: (3, 3) float64."""
+    """Return what takes the source's points, (height, width) pixels, to the result's: (3, 3) float64."""
     fitted, crop, size = drawn.fitted, drawn.crop, drawn.size
     matrix = scaling(fitted[1] / width, fitted[0] / height)
     if drawn.flip:
         matrix = flip_matrix(fitted[1]) @ matrix
     if drawn.corners is not None:
         matrix = perspective_matrix(*fitted, drawn.corners) @ matrix
-    return scaling(size[1] / crop.width, size[0] / crop.height) @ translation(-crop.col, -crop.row) @ matrix
+    cropped: np.ndarray = scaling(size[1] / crop.width, size[0] / crop.height) @ translation(-crop.col, -crop.row)
+    return np.matmul(cropped, matrix)
 
 
 def adjust_color(image: np.ndarray, drawn: Draw, mean: tuple[float, ...]) -> np.ndarray:
-    """Brightness, contrast and saturation by one matrix, then hue, then grayscale: (h, w, 3) uint8 -> same.
+    """Change brightness, contrast and saturation by one matrix, then hue, then grayscale: (h, w, 3) uint8 -> same.
 
     Args:
         mean: of red, green and blue over the whole image, which contrast leaves as gray as it is.

@@ -9,7 +9,7 @@ GRAY = (0.299, 0.587, 0.114)  # weights of red, green and blue (ITU-R BT.601)
 
 
 def color_matrix(brightness: float, contrast: float, saturation: float, mean: tuple[float, ...]) -> np.ndarray:
-    """(3, 4) float64: (red, green, blue, 1) -> (red, green, blue), the three one after another.
+    """Return what changes all three, one after another: (red, green, blue, 1) -> (red, green, blue), (3, 4) float64.
 
     Args:
         brightness: factor of all values.
@@ -23,14 +23,14 @@ def color_matrix(brightness: float, contrast: float, saturation: float, mean: tu
 
 
 def turn_hue(image: np.ndarray, turns: float) -> np.ndarray:
-    """Hue + turns in HSV, with 256 steps to a turn: (h, w, 3) uint8 -> same."""
+    """Turn the hue in HSV, with 256 steps to a turn: (h, w, 3) uint8 -> same."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
     hsv[..., 0] += np.uint8(round(turns * 256) % 256)  # wraps around
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
 
 
 def blur_kernel(taps: int, sigma: float, pitch: float) -> np.ndarray:
-    """A Gaussian of that many taps, one pixel apart, on a grid of another pitch: (n,) float64, n odd, sum 1.
+    """Return a Gaussian of that many taps, a pixel apart, on a grid of another pitch: (n,) float64, n odd, sum 1.
 
     What the taps would find on the fitted image is interpolated linearly from the pixels at hand, or, where those are
     denser, averaged over as many: each tap is shared out over them by a triangle.
@@ -46,4 +46,5 @@ def blur_kernel(taps: int, sigma: float, pitch: float) -> np.ndarray:
     radius = ceil(taps // 2 / pitch + reach) - 1
     grid = np.arange(-radius, radius + 1)[:, None]  # (n, 1)
     kernel = np.maximum(0, 1 - np.abs(grid - offsets / pitch) / reach) @ gaussian
-    return kernel / kernel.sum()
+    normalised: np.ndarray = kernel / kernel.sum()
+    return normalised

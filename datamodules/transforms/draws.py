@@ -63,16 +63,20 @@ class Augmentation:
         limits |= {"hue": 0.5, "distortion": 0.5, "smallest": 0.5}
         for name, largest in limits.items():
             if not 0 <= getattr(self, name) <= largest:
-                raise InputError(f"augmentation.{name} is {getattr(self, name)}: give a number from 0 to {largest:g}")
+                raise InputError(
+                    f"data.train.augmentation.{name} is {getattr(self, name)}: give a number from 0 to {largest:g}"
+                )
         if self.smallest_side < 1:
-            raise InputError(f"augmentation.smallest_side is {self.smallest_side}: give at least 1 pixel")
+            raise InputError(f"data.train.augmentation.smallest_side is {self.smallest_side}: give at least 1 pixel")
         if len(self.blur_kernel) != 2 or any(length < 1 or length % 2 == 0 for length in self.blur_kernel):
-            raise InputError(f"augmentation.blur_kernel is {self.blur_kernel}: give two odd lengths, in pixels")
+            raise InputError(
+                f"data.train.augmentation.blur_kernel is {self.blur_kernel}: give two odd lengths, in pixels"
+            )
         for name, largest in (("blur_sigma", np.inf), ("erase_area", 1.0), ("erase_aspect", np.inf)):
             limit = getattr(self, name)
             if len(limit) != 2 or not 0 < limit[0] <= limit[1] <= largest:
                 remedy = "give two positive numbers, the smaller first" + (", of at most 1" if largest == 1 else "")
-                raise InputError(f"augmentation.{name} is {limit}: {remedy}")
+                raise InputError(f"data.train.augmentation.{name} is {limit}: {remedy}")
 
 
 class Draw(NamedTuple):
@@ -139,12 +143,12 @@ def draw(height: int, width: int, side: int, config: Augmentation, rng: np.rando
 
 
 def uniform_integer(low: int, high: int, share: float) -> int:
-    """The integer at that share, in [0, 1), of the way from low to high, both inclusive; high if low is beyond it."""
+    """Return the integer at that share, in [0, 1), of the way from low to high, inclusive; high if low is beyond it."""
     return min(high, low + int(share * (high - low + 1)))
 
 
 def crop_box(height: int, width: int, smallest: int, shares: list[float]) -> Box:
-    """A box anywhere inside (height, width), each side uniform between smallest and the image's side less that.
+    """Return a box anywhere inside (height, width), each side uniform between smallest and the image's side less that.
 
     An image too short for both keeps smallest pixels of that side, or all it has.
 
@@ -161,7 +165,7 @@ def crop_box(height: int, width: int, smallest: int, shares: list[float]) -> Box
 def erased_box(
     height: int, width: int, config: Augmentation, place: list[float], trials: list[list[float]]
 ) -> Box | None:
-    """The first rectangle of the drawn areas and aspects that is smaller than (height, width) on both sides, if any.
+    """Return the first rectangle drawn that is smaller than (height, width) on both sides, if any.
 
     Args:
         place: two numbers in [0, 1) that stand for row and column.

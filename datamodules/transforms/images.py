@@ -37,7 +37,7 @@ def decode_image(data: bytes, what: str) -> np.ndarray:
 
 
 def decode_file(file: BinaryIO, what: str) -> tuple[np.ndarray, int]:
-    """The same of an open file, of any format that OpenCV reads, in half the memory: from bytes, OpenCV makes a copy.
+    """Decode an open file of any format that OpenCV reads, in half the memory: from bytes, OpenCV makes a copy.
 
     Returns:
         (H, W, 3) uint8 RGB, and how many pictures the file holds: frames of an animation or pages.
@@ -54,7 +54,7 @@ def decode_file(file: BinaryIO, what: str) -> tuple[np.ndarray, int]:
 
 
 def ends_early(data: bytes) -> bool:
-    """Whether it is a JPEG without its end marker (ITU-T T.81, B.1): OpenCV notices that in bytes, but not in files."""
+    """Tell whether it is a JPEG without end marker (ITU-T T.81, B.1): OpenCV notices that in bytes, not in files."""
     if not data.startswith(START_OF_JPEG):
         return False
     at = len(START_OF_JPEG)
@@ -76,9 +76,27 @@ def _decoded(read: Callable[[], np.ndarray | None], what: str) -> np.ndarray:
 
 
 def fitted_size(height: int, width: int, side: int) -> tuple[int, int]:
-    """Height and width of an image, scaled so that the longer one is side; at least one pixel."""
+    """Return height and width of an image, scaled so that the longer one is side; at least one pixel."""
     scale = side / max(height, width)
     return max(1, round(scale * height)), max(1, round(scale * width))
+
+
+def black_canvas(
+    size: tuple[int, int], image_size: tuple[int, int], shift: tuple[int, int] = (0, 0)
+) -> tuple[np.ndarray, Box]:
+    """Return a black canvas and the box in its middle that an image is to fill.
+
+    Args:
+        size: height and width of the canvas, in pixels.
+        image_size: height and width of the image, at most as large.
+        shift: rows and columns by which the box lies further down and right, on a canvas larger by as much.
+
+    Returns:
+        The canvas (height + rows, width + columns, 3) uint8, and the box.
+    """
+    (height, width), (rows, cols) = size, shift
+    box = Box((height - image_size[0]) // 2 + rows, (width - image_size[1]) // 2 + cols, *image_size)
+    return np.zeros((height + rows, width + cols, 3), dtype=np.uint8), box
 
 
 def fit_on_canvas(image: np.ndarray, side: int, shift: tuple[int, int] = (0, 0)) -> tuple[np.ndarray, Box]:
@@ -87,16 +105,31 @@ def fit_on_canvas(image: np.ndarray, side: int, shift: tuple[int, int] = (0, 0))
     Args:
         image: (H, W, 3) uint8.
         side: of the canvas, in pixels.
-        shift: rows and columns by which the image lies further down and right, on a canvas larger by as much.
+        shift: see black_canvas.
 
     Returns:
         The canvas (side + rows, side + columns, 3) uint8, and the image's box on it.
     """
-    height, width = fitted_size(*image.shape[:2], side)
+    height, width = fitted_size(image.shape[0], image.shape[1], side)
     interpolation = cv2.INTER_AREA if side < max(image.shape[:2]) else cv2.INTER_LINEAR
-    fitted = cv2.resize(image, (width, height), interpolation=interpolation)
-    rows, cols = shift
-    box = Box((side - height) // 2 + rows, (side - width) // 2 + cols, height, width)
-    canvas = np.zeros((side + rows, side + cols, 3), dtype=np.uint8)
-    canvas[box.row : box.row + height, box.col : box.col + width] = fitted
+    canvas, box = black_canvas((side, side), (height, width), shift)
+    canvas[box.slices] = cv2.resize(image, (width, height), interpolation=interpolation)
+    return canvas, box
+
+
+def pad_to_patch(image: np.ndarray, patch_size: int) -> tuple[np.ndarray, Box]:
+    """Return an image that has room for a glimpse as it is, and another on the smallest canvas that has.
+
+    Args:
+        image: (H, W, 3) uint8.
+        patch_size: side of a glimpse in pixels.
+
+    Returns:
+        The canvas, at least (patch_size, patch_size, 3) uint8, and the image's box on it.
+    """
+    height, width = image.shape[:2]
+    if min(height, width) >= patch_size:
+        return image, Box(0, 0, height, width)
+    canvas, box = black_canvas((max(height, patch_size), max(width, patch_size)), (height, width))
+    canvas[box.slices] = image
     return canvas, box

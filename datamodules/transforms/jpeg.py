@@ -14,7 +14,7 @@ REDUCED = {  # OpenCV names these flags for gray and BGR only; they are sums of 
 
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Height and width from a JPEG's header; None for other formats, and for what only decoding can tell upright.
+    """Read height and width from a JPEG's header; None for other formats, and for what only decoding can tell upright.
 
     Walks the segments up to the frame header (ITU-T T.81, B.1 and B.2.2).
     """
@@ -32,7 +32,7 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
 
 
 def jpeg_reduction(scale: float) -> int:
-    """By what a JPEG that is to be scaled may already be decoded smaller: the largest of 1, 2, 4, 8.
+    """Return by what a JPEG that is to be scaled may already be decoded smaller: the largest of 1, 2, 4, 8.
 
     A factor of at least 2 is left to averaging over pixels, for the decoder's own way of shrinking is sharper.
     """

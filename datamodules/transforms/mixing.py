@@ -29,15 +29,15 @@ class Mixing:
     def __post_init__(self) -> None:
         if not (self.mixup >= 0 and self.cutmix >= 0 and self.mixup + self.cutmix <= 1):
             raise InputError(
-                f"mixing.mixup and mixing.cutmix are {self.mixup} and {self.cutmix}: give probabilities that sum to at "
-                f"most 1"
+                f"data.train.mixing.mixup and .cutmix are {self.mixup} and {self.cutmix}: give probabilities that sum "
+                f"to at most 1"
             )
         for name in ("mixup_alpha", "cutmix_alpha"):
             if not getattr(self, name) > 0:
-                raise InputError(f"mixing.{name} is {getattr(self, name)}: give a positive number")
+                raise InputError(f"data.train.mixing.{name} is {getattr(self, name)}: give a positive number")
 
     def choose(self, rng: np.random.Generator) -> str | None:
-        """What happens to an image: "mixup", "cutmix" or nothing."""
+        """Draw what happens to an image: "mixup", "cutmix" or nothing."""
         draw = rng.random()
         if draw < self.mixup:
             return "mixup"

@@ -15,33 +15,33 @@ SNAP = 1 / 128  # share of a crop's side that its edges may be moved by
 
 
 def scaling(x: float, y: float) -> np.ndarray:
-    """(3, 3): multiplies both coordinates."""
+    """Return the (3, 3) matrix that multiplies both coordinates."""
     return np.array([[x, 0.0, 0.0], [0.0, y, 0.0], [0.0, 0.0, 1.0]])
 
 
 def translation(x: float, y: float) -> np.ndarray:
-    """(3, 3): adds to both coordinates."""
+    """Return the (3, 3) matrix that adds to both coordinates."""
     return np.array([[1.0, 0.0, x], [0.0, 1.0, y], [0.0, 0.0, 1.0]])
 
 
 def flip_matrix(width: float) -> np.ndarray:
-    """(3, 3): mirrors an image of that width left to right."""
+    """Return the (3, 3) matrix that mirrors an image of that width left to right."""
     return np.array([[-1.0, 0.0, width], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
 
 
 def perspective_matrix(height: float, width: float, corners: np.ndarray) -> np.ndarray:
-    """(3, 3): moves the corners of a (height, width) image to (4, 2) points and their bounding box to the origin."""
+    """Return the (3, 3) that moves an image's corners to (4, 2) points, and their bounding box to the origin."""
     moved = corners - corners.min(axis=0)
     return cv2.getPerspectiveTransform(rectangle(height, width).astype(np.float32), moved.astype(np.float32))
 
 
 def rectangle(height: float, width: float) -> np.ndarray:
-    """The corners of an image, (4, 2) float64: top left, top right, bottom right, bottom left."""
+    """Return the corners of an image, (4, 2) float64: top left, top right, bottom right, bottom left."""
     return np.array([[0.0, 0.0], [width, 0.0], [width, height], [0.0, height]])
 
 
 def magnification(matrix: np.ndarray, height: int, width: int) -> tuple[float, float]:
-    """Result pixels to a source pixel along the source's x and y, at the middle of a (height, width) source."""
+    """Return the result pixels to a source pixel along x and y, at the middle of a (height, width) source."""
     (xx, xy, x0), (yx, yy, y0), (zx, zy, z0) = matrix.tolist()
     x, y = width / 2, height / 2
     depth = zx * x + zy * y + z0
@@ -50,12 +50,12 @@ def magnification(matrix: np.ndarray, height: int, width: int) -> tuple[float, f
 
 
 def is_stretch(matrix: np.ndarray) -> bool:
-    """Whether it only scales, mirrors and moves."""
+    """Tell whether it only scales, mirrors and moves."""
     return not (matrix[0, 1] or matrix[1, 0] or matrix[2, 0] or matrix[2, 1])
 
 
 def cut_source(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """The part of the source that the result shows, with a pixel around it, and the matrix from it to the result.
+    """Cut out the part of the source that the result shows, with a pixel around it.
 
     If all four edges are whole pixels, to within SNAP of their distance, it is cut there and the matrix is made to
     stretch exactly it over the result.
@@ -66,7 +66,7 @@ def cut_source(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> 
         size: height and width of the result.
 
     Returns:
-        (h, w, 3), a view, at least one pixel; and (3, 3).
+        (h, w, 3), a view, at least one pixel; and (3, 3), the matrix from it to the result.
     """
     x, y, depth = np.linalg.inv(matrix) @ np.vstack([rectangle(*size).T, np.ones(4)])  # (4,) each: the result's corners
     if depth.min() <= 0:  # the result reaches beyond the horizon

@@ -1,33 +1,72 @@
-"""Images for validation: each is decoded once and then seen in every cell (paper section 4.2)."""
+"""Images for validation: each is decoded once and then looked at under every condition (paper section 4.2)."""
 
-import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import IterableDataset
 
-from datamodules.loading.stream import numbers_here
-from datamodules.shards.index import ShardIndex
-from datamodules.shards.order import LoaderLayout
-from datamodules.shards.reading import ATTEMPTS, read_images
-from datamodules.transforms.images import decode_image, fit_on_canvas
-from mambaeye.batch import CanvasBatch, EvaluationCondition
+from datamodules.transforms.images import fit_on_canvas
+from datamodules.views.keys import Key, policy_seed
+from datamodules.views.plan import AXES, plan, ratio_of_plan
+from datamodules.views.samples import row_of, scene_of
+from mambaeye.batch import CANVAS, POLICY, CanvasBatch, EvaluationCondition
+from mambaeye.encoders.base import Takes
 from mambaeye.errors import InputError
 from mambaeye.geometry.box import Box
-from mambaeye.geometry.coverage import information_ratio
-from mambaeye.geometry.scans import scan_pattern
-
-log = logging.getLogger(__name__)
 
 
-class Photo(NamedTuple):
+@dataclass(frozen=True)
+class EvaluateView:
+    """How validation looks at an image."""
+
+    num_glimpses: int = 64
+    """Glimpses an image (T), in predict too; an encoder of canvases takes none."""
+    report_at: tuple[int, ...] = ()
+    """Glimpse counts that validation reports after, besides powers of two and the last."""
+    shift: tuple[int, int] = (0, 0)
+    """Rows and columns by which images lie further down and right, on canvases larger by as much."""
+
+    def __post_init__(self) -> None:
+        if self.num_glimpses < 1:
+            raise InputError(f"data.evaluate.num_glimpses is {self.num_glimpses}: give at least 1")
+        for count in self.report_at:
+            if not 1 <= count <= self.num_glimpses:
+                raise InputError(
+                    f"data.evaluate.report_at has {count}: give glimpse counts from 1 to "
+                    f"data.evaluate.num_glimpses, {self.num_glimpses}"
+                )
+        if min(self.shift) < 0:
+            raise InputError(f"data.evaluate.shift is {list(self.shift)}: give rows and columns of at least 0 pixels")
+
+
+def evaluation_conditions(
+    resolutions: Sequence[int], scans: Sequence[str], takes: Takes, has_policy: bool
+) -> tuple[EvaluationCondition, ...]:
+    """Return what validation measures: every scan at every resolution, or canvases of each where an encoder takes them.
+
+    Args:
+        resolutions: canvas sides in pixels.
+        scans: names or import paths of scan patterns, or POLICY.
+        takes: what the encoder takes.
+        has_policy: whether the model has a policy.
+
+    Raises:
+        InputError: a policy is asked for that is not there.
+    """
+    if takes == "canvas":
+        return tuple(EvaluationCondition(resolution, CANVAS) for resolution in dict.fromkeys(resolutions))
+    if POLICY in scans and not has_policy:
+        raise InputError(f"data.scans has {POLICY}, and the model has none: give --model.policy")
+    return tuple(EvaluationCondition(resolution, scan) for resolution in resolutions for scan in scans)
+
+
+class DecodedSample(NamedTuple):
     """A decoded sample."""
 
-    number: int
+    sample_id: int
     """In its index; negative for one that only fills up a batch."""
     key: str
     label: int
@@ -35,90 +74,43 @@ class Photo(NamedTuple):
     """(H, W, 3) uint8; None for a filler, and for a sample that cannot be read."""
 
 
-FILLER = Photo(-1, "", 0, None)
+FILLER = DecodedSample(-1, "", 0, None)
 
 
 @dataclass(frozen=True)
-class FixedGlimpses:
-    """Every cell's glimpses of an image, at positions that are the same whenever it is looked at."""
+class EvaluationCanvases:
+    """Puts images on canvases under every condition, with trajectories that are the same on every pass."""
 
-    cells: tuple[EvaluationCondition, ...]
+    conditions: Sequence[EvaluationCondition]
     patch_size: int
-    length: int
-    """T, glimpses an image."""
-    shift: tuple[int, int]
+    num_glimpses: int
+    """T."""
+    shift: tuple[int, int] = (0, 0)
     """Rows and columns by which images lie further down and right on their canvases."""
 
-    def __call__(self, photos: list[Photo], key: tuple[int, ...]) -> Iterator[CanvasBatch]:
-        """The samples of a batch, cell by cell: CanvasBatches without their first axis.
+    def __call__(self, samples: list[DecodedSample], key: Key) -> Iterator[CanvasBatch]:
+        """Yield the samples of a batch, condition by condition: CanvasBatches without their first axis.
 
-        What a scan draws depends on the key, the resolution and the sample's number alone.
+        What a scan draws depends on the key, the resolution and the sample's id alone.
         """
-        for resolution, cells in groupby(enumerate(self.cells), lambda numbered: numbered[1].resolution):
-            placed = [self._place(photo, resolution) for photo in photos]
-            for place, cell in cells:
-                for photo, (canvas, box) in zip(photos, placed, strict=True):
-                    yield self._sample(photo, canvas, box, cell, place, key)
+        for resolution, group in groupby(enumerate(self.conditions), lambda numbered: numbered[1].resolution):
+            placed = [self._place(sample, resolution) for sample in samples]
+            for condition, (_, scan) in group:
+                for sample, (canvas, box) in zip(samples, placed, strict=True):
+                    drawn = (*key, resolution, sample.sample_id)
+                    yield self._sample(sample, canvas, box, scan, condition, drawn)
 
-    def _place(self, photo: Photo, resolution: int) -> tuple[np.ndarray, Box]:
-        image = np.zeros((1, 1, 3), np.uint8) if photo.image is None else photo.image
+    def _place(self, sample: DecodedSample, resolution: int) -> tuple[np.ndarray, Box]:
+        image = np.zeros((1, 1, 3), np.uint8) if sample.image is None else sample.image
         return fit_on_canvas(image, resolution, self.shift)
 
     def _sample(
-        self, photo: Photo, canvas: np.ndarray, box: Box, cell: EvaluationCondition, place: int, key: tuple[int, ...]
+        self, sample: DecodedSample, canvas: np.ndarray, box: Box, scan: str, condition: int, key: Key
     ) -> CanvasBatch:
-        if photo.image is None:
-            positions, ratio = np.zeros((self.length, 2), np.int32), torch.zeros(self.length)
+        if sample.image is None:
+            positions, ratio, seed = np.zeros((self.num_glimpses, AXES), np.int32), torch.zeros(self.num_glimpses), 0
         else:
-            rng = np.random.default_rng((*key, cell.resolution, photo.number))
-            positions = scan_pattern(cell.scan)(box, self.patch_size, self.length, rng)
-            assert positions.min() >= 0, "a glimpse starts outside the canvas"
-            ratio = information_ratio(positions, box, self.patch_size).float()
-        return CanvasBatch(
-            torch.from_numpy(canvas),
-            torch.from_numpy(positions),
-            ratio,
-            torch.tensor(photo.label),
-            photo.key,
-            torch.tensor(photo.image is not None),
-            torch.tensor(place),
-        )
-
-
-@dataclass
-class CanvasStream(IterableDataset):
-    """One rank's samples of a validation, a batch of images after the other, each in all cells; in a worker, its own.
-
-    A sample that cannot be read or decoded ends the pass with an InputError or, if some are max_unreadable, leaves a row in
-    every cell that is marked invalid and bears its key.
-    """
-
-    index: ShardIndex
-    order: np.ndarray
-    """Sample numbers over all ranks, in whole batches; a negative number stands for a row of filler."""
-    layout: LoaderLayout
-    rank: int
-    glimpses: FixedGlimpses
-    key: tuple[int, ...]
-    """What all random draws depend on, besides resolution and number."""
-    tolerant: bool
-    """Whether a sample may be unreadable."""
-
-    def __iter__(self) -> Iterator[CanvasBatch]:
-        numbers = numbers_here(self.order, self.layout, self.rank, 0)
-        encoded = read_images(self.index, numbers[numbers >= 0], ATTEMPTS)
-        for batch in numbers.reshape(-1, self.layout.batch_size).tolist():
-            photos = [self._photo(number, next(encoded)) if number >= 0 else FILLER for number in batch]
-            yield from self.glimpses(photos, self.key)
-
-    def _photo(self, number: int, encoded: bytes | InputError) -> Photo:
-        key, label = self.index.key(number), int(self.index.labels[number])
-        try:
-            if isinstance(encoded, InputError):
-                raise encoded
-            return Photo(number, key, label, decode_image(encoded, f"sample {key}"))
-        except InputError as error:
-            if not self.tolerant:
-                raise InputError(f"{error} (in {self.index.source(number)})") from None
-            log.warning("left out: %s (in %s)", error, self.index.source(number))
-            return Photo(number, key, label, None)
+            positions = plan(scan, box, self.patch_size, self.num_glimpses, np.random.default_rng(key))
+            ratio, seed = ratio_of_plan(scan, positions, box, self.patch_size), policy_seed(key)
+        row = row_of(sample.key, sample.image is not None, sample.label, sample.label)
+        return CanvasBatch(scene_of(canvas, box, positions, seed), ratio, *row, condition)

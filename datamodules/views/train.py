@@ -1,8 +1,8 @@
-"""An image -> one sequence of glimpses for training: everything about it is drawn."""
+"""An image -> one training sample, glimpses or a canvas: everything about it is drawn."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -11,11 +11,54 @@ from datamodules.transforms.augment import augment
 from datamodules.transforms.draws import Augmentation
 from datamodules.transforms.images import decode_image, fit_on_canvas
 from datamodules.transforms.mixing import Mixing, cutmix, mixup
-from mambaeye.batch import GlimpseBatch
+from datamodules.views.keys import draw_seed
+from datamodules.views.plan import AXES, plan, ratio_of_plan
+from datamodules.views.samples import row_of, scene_of
+from mambaeye.batch import CANVAS, CanvasBatch, GlimpseBatch
+from mambaeye.errors import InputError
 from mambaeye.geometry.box import Box
-from mambaeye.geometry.coverage import information_ratio
 from mambaeye.geometry.patches import cut_patches
-from mambaeye.geometry.scans import scan_pattern
+
+
+@dataclass(frozen=True)
+class TrainView:
+    """How training looks at an image; the paper's section 4.1."""
+
+    canvas: tuple[int, int] = (32, 64)
+    """Smallest and largest canvas side, in pixels, drawn anew for every sample, or for every optimizer step where
+    whole canvases are trained on."""
+    num_glimpses: int = 64
+    """Glimpses an image (T); an encoder of canvases takes none."""
+    inside_prob: float = 0.5
+    """Probability that a trajectory keeps to the image instead of the whole canvas."""
+    augmentation: Augmentation | None = None
+    """How images are changed; null for not at all, {} for the paper's augmentations."""
+    mixing: Mixing | None = None
+    """Mixup and CutMix of images; null for neither."""
+
+    def __post_init__(self) -> None:
+        smallest, largest = self.canvas
+        if not 1 <= smallest <= largest:
+            raise InputError(
+                f"data.train.canvas is {smallest}..{largest} pixels: give two sides of at least 1, the smaller first"
+            )
+        if self.num_glimpses < 1:
+            raise InputError(f"data.train.num_glimpses is {self.num_glimpses}: give at least 1")
+        if not 0 <= self.inside_prob <= 1:
+            raise InputError(f"data.train.inside_prob is {self.inside_prob}: give a probability, 0 to 1")
+
+    def require_room(self, patch_size: int) -> None:
+        """Refuse canvases on which no glimpse fits.
+
+        Raises:
+            InputError: the smallest canvas is smaller than a glimpse.
+        """
+        smallest, largest = self.canvas
+        if smallest < patch_size:
+            raise InputError(
+                f"data.train.canvas is {smallest}..{largest} pixels and a glimpse {patch_size}: give two sides, the "
+                f"smaller first, of at least data.patch_size"
+            )
 
 
 class RawSample(NamedTuple):
@@ -28,82 +71,136 @@ class RawSample(NamedTuple):
 
 
 Partner = Callable[[np.random.Generator], RawSample]
+"""Draws another sample to mix in."""
+
+
+class Composed(NamedTuple):
+    """An image on its canvas, augmented and mixed."""
+
+    canvas: np.ndarray
+    """(side, side, 3) uint8."""
+    box: Box
+    partner_label: int
+    label_share: float
+
+
+class TrainingSamples(Protocol):
+    """Makes training samples: batches without their first axis."""
+
+    @property
+    def view(self) -> TrainView:
+        """Return how training looks at an image."""
+
+    def sample(
+        self, raw: RawSample, rng: np.random.Generator, partner: Partner, side: int
+    ) -> GlimpseBatch | CanvasBatch:
+        """Return the sample of an image.
+
+        Args:
+            raw: the image.
+            rng: decides everything random about it.
+            partner: draws another image to mix in.
+            side: of the canvases of this optimizer step, where all have the same.
+        """
+
+    def filler(self, key: str, side: int) -> GlimpseBatch | CanvasBatch:
+        """Return a row in place of a sample that is missing: black, marked invalid, with the sample's key."""
 
 
 @dataclass(frozen=True)
 class TrainingGlimpses:
-    """Random glimpses, or those of another scan, on a canvas of random side (paper section 4.1)."""
+    """Makes glimpses of an image, cut out already, on a canvas with a side of its own."""
 
-    canvas: tuple[int, int]
-    """Smallest and largest canvas side, pixels, inclusive; drawn anew for every sample."""
+    view: TrainView
     patch_size: int
-    length: int
-    """T, glimpses an image."""
-    inside: float
-    """Probability that a trajectory keeps to the image; otherwise it may fall anywhere on the canvas."""
-    augmentation: Augmentation | None
-    """None leaves images as they are, fitted into the canvas."""
-    mixing: Mixing | None
-    """None leaves every image by itself."""
     scan: str = "random"
-    """Name of the scan pattern."""
+    """Scan pattern of the trajectories."""
 
-    def __call__(self, raw: RawSample, rng: np.random.Generator, partner: Partner) -> GlimpseBatch:
-        """One sample; rng decides everything random about it, partner draws another image to mix in."""
-        side = int(rng.integers(*self.canvas, endpoint=True))
-        canvas, box = self._place(raw, side, rng)
-        partner_label, share = raw.label, 1.0
-        if self.mixing and (mix := self.mixing.choose(rng)):
-            other = partner(rng)
-            partner_label = other.label
-            other_canvas, other_box = self._place(other, side, rng)
-            if mix == "mixup":
-                canvas, box, share = mixup(canvas, box, other_canvas, other_box, self.mixing.mixup_alpha, rng)
-            else:
-                canvas, box, share = cutmix(canvas, box, other_canvas, other_box, self.mixing.cutmix_alpha, rng)
-        area = box if rng.random() < self.inside else Box(0, 0, side, side)
-        positions = scan_pattern(self.scan)(area, self.patch_size, self.length, rng)
-        return sample(canvas, box, positions, self.patch_size, raw, partner_label, share)
+    def sample(self, raw: RawSample, rng: np.random.Generator, partner: Partner, side: int = 0) -> GlimpseBatch:
+        """Return the sample of an image; see TrainingSamples. The side is drawn for each image."""
+        view, patch_size = self.view, self.patch_size
+        image = compose(view, raw, draw_side(view, rng), rng, partner)
+        positions = plan(self.scan, draw_area(view, image, rng), patch_size, view.num_glimpses, rng)
+        return GlimpseBatch(
+            torch.from_numpy(cut_patches(image.canvas, positions, patch_size)),
+            torch.from_numpy(positions),
+            ratio_of_plan(self.scan, positions, image.box, patch_size),
+            *row_of(raw.key, True, raw.label, image.partner_label, image.label_share),
+        )
 
-    def _place(self, raw: RawSample, side: int, rng: np.random.Generator) -> tuple[np.ndarray, Box]:
-        """The image on a canvas (side, side, 3), augmented if it is to be, and its box there."""
-        what = f"sample {raw.key}"
-        if self.augmentation is None:
-            return fit_on_canvas(decode_image(raw.image, what), side)
-        return augment(raw.image, side, self.augmentation, rng, what)
+    def filler(self, key: str, side: int = 0) -> GlimpseBatch:
+        """Return a row in place of a sample that is missing; see TrainingSamples."""
+        num_glimpses, sides = self.view.num_glimpses, [self.patch_size] * AXES
+        return GlimpseBatch(
+            torch.zeros(num_glimpses, 3, *sides, dtype=torch.uint8),
+            torch.zeros(num_glimpses, AXES, dtype=torch.int32),
+            torch.zeros(num_glimpses),
+            *row_of(key, False),
+        )
 
 
-def sample(
-    canvas: np.ndarray,
-    box: Box,
-    positions: np.ndarray,
-    patch_size: int,
-    raw: RawSample,
-    partner_label: int,
-    label_share: float,
-) -> GlimpseBatch:
-    """Cut the glimpses and note what they show: a GlimpseBatch without its first axis."""
-    return GlimpseBatch(
-        torch.from_numpy(cut_patches(canvas, positions, patch_size)),
-        torch.from_numpy(positions),
-        information_ratio(positions, box, patch_size).float(),
-        torch.tensor(raw.label),
-        torch.tensor(partner_label),
-        torch.tensor(label_share, dtype=torch.float32),
-        raw.key,
-        torch.tensor(True),
-    )
+@dataclass(frozen=True)
+class TrainingCanvases:
+    """Makes whole canvases, of one side an optimizer step: for encoders that take them, and for policies."""
+
+    view: TrainView
+    patch_size: int
+    scan: str
+    """CANVAS or POLICY: what is planned on them; see plan."""
+
+    def sample(self, raw: RawSample, rng: np.random.Generator, partner: Partner, side: int) -> CanvasBatch:
+        """Return the sample of an image; see TrainingSamples."""
+        view = self.view
+        draw_side(view, rng)  # left unused, so that everything else is drawn as for glimpses
+        image = compose(view, raw, side, rng, partner)
+        if self.scan == CANVAS:
+            area, num_glimpses = image.box, 1
+        else:
+            area, num_glimpses = draw_area(view, image, rng), view.num_glimpses
+        positions = plan(self.scan, area, self.patch_size, num_glimpses, rng)
+        return CanvasBatch(
+            scene_of(image.canvas, image.box, positions, draw_seed(rng)),
+            ratio_of_plan(self.scan, positions, image.box, self.patch_size),
+            *row_of(raw.key, True, raw.label, image.partner_label, image.label_share),
+            0,
+        )
+
+    def filler(self, key: str, side: int) -> CanvasBatch:
+        """Return a row in place of a sample that is missing; see TrainingSamples."""
+        num_glimpses = 1 if self.scan == CANVAS else self.view.num_glimpses
+        canvas, positions = np.zeros((side, side, 3), np.uint8), np.zeros((num_glimpses, AXES), np.int32)
+        scene = scene_of(canvas, Box(0, 0, side, side), positions, 0)
+        return CanvasBatch(scene, torch.zeros(num_glimpses), *row_of(key, False), 0)
 
 
-def filler(patch_size: int, length: int, key: str) -> GlimpseBatch:
-    """A row in place of a sample that is missing: black, marked invalid, with the sample's key."""
-    return GlimpseBatch(
-        torch.zeros(length, 3, patch_size, patch_size, dtype=torch.uint8),
-        torch.zeros(length, 2, dtype=torch.int32),
-        torch.zeros(length),
-        torch.tensor(0),
-        torch.tensor(0),
-        torch.tensor(1.0),
-        key,
-        torch.tensor(False),
-    )
+def draw_side(view: TrainView, rng: np.random.Generator) -> int:
+    """Draw the side of a canvas, in pixels."""
+    return int(rng.integers(*view.canvas, endpoint=True))
+
+
+def draw_area(view: TrainView, image: Composed, rng: np.random.Generator) -> Box:
+    """Draw where a trajectory may fall: on the image alone, or anywhere on its canvas."""
+    height, width = image.canvas.shape[:2]
+    return image.box if rng.random() < view.inside_prob else Box(0, 0, height, width)
+
+
+def compose(view: TrainView, raw: RawSample, side: int, rng: np.random.Generator, partner: Partner) -> Composed:
+    """Put an image on a canvas, augmented and mixed with another if it is to be."""
+    canvas, box = placed(view, raw, side, rng)
+    if not view.mixing or not (mix := view.mixing.choose(rng)):
+        return Composed(canvas, box, raw.label, 1.0)
+    other = partner(rng)
+    other_canvas, other_box = placed(view, other, side, rng)
+    if mix == "mixup":
+        canvas, box, share = mixup(canvas, box, other_canvas, other_box, view.mixing.mixup_alpha, rng)
+    else:
+        canvas, box, share = cutmix(canvas, box, other_canvas, other_box, view.mixing.cutmix_alpha, rng)
+    return Composed(canvas, box, other.label, share)
+
+
+def placed(view: TrainView, raw: RawSample, side: int, rng: np.random.Generator) -> tuple[np.ndarray, Box]:
+    """Decode an image onto a canvas, augmented if it is to be: (side, side, 3) uint8, and its box there."""
+    what = f"sample {raw.key}"
+    if view.augmentation is None:
+        return fit_on_canvas(decode_image(raw.image, what), side)
+    return augment(raw.image, side, view.augmentation, rng, what)

@@ -1,0 +1,54 @@
+"""How samples are loaded: batch sizes, worker processes, and what may go wrong."""
+
+from dataclasses import dataclass
+
+from datamodules.shards.index import ShardIndex
+from datamodules.shards.order import LoaderLayout, divide
+from mambaeye.contracts import OptimizerStep
+from mambaeye.errors import InputError
+
+
+@dataclass(frozen=True)
+class LoaderConfig:
+    """How samples are loaded, in training and everywhere else."""
+
+    batch_size: int = 64
+    """Images an optimizer step, of all processes together; what one process takes follows from it."""
+    micro_batch_size: int | None = None
+    """Images that a process takes at once, at most; what its share of batch_size has more is accumulated. null takes
+    all at once."""
+    num_workers: int = 1
+    """Worker processes that load data, for each process; 0 loads in the process itself."""
+    max_unreadable: int = 0
+    """Samples an epoch and process that may be unreadable: left out, counted and reported. One more stops the run."""
+    timeout: float = 600.0
+    """Seconds without a batch after which worker processes count as stuck and the run stops; 0 for never."""
+
+    def __post_init__(self) -> None:
+        for name, value, least in (
+            ("batch_size", self.batch_size, 1),
+            ("micro_batch_size", self.micro_batch_size, 1),
+            ("num_workers", self.num_workers, 0),
+            ("max_unreadable", self.max_unreadable, 0),
+            ("timeout", self.timeout, 0),
+        ):
+            if value is not None and not value >= least:
+                raise InputError(f"data.loader.{name} is {value}: give at least {least}")
+
+    def optimizer_step(self, ranks: int) -> OptimizerStep:
+        """Return how the images of an optimizer step are shared out among so many processes."""
+        return OptimizerStep(self.batch_size, *divide(self.batch_size, ranks, self.micro_batch_size))
+
+    def images_at_once(self, ranks: int) -> int:
+        """Return how many images a process takes at once, at most, where it learns nothing."""
+        batch_size = -(-self.batch_size // ranks)
+        return min(batch_size, self.micro_batch_size or batch_size)
+
+    def training_layout(self, index: ShardIndex, ranks: int) -> LoaderLayout:
+        """Return who shares the samples of an index in training."""
+        _, micro_batch, accumulation = self.optimizer_step(ranks)
+        return LoaderLayout(ranks, max(1, self.num_workers), micro_batch, accumulation, runs=index.streaming)
+
+    def evaluation_layout(self, index: ShardIndex, ranks: int) -> LoaderLayout:
+        """Return who shares the samples of an index where nothing is learnt."""
+        return LoaderLayout(ranks, max(1, self.num_workers), self.images_at_once(ranks), runs=index.streaming)

@@ -1,0 +1,48 @@
+"""The trajectory that an image is given before anything of it is seen, under every name that a scan may have."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mambaeye.batch import CANVAS, POLICY
+from mambaeye.geometry.box import Box, start_range
+from mambaeye.geometry.coverage import information_ratio
+from mambaeye.geometry.scans import scan_pattern
+
+AXES = 2
+"""Axes of an image, and of a position on it: (row, col)."""
+FALLBACK = "sobol"
+"""What is planned where a policy leads: it spreads evenly after any number of glimpses."""
+
+
+def plan(scan: str, area: Box, patch_size: int, num_glimpses: int, rng: np.random.Generator) -> np.ndarray:
+    """Return where the glimpses of an image shall fall: (T, 2) int32.
+
+    Args:
+        scan: name or import path of a scan pattern; POLICY for what policies may fall back on; CANVAS for the area's
+            first start alone, where an encoder takes the canvas.
+        area: what the glimpses are to fall on, the image or its canvas.
+        patch_size: side of a glimpse in pixels.
+        num_glimpses: T.
+        rng: decides everything random.
+    """
+    if scan == CANVAS:
+        first, _ = start_range(area, patch_size)
+        return np.tile(first, (num_glimpses, 1))
+    positions = scan_pattern(FALLBACK if scan == POLICY else scan)(area, patch_size, num_glimpses, rng)
+    assert positions.min() >= 0, "a glimpse starts outside the canvas"
+    return positions
+
+
+def ratio_of_plan(scan: str, positions: np.ndarray, box: Box, patch_size: int) -> Tensor:
+    """Return the share of the image that its planned glimpses show: (T,) float32; 1 where an encoder takes the canvas.
+
+    Args:
+        scan: as for plan.
+        positions: (T, 2) integers.
+        box: the image's place on its canvas.
+        patch_size: side of a glimpse in pixels.
+    """
+    if scan == CANVAS:
+        return torch.ones(len(positions))
+    return information_ratio(positions, box, patch_size).float()
