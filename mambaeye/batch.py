@@ -3,10 +3,12 @@
 Shapes: B images, T glimpses, K axes of a position (2: row, col), P patch side, C channels, S... the sides of a canvas.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
+Takes = Literal["glimpses", "canvas"]
+"""What an encoder wants to be handed in training."""
 POLICY = "policy"
 """The scan name that leaves every glimpse to the model's own policy."""
 CANVAS = "canvas"

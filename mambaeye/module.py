@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from mambaeye import weights
-from mambaeye.batch import POLICY, CanvasBatch, FileBatch, GlimpseBatch
+from mambaeye.batch import POLICY, CanvasBatch, FileBatch, GlimpseBatch, Takes
 from mambaeye.contracts import data_of
-from mambaeye.encoders.base import Encoder, Takes
+from mambaeye.encoders.base import Encoder
 from mambaeye.errors import InputError
 from mambaeye.evaluation.early_exit import EarlyExitConfig, EarlyExitMetrics, EarlyExitState, ExitCriteria
 from mambaeye.evaluation.metrics import MetricsConfig, StepMetrics, condition_result, reported_steps
