@@ -98,7 +98,7 @@ def listed(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-RECIPES = [path for path in sorted((ROOT / "configs").glob("*.yaml"))]
+RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
 OVERLAYS = sorted((ROOT / "configs/encoders").glob("*.yaml"))
 
 

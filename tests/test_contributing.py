@@ -14,7 +14,8 @@ from train import main
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 EXAMPLES = dict(re.findall(r"^`(\w+\.py)`:\n\n```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))
 COMMANDS = re.findall(r"^    python train\.py (.+)$", PAGE, re.MULTILINE)
-SMALL = ["--trainer.max_steps=2", "--trainer.limit_val_batches=2", "--trainer.enable_progress_bar=false"]
+FIT = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.check_val_every_n_epoch=1"]
+QUIET = ["--trainer.limit_val_batches=2", "--trainer.enable_progress_bar=false", "--figures.every=0"]
 ENCODER = ["dim=16", "depth=1", "d_state=8", "headdim=8"]
 FEW = ["--data.train.num_glimpses=6", "--data.evaluate.num_glimpses=6"]
 
@@ -31,9 +32,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
 
 
 def run(words: list[str]) -> None:
-    fit = [f"--model.encoder.{size}" for size in ENCODER] if words[0] == "fit" and "--model.encoder" not in words else []
-    few = [] if "--model.encoder" in words else FEW
-    main([*words, *(SMALL if words[0] == "fit" else SMALL[1:]), *fit, *few])
+    small = [*QUIET, *FEW]
+    if words[0] == "fit":
+        small += FIT
+        if "--model.encoder" not in words:
+            small += [f"--model.encoder.{size}" for size in ENCODER]
+    main([*words, *small])
 
 
 def test_the_page_has_three_examples() -> None:
