@@ -1,5 +1,6 @@
 # make quickstart   everything from an empty machine to a validated model
 # make test         lint, formatting and tests
+# make typecheck    mypy, as pyproject.toml says
 # make setup        the environment alone
 # make long         the tests that take minutes
 
@@ -7,7 +8,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: setup quickstart test long
+.PHONY: setup quickstart test typecheck long
 
 setup: $(STAMP)
 
@@ -25,6 +26,9 @@ test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
+
+typecheck: setup
+	$(BIN)/python -m mypy
 
 long: setup
 	$(BIN)/python -m pytest -m long

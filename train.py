@@ -1,15 +1,16 @@
 """MambaEye on the command line: python train.py {fit,validate,test,predict} --help"""
 
+import os
 import sys
 import warnings
 from typing import Any
 
 from jsonargparse import ActionYesNo, Namespace, set_parsing_settings
 from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.distributed import DistError
 
 import mambaeye.encoders
@@ -65,6 +66,23 @@ class MambaEyeCLI(LightningCLI):
     A value is looked for in this order: flags and --config, the checkpoint, the defaults.
     """
 
+    def __init__(self, words: list[str]) -> None:
+        """Run a command line, given without the program's name."""
+        self.words = words
+        super().__init__(
+            ClassifierModule,
+            ShardDataModule,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            trainer_defaults={"callbacks": [callback() for callback in ALWAYS]},
+            args=words,
+        )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # it is static, and knows no command line
+        """Return the command that is given alone, if one is: a parser for each of the four takes half a second."""
+        commands = super().subcommands()
+        return {name: left for name, left in commands.items() if name in self.words[:1]} or commands
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
             "--run_dir",
@@ -73,7 +91,7 @@ class MambaEyeCLI(LightningCLI):
             "config, the run that the checkpoint belongs to).",
         )
         # two, for Lightning's save_last saves only when the best improves
-        checkpoints = {
+        checkpoints: dict[str, tuple[type[ModelCheckpoint], dict[str, Any]]] = {
             "last": (StepCheckpoint, {"save_on_train_epoch_end": True}),
             "best": (ModelCheckpoint, {"monitor": "val/top1", "mode": "max"}),
         }
@@ -98,6 +116,8 @@ class MambaEyeCLI(LightningCLI):
     def setup_parser(self, *args: Any, **kwargs: Any) -> None:
         """Add what only predict takes to what all commands do."""
         super().setup_parser(*args, **kwargs)
+        if "predict" not in self.subcommands():
+            return
         parser = self._parser("predict")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
         for name, what in (("pictures", "a picture"), ("animate", "an animated picture")):
@@ -107,7 +127,7 @@ class MambaEyeCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse twice: to see which config and checkpoint are meant, then with the defaults that follow from them."""
-        given, images = split_images(sys.argv[1:] if args is None else args)
+        given, images = split_images(self.words)
         first = parser.parse_args([word for word in given if not word.startswith("--print_config")])
         command = first.subcommand
         asked = first[command]
@@ -203,17 +223,12 @@ def leaves(name: str, value: Any) -> dict[str, Any]:
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line; a user's mistake ends in one sentence and exit code 1."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # classes and scans of one's own, in the folder where one is
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     warnings.filterwarnings("ignore", message="`isinstance\\(treespec, LeafSpec\\)` is deprecated")  # Lightning's own
     try:
-        MambaEyeCLI(
-            ClassifierModule,
-            ShardDataModule,
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            trainer_defaults={"callbacks": [callback() for callback in ALWAYS]},
-            args=args,
-        )
+        MambaEyeCLI(sys.argv[1:] if args is None else args)
     except (InputError, MisconfigurationException) as error:
         sentence = str(error).rpartition("InputError: ")[2].strip()  # of a loader worker's error, its last line
         sys.exit(f"error: {sentence}")

@@ -18,7 +18,7 @@ from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import Timer
 
 from datamodules.datamodule import ShardDataModule
-from mambaeye.module import MambaEyeModule
+from mambaeye.module import ClassifierModule
 from train import ALWAYS, MambaEyeCLI
 
 CONFIG = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
@@ -44,7 +44,7 @@ def fit(epochs: int, data_dir: str, cli: type[MambaEyeCLI] = MambaEyeCLI) -> tup
     timer = Timer()
     with tempfile.TemporaryDirectory() as run_dir:
         run = cli(
-            MambaEyeModule,
+            ClassifierModule,
             ShardDataModule,
             seed_everything_default=0,
             auto_configure_optimizers=False,

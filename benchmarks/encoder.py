@@ -5,8 +5,8 @@
 Four measurements, written to OUTPUT.json and drawn to OUTPUT.png:
 
 - peers: forward, and forward with backward, of B sequences of T 512, interleaved in one process: the encoder, its dense
-  projections by themselves (the floor), the transformers library's Mamba2 on a CPU (installed for this alone: pip
-  install transformers) or a stack of mamba_ssm.Mamba2 on a GPU. Medians, and their ratios.
+  projections by themselves (the floor), the transformers library's Mamba2 on a CPU (the extra "benchmarks") or a
+  stack of mamba_ssm.Mamba2 on a GPU. Medians, and their ratios.
 - lengths: for T from 64 to 8192 the whole sequence, chunks of 256 and glimpse by glimpse, and the same for a ViT of the
   same width and depth, and what it takes more for gradients.
 - flat: the second kind of chunk and step against the first, interleaved: chunks of 256 at T 8192 against T 1024, step

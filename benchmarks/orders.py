@@ -24,7 +24,7 @@ glimpse, in %. Prints a JSON line for each experiment and resolution:
 import argparse
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ from datamodules.digits import ensure_digits
 from datamodules.shards.locate import open_index
 from datamodules.shards.reading import read_images
 from datamodules.transforms.images import decode_image, fit_on_canvas
+from mambaeye.batch import Scene
+from mambaeye.checkpoints import DATA, read_checkpoint
 from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.evaluation.diagnosis import diagnose
 from mambaeye.geometry.box import Box, start_range
@@ -45,7 +47,8 @@ from mambaeye.geometry.moves import moves
 from mambaeye.geometry.patches import cut_patches
 from mambaeye.geometry.scans import SCANS, Scan, grid, random
 from mambaeye.loss import scheduled_cross_entropy_of_features
-from mambaeye.module import MambaEyeModule
+from mambaeye.rollout import Rollout, Step
+from mambaeye.weights import load
 
 SEED, BATCH = 0, 64
 PATTERNS = ("random", "random_grid", "row_raster", "column_raster", "spiral", "hilbert", "golden_ratio", "centre_out")
@@ -57,20 +60,22 @@ Image = tuple[bytes, int]
 """Encoded, and its label."""
 
 
-def random_again(box: Box, patch_size: int, length: int, rng: np.random.Generator) -> np.ndarray:
+def random_again(box: Box, patch_size: int, num_glimpses: int, rng: np.random.Generator) -> np.ndarray:
     """As many random places as the grid has cells, each visited once before any is visited again."""
     places = random(box, patch_size, grid(box, patch_size)[..., 0].size, rng)
-    return np.concatenate([rng.permutation(places) for _ in range(-(-length // len(places)))])[:length]
+    return np.concatenate([rng.permutation(places) for _ in range(-(-num_glimpses // len(places)))])[:num_glimpses]
 
 
-def grid_again(box: Box, patch_size: int, length: int, rng: np.random.Generator) -> np.ndarray:
+def grid_again(box: Box, patch_size: int, num_glimpses: int, rng: np.random.Generator) -> np.ndarray:
     """The grid in a random order, the same for every pass."""
-    return np.resize(rng.permutation(grid(box, patch_size).reshape(-1, 2)), (length, 2))
+    return np.resize(rng.permutation(grid(box, patch_size).reshape(-1, 2)), (num_glimpses, 2))
 
 
-def with_returns(scan: Scan, home: str, box: Box, patch_size: int, length: int, rng: np.random.Generator) -> np.ndarray:
+def with_returns(
+    scan: Scan, home: str, box: Box, patch_size: int, num_glimpses: int, rng: np.random.Generator
+) -> np.ndarray:
     """A pattern at every second glimpse; the others are at home: "middle", "corner", or in the "middle first"."""
-    positions = scan(box, patch_size, length // 2, rng)
+    positions = scan(box, patch_size, num_glimpses // 2, rng)
     first, last = start_range(box, patch_size)
     place = first if home == "corner" else (first + last) // 2
     homes = np.broadcast_to(place, positions.shape)
@@ -82,13 +87,13 @@ def with_returns(scan: Scan, home: str, box: Box, patch_size: int, length: int, 
 class Bench:
     """A model and the images to try it on."""
 
-    def __init__(self, encoder: MambaEye, images: list[Image], length: int) -> None:
-        self.encoder, self.images, self.length = encoder, images, length
+    def __init__(self, encoder: MambaEye, images: list[Image], num_glimpses: int) -> None:
+        self.encoder, self.images, self.num_glimpses = encoder, images, num_glimpses
         self.labels = torch.tensor([label for _, label in images])
 
     def glimpses(self, scan: Scan, side: int) -> tuple[Tensor, Tensor]:
         """All images' patches (N, T, 3, P, P) and positions (N, T, 2)."""
-        return stacked([look(image, scan, side, self, (SEED, side, n)) for n, image in enumerate(self.images)])
+        return stacked([view(image, scan, side, self, (SEED, side, n)) for n, image in enumerate(self.images)])
 
     @torch.no_grad()
     def features(self, scan: Scan, side: int) -> tuple[Tensor, Tensor]:
@@ -107,17 +112,17 @@ class Bench:
         return {name: self.top1(SCANS[name], side) for name in names}
 
 
-def look(image: Image, scan: Scan, side: int, bench: Bench, key: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, Box]:
+def view(image: Image, scan: Scan, side: int, bench: Bench, key: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, Box]:
     """One image on a canvas of that side: its patches, positions and box."""
     patch_size = bench.encoder.config.patch_size
     canvas, box = fit_on_canvas(decode_image(image[0], "an image"), side)
-    positions = scan(box, patch_size, bench.length, np.random.default_rng(key))
+    positions = scan(box, patch_size, bench.num_glimpses, np.random.default_rng(key))
     return cut_patches(canvas, positions, patch_size), positions, box
 
 
-def stacked(looks: list[tuple[np.ndarray, np.ndarray, Box]]) -> tuple[Tensor, Tensor]:
+def stacked(views: list[tuple[np.ndarray, np.ndarray, Box]]) -> tuple[Tensor, Tensor]:
     """Patches and positions of some images."""
-    patches, positions, _ = zip(*looks, strict=True)
+    patches, positions, _ = zip(*views, strict=True)
     return torch.from_numpy(np.stack(patches)), torch.from_numpy(np.stack(positions).astype(np.int32))
 
 
@@ -136,8 +141,24 @@ def rates(bench: Bench, side: int) -> dict[str, Any]:
         changed = copy.deepcopy(encoder)
         for block in changed.blocks:
             block.mixer.A_log.data += np.log(factor)
-        result[str(factor)] = Bench(changed, bench.images, bench.length).top1_by_pattern(side, PATTERNS[:3])
+        result[str(factor)] = Bench(changed, bench.images, bench.num_glimpses).top1_by_pattern(side, PATTERNS[:3])
     return result
+
+
+class Told(Rollout):
+    """A walk over patches that are said to lie where they do not: (N, T, 3, P, P) at (N, T, 2)."""
+
+    def __init__(self, encoder: MambaEye, patches: Tensor, positions: Tensor) -> None:
+        nothing = torch.zeros(len(patches), dtype=torch.long)
+        super().__init__(encoder, Scene(nothing, nothing, positions, nothing), at_once=1)
+        self.patches = patches
+
+    def __iter__(self) -> Iterator[Step]:
+        state = self.encoder.initial_state(len(self.patches))
+        for at, patch in enumerate(self.patches.split(1, dim=1)):
+            positions = self.scene.positions[:, at : at + 1]
+            logits, state = self.encoder.stream(patch, positions, state)
+            yield Step(at, positions, patch, None, logits, state)
 
 
 def gates(bench: Bench, side: int) -> dict[str, Any]:
@@ -147,7 +168,7 @@ def gates(bench: Bench, side: int) -> dict[str, Any]:
     result = {}
     for move in ((0, 0), (0, step), (step, 0), (step, -across), (-across, -across), (across, across)):
         told = torch.tensor([(0, 0), move]).expand(len(patches), 2, 2)
-        diagnosis = diagnose(bench.encoder, patches[:, :2], told)
+        diagnosis = diagnose(Told(bench.encoder, patches[:, :2], told))
         decay, written = diagnosis.decay[:, 1].mean((0, 2)), diagnosis.written[:, 1].mean(0)  # (L,)
         result[str(move)] = {"decay": rounded(decay, 3), "written": rounded(written, 3)}
     return result
@@ -198,16 +219,16 @@ def finetuned(bench: Bench, images: list[Image], names: Sequence[str], canvas: t
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=EPOCHS * batches)
     for epoch in range(EPOCHS):
         order = np.random.default_rng((SEED, epoch)).permutation(len(images))
-        for numbers in order[: batches * BATCH].reshape(batches, BATCH).tolist():
-            looks = []
-            for number in numbers:
+        for ids in order[: batches * BATCH].reshape(batches, BATCH).tolist():
+            views = []
+            for number in ids:
                 rng = np.random.default_rng((SEED, epoch, number))
                 side = int(rng.integers(*canvas, endpoint=True))
                 scan = SCANS[names[rng.integers(len(names))]]
-                looks.append(look(images[number], scan, side, bench, (SEED, epoch, number, 1)))
-            patches, positions = stacked(looks)
-            ratio = information_ratio(positions, [box for *_, box in looks], encoder.config.patch_size).float()
-            labels = torch.tensor([images[number][1] for number in numbers])
+                views.append(view(images[number], scan, side, bench, (SEED, epoch, number, 1)))
+            patches, positions = stacked(views)
+            ratio = information_ratio(positions, [box for *_, box in views], encoder.config.patch_size).float()
+            labels = torch.tensor([images[number][1] for number in ids])
             features = encoder.features(patches, positions)
             loss = scheduled_cross_entropy_of_features(features, encoder.head, labels, ratio)
             optimizer.zero_grad()
@@ -215,7 +236,7 @@ def finetuned(bench: Bench, images: list[Image], names: Sequence[str], canvas: t
             torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
             optimizer.step()
             schedule.step()
-    return Bench(encoder.eval(), bench.images, bench.length)
+    return Bench(encoder.eval(), bench.images, bench.num_glimpses)
 
 
 def load_images(folder: Path) -> list[Image]:
@@ -225,8 +246,8 @@ def load_images(folder: Path) -> list[Image]:
     return list(zip(read_images(index, numbers, 1), index.labels.tolist(), strict=True))
 
 
-def say(experiment: str, side: int, bench: Bench, **result: Any) -> None:
-    line = {"experiment": experiment, "resolution": side, "images": len(bench.images), "glimpses": bench.length}
+def print_result(experiment: str, side: int, bench: Bench, **result: Any) -> None:
+    line = {"experiment": experiment, "resolution": side, "images": len(bench.images), "glimpses": bench.num_glimpses}
     print(json.dumps(line | result), flush=True)
 
 
@@ -235,27 +256,26 @@ def main() -> None:
     parser.add_argument("--ckpt_path", required=True, help="a run's checkpoint")
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="where the embedded digits are")
     parser.add_argument("--resolutions", type=int, nargs="+", default=[48, 64, 96], help="canvas sides, pixels")
-    parser.add_argument("--length", type=int, default=64, help="glimpses an image")
+    parser.add_argument("--num_glimpses", type=int, default=64, help="glimpses an image")
     parser.add_argument("--finetune", action="store_true", help="train further with other patterns, too")
     args = parser.parse_args()
     torch.set_num_threads(1)
     digits = args.data_dir / "digits"
     ensure_digits(digits)
-    module = MambaEyeModule.load_from_checkpoint(args.ckpt_path, map_location="cpu", weights_only=True)
-    saved = torch.load(args.ckpt_path, map_location="cpu", weights_only=True)["datamodule_hyper_parameters"]
-    bench = Bench(module.encoder.eval(), load_images(digits / "val"), args.length)
+    saved = read_checkpoint(args.ckpt_path, "--ckpt_path")[DATA]
+    bench = Bench(load(args.ckpt_path).eval(), load_images(digits / "val"), args.num_glimpses)
     for side in args.resolutions:
-        say("patterns", side, bench, top1=bench.top1_by_pattern(side))
-        say("rates", side, bench, top1=rates(bench, side))
-        say("gates", side, bench, by_move=gates(bench, side))
+        print_result("patterns", side, bench, top1=bench.top1_by_pattern(side))
+        print_result("rates", side, bench, top1=rates(bench, side))
+        print_result("gates", side, bench, by_move=gates(bench, side))
         again = {scan.__name__: bench.top1(scan, side) for scan in (random_again, grid_again)}
-        say("repeated", side, bench, top1=again)
-        say("returns", side, bench, top1=returns(bench, side))
-        say("where", side, bench, error=where(bench, side))
+        print_result("repeated", side, bench, top1=again)
+        print_result("returns", side, bench, top1=returns(bench, side))
+        print_result("where", side, bench, error=where(bench, side))
     for names in MIXTURES if args.finetune else ():
-        after = finetuned(bench, load_images(digits / "train"), names, saved["canvas"])
+        after = finetuned(bench, load_images(digits / "train"), names, saved["train"]["canvas"])
         for side in args.resolutions:
-            say("finetune", side, after, on=names, top1=after.top1_by_pattern(side))
+            print_result("finetune", side, after, on=names, top1=after.top1_by_pattern(side))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from mambaeye.geometry.scans import SCANS
 
 Flags = dict[str, str]
-"""Arguments of train.py by their names: {"data.length": "64"}."""
+"""Arguments of train.py by their names: {"data.train.num_glimpses": "64"}."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ def listed(values: object) -> str:
 
 def shifts(resolution: int, length: int, pixels: tuple[int, ...]) -> dict[str, Flags]:
     """Evaluations of images that lie so many pixels further down and right."""
-    cell = {"data.resolutions": f"[{resolution}]", "data.scans": "[random]", "data.validation_length": str(length)}
-    return {f"shift_{shift}": cell | {"data.shift": f"[{shift},{shift}]"} for shift in pixels}
+    cell = {"data.resolutions": f"[{resolution}]", "data.scans": "[random]", "data.evaluate.num_glimpses": str(length)}
+    return {f"shift_{shift}": cell | {"data.evaluate.shift": f"[{shift},{shift}]"} for shift in pixels}
 
 
 SCHEDULES = {"base": "scheduled loss", "plain": "plain cross entropy"}
@@ -78,21 +78,21 @@ DIGITS = Suite(
         "base": {},
         "plain": {"model.schedule": "none"},
         "positions": {"model.encoder.coordinates": "positions"},
-        "canvas_32": {"data.canvas": "[32,32]"},
-        "canvas_64": {"data.canvas": "[64,64]"},
-        "canvas_32_96": {"data.canvas": "[32,96]"},
-        "length_16": {"data.length": "16"},
-        "length_64": {"data.length": "64"},
-        "length_128": {"data.length": "128"},
+        "canvas_32": {"data.train.canvas": "[32,32]"},
+        "canvas_64": {"data.train.canvas": "[64,64]"},
+        "canvas_32_96": {"data.train.canvas": "[32,96]"},
+        "length_16": {"data.train.num_glimpses": "16"},
+        "length_64": {"data.train.num_glimpses": "64"},
+        "length_128": {"data.train.num_glimpses": "128"},
         **{f"scan_{scan}": {"data.train_scan": scan} for scan in SCANS if scan != "random"},
     },
     evaluations={
         "resolutions": {
             "data.resolutions": "[32,48,64,96,128]",
             "data.scans": "[random]",
-            "data.validation_length": "256",
+            "data.evaluate.num_glimpses": "256",
         },
-        "scans": {"data.resolutions": "[48,96]", "data.scans": listed(SCANS), "data.validation_length": "64"},
+        "scans": {"data.resolutions": "[48,96]", "data.scans": listed(SCANS), "data.evaluate.num_glimpses": "64"},
         **shifts(48, 64, (16, 64, 256)),
     },
     side=48,
@@ -126,20 +126,20 @@ CIFAR10 = Suite(
         "base": {},
         "plain": {"model.schedule": "none"},
         "positions": {"model.encoder.coordinates": "positions"},
-        "canvas_32": {"data.canvas": "[32,32]"},
-        "canvas_64": {"data.canvas": "[64,64]"},
-        "canvas_128": {"data.canvas": "[128,128]"},
-        "length_64": {"data.length": "64"},
-        "length_1024": {"data.length": "1024"},
+        "canvas_32": {"data.train.canvas": "[32,32]"},
+        "canvas_64": {"data.train.canvas": "[64,64]"},
+        "canvas_128": {"data.train.canvas": "[128,128]"},
+        "length_64": {"data.train.num_glimpses": "64"},
+        "length_1024": {"data.train.num_glimpses": "1024"},
         **{f"scan_{scan}": {"data.train_scan": scan} for scan in ("random_grid", "row_raster", "hilbert", "sobol")},
     },
     evaluations={
         "resolutions": {
             "data.resolutions": "[32,64,96,128,192]",
             "data.scans": "[random]",
-            "data.validation_length": "1024",
+            "data.evaluate.num_glimpses": "1024",
         },
-        "scans": {"data.resolutions": "[64,128]", "data.scans": listed(SCANS), "data.validation_length": "256"},
+        "scans": {"data.resolutions": "[64,128]", "data.scans": listed(SCANS), "data.evaluate.num_glimpses": "256"},
         **shifts(64, 256, (16, 64, 256)),
     },
     side=64,

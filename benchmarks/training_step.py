@@ -6,7 +6,7 @@ Base size, 64 images of 1024 glimpses, 1000 classes, bf16-mixed, AdamW: forward,
 sides interleaved in one process. Prints JSON: milliseconds, images a second, the most memory allocated, and the ratios.
 Without a GPU the peer is the transformers library's Mamba2, memory is left out, and smaller sizes are wise:
 
-    python -m benchmarks.training_step --size tiny --batch_size 2 --length 128
+    python -m benchmarks.training_step --size tiny --batch_size 2 --num_glimpses 128
 """
 
 import argparse
@@ -21,7 +21,7 @@ from benchmarks.encoder import glimpses, interleaved, memory
 from benchmarks.loss import loss
 from benchmarks.peers import mamba_ssm_stack, transformers_mamba2
 from mambaeye.encoders.mambaeye import DEPTHS, EncoderConfig, MambaEye
-from mambaeye.optim import OptimizerConfig, build_optimizer
+from mambaeye.optim import OptimizerConfig
 
 
 class Step:
@@ -30,7 +30,8 @@ class Step:
     def __init__(self, stack: Any, config: EncoderConfig, form: str, device: str) -> None:
         self.stack, self.form, self.device = stack.to(device), form, device
         self.head = nn.Linear(config.dim, config.num_classes, device=device)
-        self.optimizer = build_optimizer(nn.ModuleList((self.stack, self.head)), OptimizerConfig())
+        parameters = [*self.stack.parameters(), *self.head.parameters()]
+        self.optimizer = torch.optim.AdamW(parameters, OptimizerConfig.lr, weight_decay=OptimizerConfig.weight_decay)
 
     def __call__(self, patches: Tensor, positions: Tensor, labels: Tensor, ratio: Tensor) -> None:
         with torch.autocast(self.device, torch.bfloat16):
@@ -46,14 +47,14 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--size", choices=list(DEPTHS), default="base")
     parser.add_argument("--batch_size", type=int, default=64)
-    parser.add_argument("--length", type=int, default=1024)
+    parser.add_argument("--num_glimpses", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=10)
     arguments = parser.parse_args()
     torch.manual_seed(0)
     device, config = arguments.device, EncoderConfig.named(arguments.size)
     labels = torch.randint(config.num_classes, (arguments.batch_size,), device=device)
-    ratio = torch.rand(arguments.batch_size, arguments.length, device=device).sort(1).values
-    data = (*glimpses(arguments.batch_size, arguments.length, device), labels, ratio)
+    ratio = torch.rand(arguments.batch_size, arguments.num_glimpses, device=device).sort(1).values
+    data = (*glimpses(arguments.batch_size, arguments.num_glimpses, device), labels, ratio)
     other = "mamba_ssm" if device == "cuda" else "transformers"
     peer = mamba_ssm_stack if device == "cuda" else transformers_mamba2
     steps = {
@@ -61,7 +62,11 @@ def main() -> None:
         other: Step(peer(config), config, "dense", device),
     }
     times = interleaved({name: partial(step, *data) for name, step in steps.items()}, arguments.rounds, device)
-    results: dict[str, Any] = {"size": arguments.size, "batch": arguments.batch_size, "length": arguments.length}
+    results: dict[str, Any] = {
+        "size": arguments.size,
+        "batch": arguments.batch_size,
+        "num_glimpses": arguments.num_glimpses,
+    }
     results |= {"milliseconds": times, "images_per_second": {k: 1e3 * len(labels) / v for k, v in times.items()}}
     results[f"images a second, mambaeye / {other}"] = times[other] / times["mambaeye"]
     if device == "cuda":

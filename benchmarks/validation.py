@@ -25,7 +25,7 @@ LENGTHS = (1024, 8192)
 SWEEP = {
     "data.resolutions": "[32,48,64,96]",
     "data.scans": "[random,row_raster,spiral,hilbert,sobol,coarse_to_fine]",
-    "data.validation_length": "256",
+    "data.evaluate.num_glimpses": "256",
 }
 
 
@@ -75,13 +75,15 @@ def main() -> None:
     base = arguments.ckpt_path, arguments.data_dir
     peaks = {}
     for length in LENGTHS:
-        settings = {"data.resolutions": "[48]", "data.batch_size": "16", "trainer.limit_val_batches": "3"}
-        seconds, peaks[length], waited, _ = validate(*base, settings | {"data.validation_length": str(length)})
+        settings = {"data.resolutions": "[48]", "data.loader.batch_size": "16", "trainer.limit_val_batches": "3"}
+        seconds, peaks[length], waited, _ = validate(*base, settings | {"data.evaluate.num_glimpses": str(length)})
         print(f"T {length}: peak memory {peaks[length]:.0f} MiB, {seconds:.1f} s; {waited}", flush=True)
     print(f"peak memory at T {LENGTHS[1]} / T {LENGTHS[0]}: {peaks[LENGTHS[1]] / peaks[LENGTHS[0]]:.3f}")
     seconds, peak, waited, rows = validate(*base, SWEEP)
     cells = len({(row["resolution"], row["scan"]) for row in rows})
-    print(f"{cells} cells, T {SWEEP['data.validation_length']}: {seconds:.1f} s, peak memory {peak:.0f} MiB; {waited}")
+    print(
+        f"{cells} cells, T {SWEEP['data.evaluate.num_glimpses']}: {seconds:.1f} s, peak memory {peak:.0f} MiB; {waited}"
+    )
 
 
 if __name__ == "__main__":

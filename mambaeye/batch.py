@@ -3,10 +3,12 @@
 Shapes: B images, T glimpses, K axes of a position (2: row, col), P patch side, C channels, S... the sides of a canvas.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
+Takes = Literal["glimpses", "canvas"]
+"""What an encoder wants to be handed in training."""
 POLICY = "policy"
 """The scan name that leaves every glimpse to the model's own policy."""
 CANVAS = "canvas"
@@ -36,6 +38,19 @@ class GlimpseBatch(NamedTuple):
     valid: Tensor
     """(B,) bool: False for rows that only fill up a batch and must not be counted."""
 
+    def first(self, images: int) -> "GlimpseBatch":
+        """Return the batch of the first images alone."""
+        return GlimpseBatch(
+            self.patches[:images],
+            self.positions[:images],
+            self.information_ratio[:images],
+            self.labels[:images],
+            self.partner_labels[:images],
+            self.label_shares[:images],
+            self.keys[:images],
+            self.valid[:images],
+        )
+
 
 class Scene(NamedTuple):
     """B canvases of one size, where the image lies on each, and the trajectory that a fixed scan planned there.
@@ -51,6 +66,10 @@ class Scene(NamedTuple):
     """(B, T, K) int32: each glimpse's first pixel on the canvas, every glimpse wholly on it."""
     seeds: Tensor
     """(B,) int64: what random draws of a policy depend on; the same whenever the image is looked at in this way."""
+
+    def rows(self, index: Tensor | slice) -> "Scene":
+        """Return the scene of some of the images: index is what a tensor takes along its first axis."""
+        return Scene(*(part[index] for part in self))
 
 
 class CanvasBatch(NamedTuple):
@@ -74,6 +93,19 @@ class CanvasBatch(NamedTuple):
     """(B,) bool: False for rows that only fill up a batch and must not be counted."""
     condition: int
     """Index of the evaluation condition that the whole batch belongs to; 0 in training."""
+
+    def first(self, images: int) -> "CanvasBatch":
+        """Return the batch of the first images alone."""
+        return CanvasBatch(
+            self.scene.rows(slice(images)),
+            self.information_ratio[:images],
+            self.labels[:images],
+            self.partner_labels[:images],
+            self.label_shares[:images],
+            self.keys[:images],
+            self.valid[:images],
+            self.condition,
+        )
 
 
 class ImageFile(NamedTuple):

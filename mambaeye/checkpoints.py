@@ -74,7 +74,8 @@ def migrate(checkpoint: dict[str, Any]) -> dict[str, Any]:
     for name, value in data.items():
         if name == "validation_length":
             counts = [value] if isinstance(value, int) else list(value)
-            groups["evaluate"] |= {"num_glimpses": max(counts), "report_at": counts[:-1]}
+            most = max(counts)
+            groups["evaluate"] |= {"num_glimpses": most, "report_at": [count for count in counts if count != most]}
         elif name in GROUPED:
             group, new = GROUPED[name]
             groups[group][new] = value

@@ -10,8 +10,8 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor
 
-from mambaeye.batch import CanvasBatch, EvaluationCondition, GlimpseBatch
-from mambaeye.encoders.base import Encoder, Takes
+from mambaeye.batch import CanvasBatch, EvaluationCondition, GlimpseBatch, Takes
+from mambaeye.encoders.base import Encoder
 from mambaeye.evaluation.result import ValidationResult
 from mambaeye.rollout import Rollout
 

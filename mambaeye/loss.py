@@ -7,7 +7,7 @@
 The second form needs no dense target: it is label smoothing with epsilon = 1 - r_t.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -91,7 +91,10 @@ def scheduled_cross_entropy_of_features(
         partner_labels, label_shares = labels, torch.ones_like(ratio[:, 0])
     of_image = valid.to(features.dtype) / (valid.sum().clamp(min=1) * steps)  # (B,): the weight of each of its steps
     rows = (t.repeat_interleave(steps) for t in (labels, partner_labels, label_shares, of_image))
-    return _LossOfFeatures.apply(features.flatten(0, 1), head.weight, head.bias, ratio.flatten(), *rows)
+    loss: Tensor = _LossOfFeatures.apply(  # type: ignore[no-untyped-call]
+        features.flatten(0, 1), head.weight, head.bias, ratio.flatten(), *rows
+    )
+    return loss
 
 
 class _LossOfFeatures(torch.autograd.Function):
@@ -136,7 +139,7 @@ class _LossOfFeatures(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, g_loss: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, g_loss: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients are ready; they are scaled by that of the loss."""
         return *(g * g_loss.to(g.dtype) for g in ctx.saved_tensors), None, None, None, None, None
 

@@ -2,28 +2,29 @@
 
 import math
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import LightningModule
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from mambaeye import weights
-from mambaeye.batch import POLICY, CanvasBatch, FileBatch, GlimpseBatch, Scene
+from mambaeye.batch import POLICY, CanvasBatch, FileBatch, GlimpseBatch, Takes
 from mambaeye.contracts import data_of
-from mambaeye.encoders.base import Encoder, Takes
+from mambaeye.encoders.base import Encoder
 from mambaeye.errors import InputError
 from mambaeye.evaluation.early_exit import EarlyExitConfig, EarlyExitMetrics, EarlyExitState, ExitCriteria
 from mambaeye.evaluation.metrics import MetricsConfig, StepMetrics, condition_result, reported_steps
 from mambaeye.evaluation.prediction import Prediction, predict
 from mambaeye.evaluation.result import METRICS, ConditionResult, EarlyExitResult, ValidationResult
 from mambaeye.flops import training_flops
-from mambaeye.geometry.patches import cut_from_canvases
 from mambaeye.loss import Schedule, scheduled_cross_entropy_of_features, step_losses
 from mambaeye.optim import Decaying, OptimizerConfig, build_optimizer, build_schedule, override_hparams
 from mambaeye.policies.base import Policy
-from mambaeye.rollout import GLIMPSES_AT_ONCE, Rollout
+from mambaeye.rollout import GLIMPSES_AT_ONCE, Rollout, Step
 
 
 class ClassifierModule(LightningModule):
@@ -66,6 +67,7 @@ class ClassifierModule(LightningModule):
                 "optimizer": asdict(optimizer),
                 "schedule": schedule,
                 "metrics": asdict(metrics),
+                "_instantiator": "lightning.pytorch.cli.instantiate_module",  # load_from_checkpoint builds with this
             },
             logger=False,
         )
@@ -130,8 +132,9 @@ class ClassifierModule(LightningModule):
 
     def on_train_start(self) -> None:
         """Let flags win over the optimizer's numbers in a checkpoint, as they do over its sizes and data."""
-        optimizer, schedule = self.trainer.optimizers[0], self.trainer.lr_scheduler_configs[0].scheduler
-        override_hparams(optimizer, schedule, self.optimizer_config)
+        (schedule,) = self.trainer.lr_scheduler_configs
+        assert isinstance(schedule.scheduler, LambdaLR)
+        override_hparams(self.trainer.optimizers[0], schedule.scheduler, self.optimizer_config)
 
     def training_step(self, batch: GlimpseBatch | CanvasBatch, batch_idx: int) -> Tensor:
         batch = self._led(batch)
@@ -156,10 +159,9 @@ class ClassifierModule(LightningModule):
             raise InputError(f"data.train_scan is {POLICY}, and the model has none: give --model.policy")
         with torch.no_grad():
             steps = list(Rollout(self.encoder, batch.scene, self.policy))
-        positions = torch.cat([step.positions for step in steps], dim=1)
-        patches = cut_from_canvases(batch.scene.canvases, positions, steps[0].patches.shape[-1])
-        ratio = torch.cat([step.information_ratio for step in steps], dim=1)
-        return GlimpseBatch(patches, positions, ratio, *batch[2:7])
+        positions, patches, ratio = (torch.cat(parts, dim=1) for parts in zip(*map(seen_in, steps), strict=True))
+        mixed = (batch.labels, batch.partner_labels, batch.label_shares)
+        return GlimpseBatch(patches, positions, ratio, *mixed, batch.keys, batch.valid)
 
     def _ratio_at_answers(self, batch: GlimpseBatch | CanvasBatch) -> Tensor:
         """Return the information ratio after every glimpse that the encoder answers after: (B, A)."""
@@ -170,8 +172,9 @@ class ClassifierModule(LightningModule):
     def validation_step(self, batch: CanvasBatch, batch_idx: int) -> None:
         state: EarlyExitState | None = None
         ratios = []
-        metrics = self.condition_metrics[batch.condition]
+        metrics = cast(StepMetrics, self.condition_metrics[batch.condition])
         for step in self.rollout(batch):
+            assert step.information_ratio is not None
             metrics.update(step.logits, batch.labels, step.information_ratio, batch.valid, step.first)
             if self.early_exit_metrics:
                 state = state or EarlyExitState(self.early_exit.rules, len(batch.labels), step.logits)
@@ -180,14 +183,15 @@ class ClassifierModule(LightningModule):
         if state is not None:
             first = self.answers_at[0] - 1
             ratio = torch.cat(ratios, dim=1)
-            self.early_exit_metrics[batch.condition].update(state, batch.labels, ratio, batch.valid, first)
+            exits = cast(EarlyExitMetrics, self.early_exit_metrics[batch.condition])
+            exits.update(state, batch.labels, ratio, batch.valid, first)
 
     def rollout(
         self, batch: CanvasBatch, images: int | None = None, num_glimpses_at_once: int | None = None
     ) -> Rollout:
         """Return the walk over a batch that validation takes, or over its first images alone."""
         led = data_of(self.trainer).conditions[batch.condition].scan == POLICY
-        scene = Scene(*(part[:images] for part in batch.scene))
+        scene = batch.scene.rows(slice(images))
         ratio = None if led else batch.information_ratio[:images]
         policy = self.policy if led else None
         return Rollout(self.encoder, scene, policy, ratio, num_glimpses_at_once or GLIMPSES_AT_ONCE)
@@ -212,27 +216,29 @@ class ClassifierModule(LightningModule):
         """Turn sums into the result; log the last step of every condition, and the mean top-1 that picks the best."""
         if self.trainer.sanity_checking:  # a rehearsal does not come to every condition
             for metric in self.condition_metrics:
-                metric.reset()
+                cast(StepMetrics, metric).reset()
             return
         data = data_of(self.trainer)
         report_at = reported_steps(data.num_glimpses, data.report_at, self.answers_at)
         results: list[ConditionResult] = []
         exits: list[EarlyExitResult] = []
         for condition, metric in zip(data.conditions, self.condition_metrics, strict=True):
-            result = condition_result(condition, metric.finish(), self.encoder.num_classes, report_at)
+            result = condition_result(
+                condition, cast(StepMetrics, metric).finish(), self.encoder.num_classes, report_at
+            )
             results.append(result)
             scalars = {f"{stage}/{name}/{condition.name}": float(result[name][-1]) for name in METRICS}
             self.log_dict(scalars, sync_dist=True)  # the same on every rank already; Lightning warns without
         if self.early_exit_metrics:
             for condition, metric in zip(data.conditions, self.early_exit_metrics, strict=True):
-                exits += metric.results(condition)
+                exits += cast(EarlyExitMetrics, metric).results(condition)
         self.result = ValidationResult(results, exits)
         self.log(f"{stage}/top1", self.result.top1, prog_bar=True, sync_dist=True)
 
     @torch.no_grad()
     def per_step_loss(self, batch: GlimpseBatch | CanvasBatch, images: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return loss, confidence and information ratio of a batch's first images, answer by answer: (images, A)."""
-        some = self._led(first_images(batch, images))
+        some = self._led(batch.first(images))
         logits = self.encoder.head(self.encoder.encode(some)).float()  # (images, A, C)
         ratio = self._ratio_at_answers(some)
         losses = step_losses(logits, some.labels, ratio, self.schedule, some.partner_labels, some.label_shares)
@@ -245,11 +251,12 @@ class ClassifierModule(LightningModule):
             self._flops[shape] = training_flops(self.encoder, self._led(batch))
         return self._flops[shape]
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         parts: list[Decaying] = [self.encoder] if self.policy is None else [self.encoder, self.policy]
         optimizer = build_optimizer(parts, self.optimizer_config)
         epoch = self._optimizer_steps_an_epoch()
-        total = epoch * self.trainer.max_epochs if self.trainer.max_epochs != -1 else math.inf
+        max_epochs = self.trainer.max_epochs
+        total = math.inf if max_epochs is None or max_epochs == -1 else epoch * max_epochs
         if self.trainer.max_steps != -1:
             total = min(total, self.trainer.max_steps)
         warmup = int(min(round(self.optimizer_config.warmup_epochs * epoch), total))
@@ -264,9 +271,8 @@ class ClassifierModule(LightningModule):
         return max(1, math.ceil(batches / self.trainer.accumulate_grad_batches))
 
 
-def first_images(batch: GlimpseBatch | CanvasBatch, images: int) -> GlimpseBatch | CanvasBatch:
-    """Return a batch of the first images alone."""
-    if isinstance(batch, GlimpseBatch):
-        return GlimpseBatch(*(part[:images] for part in batch))
-    rest = (part[:images] for part in batch[1:7])
-    return CanvasBatch(Scene(*(part[:images] for part in batch.scene)), *rest, batch.condition)
+def seen_in(step: Step) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the positions, patches and information ratios of a step under a policy."""
+    assert step.patches is not None
+    assert step.information_ratio is not None
+    return step.positions, step.patches, step.information_ratio

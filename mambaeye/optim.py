@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from torch import nn
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from mambaeye.errors import InputError
 
@@ -56,7 +56,7 @@ def build_optimizer(parts: Iterable[Decaying], config: OptimizerConfig) -> AdamW
     return optimizer
 
 
-def set_weight_decay(optimizer: AdamW, config: OptimizerConfig) -> None:
+def set_weight_decay(optimizer: Optimizer, config: OptimizerConfig) -> None:
     """Set the weight decay of both groups of build_optimizer's."""
     decaying, exempt = optimizer.param_groups
     decaying["weight_decay"] = config.weight_decay
@@ -76,11 +76,12 @@ def build_schedule(optimizer: AdamW, warmup: int, total: float) -> LambdaLR:
     return LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup, total))
 
 
-def override_hparams(optimizer: AdamW, schedule: LambdaLR, config: OptimizerConfig) -> None:
+def override_hparams(optimizer: Optimizer, schedule: LRScheduler, config: OptimizerConfig) -> None:
     """Let the config's numbers hold for an optimizer and schedule that were restored with those of a checkpoint.
 
     The moments and the place in the schedule stay; with the checkpoint's own numbers nothing changes.
     """
+    assert isinstance(schedule, LambdaLR)
     schedule.base_lrs = [config.lr] * len(optimizer.param_groups)
     share = schedule.lr_lambdas[0](schedule.last_epoch)
     for group in optimizer.param_groups:

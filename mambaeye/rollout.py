@@ -87,7 +87,7 @@ class Rollout:
 
     def keep(self, index: Tensor) -> None:
         """Go on with these images alone: places among those that are still looked at."""
-        self.scene = Scene(*(part[index] for part in self.scene))
+        self.scene = self.scene.rows(index)
         self.state = select_rows(self.state, index)
         self.features = None if self.features is None else self.features[index]
         self.taken = [chunk[index] for chunk in self.taken]

@@ -157,7 +157,7 @@ def download(address: str) -> Path:
     except ImportError:
         raise InputError(f"{address} needs the Hugging Face client: pip install huggingface_hub") from None
     try:
-        return Path(hf_hub_download(**parts.groupdict()))
+        return Path(hf_hub_download(parts["repo_id"], parts["filename"], revision=parts["revision"]))
     except (EntryNotFoundError, HfHubHTTPError, HFValidationError) as error:
         raise InputError(f"{address} cannot be had: {str(error).strip().splitlines()[0]}") from None
 

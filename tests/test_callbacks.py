@@ -22,7 +22,7 @@ from datamodules.datamodule import ShardDataModule
 from datamodules.loading.loader import EpochLoader
 from mambaeye.batch import GlimpseBatch
 from mambaeye.encoders.mambaeye import EncoderConfig
-from mambaeye.module import MambaEyeModule
+from mambaeye.module import ClassifierModule
 from mambaeye.optim import OptimizerConfig
 
 LENGTH, BATCH = 9, 50
@@ -37,7 +37,7 @@ def fit(
     data = ShardDataModule(shards, shards, length=LENGTH, validation_length=LENGTH, resolutions=(32, 40), **batches)
     torch.manual_seed(0)
     sizes = EncoderConfig(num_classes=10, dim=16, depth=1, d_state=8, headdim=8)
-    module = MambaEyeModule(sizes, OptimizerConfig(lr=lr, warmup_epochs=0))
+    module = ClassifierModule(sizes, OptimizerConfig(lr=lr, warmup_epochs=0))
     settings = {"max_epochs": 1, "limit_train_batches": 4, "log_every_n_steps": 1, "limit_val_batches": 0} | trainer
     runner = Trainer(
         accelerator="cpu",
@@ -92,13 +92,13 @@ def test_training_curves_are_those_of_the_batch(data_dir: Path, tmp_path: Path) 
 def test_only_logged_steps_cost(
     every: int, accumulate: int, steps: list[int], data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    probed, probe = [], MambaEyeModule.probe
+    probed, probe = [], ClassifierModule.probe
 
-    def counted(self: MambaEyeModule, *arguments: Any) -> Any:
+    def counted(self: ClassifierModule, *arguments: Any) -> Any:
         probed.append(self.trainer.global_step)
         return probe(self, *arguments)
 
-    monkeypatch.setattr(MambaEyeModule, "probe", counted)
+    monkeypatch.setattr(ClassifierModule, "probe", counted)
     settings = {"log_every_n_steps": every, "accumulate": accumulate}
     fit(tmp_path, data_dir, TrainingCurves(), Throughput(), CurveRecords(), **settings)
     assert [line["optimizer_step"] for line in training_lines(tmp_path)] == probed == steps

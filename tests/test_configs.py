@@ -1,17 +1,16 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
-from mambaeye import weights
-from mambaeye.module import MambaEyeModule
-from train import main, plain
+import mambaeye
+from callbacks.run.directory import default_run_dir
+from train import main
 
 ROOT = Path(__file__).parents[1]
-
-
 SMALL = [
     "--trainer.accelerator=cpu",
     "--trainer.devices=1",
@@ -24,12 +23,12 @@ SMALL = [
     "--data.train_shards=null",
     "--data.val_shards=null",
     "--data.num_classes=10",
-    "--data.canvas=[32,64]",
-    "--data.length=8",
-    "--data.validation_length=8",
+    "--data.train.canvas=[32,64]",
+    "--data.train.num_glimpses=8",
+    "--data.evaluate.num_glimpses=8",
     "--data.resolutions=[32]",
-    "--data.batch_size=4",
-    "--data.num_workers=0",
+    "--data.loader.batch_size=4",
+    "--data.loader.num_workers=0",
 ]
 
 
@@ -40,24 +39,25 @@ def test_the_imagenet_recipe_runs_is_fine_tuned_and_validated(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["train.py"])
     small = [*SMALL, f"--data.data_dir={data_dir}"]
-    mixing = ["--data.mixing.mixup=0.5", "--data.mixing.cutmix=0.5"]
+    mixing = ["--data.train.mixing.mixup=0.5", "--data.train.mixing.cutmix=0.5"]
     within = [
         "--trainer.callbacks.init_args.every_n_train_steps=1",
         "--last.every_n_epochs=0",
     ]  # who else writes last.ckpt
-    main(["fit", f"--config={ROOT}/configs/imagenet_tiny.yaml", *small, *mixing, *within])
-    weights = tmp_path / "runs/imagenet_tiny/checkpoints/last.ckpt"
-    main(["fit", f"--config={ROOT}/configs/finetune_tiny.yaml", *small, f"--model.init_from={weights}"])
-    checkpoint = torch.load(tmp_path / "runs/finetune_tiny/checkpoints/last.ckpt", weights_only=True)
+    encoder = f"--config={ROOT}/configs/encoders/small.yaml"
+    main(["fit", f"--config={ROOT}/configs/imagenet.yaml", encoder, *small, *mixing, *within])
+    weights = tmp_path / "runs/imagenet-small/checkpoints/last.ckpt"
+    main(["fit", f"--config={ROOT}/configs/finetune.yaml", encoder, *small, f"--model.init_from={weights}"])
+    checkpoint = torch.load(tmp_path / "runs/finetune-small/checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 2
-    assert checkpoint["datamodule_hyper_parameters"]["augmentation"]["perspective"] == 0.3
+    assert checkpoint["datamodule_hyper_parameters"]["train"]["augmentation"]["perspective"] == 0.3
     start, end = torch.load(weights, weights_only=True)["state_dict"], checkpoint["state_dict"]
     change = max((end[name] - start[name]).abs().max().item() for name in start)
     assert 0 < change < 0.01  # two small steps from where the first run ended
     capsys.readouterr()
-    main(["validate", f"--ckpt_path={tmp_path}/runs/finetune_tiny/checkpoints/last.ckpt", "--trainer.accelerator=cpu"])
+    main(["validate", f"--ckpt_path={tmp_path}/runs/finetune-small/checkpoints/last.ckpt", "--trainer.accelerator=cpu"])
     assert "not as in the checkpoint" not in capsys.readouterr().out
-    assert (tmp_path / "runs/finetune_tiny/validate.yaml").exists()
+    assert (tmp_path / "runs/finetune-small/validate.yaml").exists()
 
 
 def test_the_papers_protocol_validates_weights_and_checkpoints(
@@ -70,8 +70,8 @@ def test_the_papers_protocol_validates_weights_and_checkpoints(
     small += [f"--data.data_dir={data_dir}", "--model.encoder.dim=16", "--model.encoder.headdim=8"]
     main(["fit", *small, "--trainer.max_steps=1", "--run_dir=run"])
     checkpoint = tmp_path / "run/checkpoints/last.ckpt"
-    weights.save(MambaEyeModule.load_from_checkpoint(checkpoint, weights_only=True).encoder, tmp_path / "exported")
-    fewer = ["--data.batch_size=1", "--data.resolutions=[224,1536]"]
+    mambaeye.save(mambaeye.load(checkpoint), tmp_path / "exported")
+    fewer = ["--data.loader.batch_size=1", "--data.resolutions=[224,1536]"]
     protocol = ["validate", f"--config={ROOT}/configs/validate_paper.yaml", *small, *fewer]
     main([*protocol, f"--ckpt_path={checkpoint}", "--run_dir=of_checkpoint"])
     main([*protocol, "--model.init_from=exported/model.safetensors", "--run_dir=of_weights"])
@@ -88,27 +88,78 @@ def test_the_cifar10_recipe_runs(data_dir: Path, tmp_path: Path, monkeypatch: py
     main(["fit", f"--config={path}", *SMALL, f"--data.data_dir={data_dir}"])
     checkpoint = torch.load(tmp_path / "runs/cifar10/checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 2
-    given = yaml.safe_load(path.read_text())["data"]["augmentation"]
-    data = checkpoint["datamodule_hyper_parameters"]
-    assert {name: plain(data["augmentation"][name]) for name in given} == given
-    assert data["augmentation"].keys() - given.keys() == {"blur_kernel", "blur_sigma"}  # there is no blur
+    given = yaml.safe_load(path.read_text())["data"]["train"]["augmentation"]
+    augmentation = checkpoint["datamodule_hyper_parameters"]["train"]["augmentation"]
+    assert {name: listed(augmentation[name]) for name in given} == given
+    assert augmentation.keys() - given.keys() == {"blur_kernel", "blur_sigma"}  # there is no blur
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_config_parses_and_its_header_says_the_command(
+def listed(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
+RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
+OVERLAYS = sorted((ROOT / "configs/encoders").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_parses_and_its_header_says_the_command(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["train.py"])
     command = "validate" if path.stem.startswith("validate") else "fit"
     with pytest.raises(SystemExit) as stop:
         main([command, f"--config={path}", "--model.init_from=some.pt", "--print_config"])
     assert stop.value.code == 0
-    parsed, given = yaml.safe_load(capsys.readouterr().out), yaml.safe_load(path.read_text())
-    for part in ("data", "model"):
-        for name, value in given.get(part, {}).items():
-            if isinstance(value, dict):
-                assert parsed[part][name].items() >= value.items()
-            else:
-                assert parsed[part][name] == value
+    parsed = yaml.safe_load(capsys.readouterr().out)
+    assert_holds(yaml.safe_load(path.read_text()), parsed)
     assert f"#   python train.py {command} --config configs/{path.name}" in path.read_text()
+
+
+def assert_holds(given: dict, parsed: dict) -> None:
+    """What a config says is what was parsed, wherever encoders' arguments may lie."""
+    for name, value in given.items():
+        if isinstance(value, dict) and value:
+            assert_holds(value, parsed[name].get("init_args", parsed[name]) if name == "encoder" else parsed[name])
+        elif value not in ({}, None) and name != "callbacks":
+            assert parsed[name] == value, name
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
+def test_an_overlay_changes_the_encoder_alone(
+    overlay: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """imagenet.yaml with and without it; the run directory's name says which it was."""
+    monkeypatch.chdir(tmp_path)
+    recipe = ROOT / "configs/imagenet.yaml"
+    printed = []
+    for configs in ([recipe], [recipe, overlay]):
+        with pytest.raises(SystemExit):
+            main(["fit", *(f"--config={config}" for config in configs), "--print_config"])
+        printed.append(yaml.safe_load(capsys.readouterr().out))
+    without, given = printed
+    encoder, name = yaml.safe_load(overlay.read_text())["model"]["encoder"], f"runs/imagenet-{overlay.stem}"
+    assert given["model"]["encoder"]["class_path"].endswith(encoder["class_path"])
+    assert given["model"]["encoder"]["init_args"].items() >= encoder["init_args"].items()
+    assert given["run_dir"] == name
+    assert given["last"].get("dirpath", f"{name}/checkpoints") == f"{name}/checkpoints"
+    del given["model"]["encoder"], without["model"]["encoder"], given["run_dir"], without["run_dir"]
+    assert given == without
+    commands = re.findall(r"^# +python train.py .*$", overlay.read_text(), re.MULTILINE)
+    assert commands
+    assert all(f"--config configs/encoders/{overlay.name}" in command for command in commands)
+
+
+@pytest.mark.parametrize(
+    ("configs", "ckpt_path", "expected"),
+    [
+        (["configs/imagenet.yaml", "configs/encoders/small.yaml"], None, "runs/imagenet-small"),
+        (["quickstart.yaml"], "runs/other/checkpoints/best.ckpt", "runs/quickstart"),
+        ([], "some/run/checkpoints/best.ckpt", "some/run"),
+        ([], "best.ckpt", "runs/default"),
+        ([], "last", "runs/default"),
+        ([], None, "runs/default"),
+    ],
+)
+def test_where_a_run_is(configs: list[str], ckpt_path: str | None, expected: str) -> None:
+    assert default_run_dir(configs, ckpt_path) == expected

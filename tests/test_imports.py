@@ -1,26 +1,71 @@
 """The directions of imports: data flows one way, and so do names."""
 
 import ast
-import tomllib
+import subprocess
+import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("mambaeye", "datamodules", "callbacks")
-FILES = [path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).glob("*.py")]
-KNOW_NO_TRAINING = {
-    "batch",
-    "diagnosis",
-    "encoder",
-    "mamba2",
-    "kernels",
-    "moves",
-    "patches",
-    "scans",
-    "ssd",
-    "trajectory",
+FILES = [path.relative_to(ROOT) for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+
+# What files of each room may import of the project: rooms and single modules, the longest name that fits a file counts.
+BATCH = ("mambaeye.batch", "mambaeye.errors")
+BELOW = (*BATCH, "mambaeye.geometry", "mambaeye.ops", "mambaeye.configurable")
+MODEL = (*BELOW, "mambaeye.encoders", "mambaeye.policies", "mambaeye.rollout", "mambaeye.loss", "mambaeye.evaluation")
+FILES_OF = ("mambaeye.atomic", "mambaeye.checkpoints", "mambaeye.weights")
+CONTRACTS = ("mambaeye.contracts", "mambaeye.encoders.base", "mambaeye.rollout", "mambaeye.evaluation")
+MAY_IMPORT = {
+    "mambaeye": ("mambaeye",),
+    "mambaeye.atomic": (),
+    "mambaeye.batch": (),
+    "mambaeye.errors": (),
+    "mambaeye.configurable": ("mambaeye.errors",),
+    "mambaeye.geometry": ("mambaeye.geometry", *BATCH),
+    "mambaeye.ops": ("mambaeye.ops", "mambaeye.errors"),
+    "mambaeye.encoders": ("mambaeye.encoders", *BELOW),
+    "mambaeye.policies": ("mambaeye.policies", *BELOW),
+    "mambaeye.loss": (),
+    "mambaeye.optim": ("mambaeye.errors",),
+    "mambaeye.flops": ("mambaeye.batch", "mambaeye.encoders.base"),
+    "mambaeye.rollout": (*BELOW, "mambaeye.encoders.base", "mambaeye.policies", "mambaeye.loss"),
+    "mambaeye.evaluation": (*BELOW, "mambaeye.evaluation", "mambaeye.encoders.base", "mambaeye.policies", "mambaeye.rollout"),
+    "mambaeye.checkpoints": (*BATCH, "mambaeye.encoders", "mambaeye.policies"),
+    "mambaeye.weights": ("mambaeye.atomic", "mambaeye.checkpoints", "mambaeye.encoders", "mambaeye.errors"),
+    "mambaeye.contracts": MODEL,
+    "mambaeye.module": (*MODEL, *FILES_OF, "mambaeye.contracts", "mambaeye.flops", "mambaeye.optim"),
+    "datamodules": ("datamodules", *BATCH, "mambaeye.geometry", "mambaeye.atomic", "mambaeye.contracts"),
+    "callbacks.plots": ("callbacks.plots", *BATCH, "mambaeye.geometry", "mambaeye.evaluation", "mambaeye.atomic"),
+    "callbacks.run": ("callbacks.run", *BATCH, "mambaeye.atomic", "mambaeye.contracts", "mambaeye.checkpoints"),
+    "callbacks": ("callbacks", *BATCH, *CONTRACTS, "mambaeye.geometry", "mambaeye.atomic"),
+}  # fmt: skip
+# heavy or foreign packages, and the files that may import them
+ONLY_IN = {
+    "lightning": (
+        "mambaeye.module",
+        "mambaeye.contracts",
+        "datamodules.datamodule",
+        "callbacks.run",
+        "callbacks.reports",
+    ),
+    "torchmetrics": ("mambaeye.evaluation.metrics",),
+    "mamba_ssm": ("mambaeye.ops.kernels",),
+    "causal_conv1d": ("mambaeye.ops.kernels",),
+    "webdataset": ("datamodules",),
+    "matplotlib": ("callbacks",),
+    "tensorboard": ("callbacks",),
 }
+
+
+def module_name(path: Path) -> str:
+    parts = path.with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in FILES}
 
 
 def imported(path: Path) -> set[str]:
@@ -31,37 +76,52 @@ def imported(path: Path) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: import absolutely"
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+            assert node.module is not None
+            of_module = {f"{node.module}.{alias.name}" for alias in node.names} & MODULES.keys()
+            names |= of_module or {node.module}
     return names
 
 
-def below(names: set[str], *packages: str) -> set[str]:
-    return {name for name in names if name.split(".")[0] in packages}
+def below(name: str, rooms: tuple[str, ...]) -> bool:
+    return any(name == room or name.startswith(f"{room}.") for room in rooms)
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_imports_follow_the_house(path: Path) -> None:
-    names, package = imported(path), path.parts[0]
-    if package == "mambaeye":
-        assert not below(names, "datamodules", "callbacks", "train", "webdataset")
-        if path.name != "module.py":
-            assert not below(names, "lightning")
-        if path.name != "kernels.py":
-            assert not below(names, "mamba_ssm", "causal_conv1d")
-        if path.stem in KNOW_NO_TRAINING:
-            training = {"mambaeye.loss", "mambaeye.evaluation.metrics", "mambaeye.optim", "mambaeye.module"}
-            assert not names & training
-    elif package == "datamodules":
-        assert not below(names, "callbacks", "train")
-        allowed = {"batch", "trajectory", "scans", "patches", "errors"}
-        assert {name.split(".")[1] for name in below(names, "mambaeye") if "." in name} <= allowed
-    else:
-        assert not below(names, "datamodules", "train")
-        assert {name.split(".")[1] for name in below(names, "mambaeye") if "." in name} <= {"errors"}
+    name, names = module_name(path), imported(path)
+    room = max((room for room in MAY_IMPORT if below(name, (room,))), key=len)
+    ours = {other for other in names if other.split(".")[0] in (*PACKAGES, "train", "benchmarks")}
+    assert {other for other in ours if not below(other, MAY_IMPORT[room])} == set()
+    for package, allowed in ONLY_IN.items():
+        if any(below(other, (package,)) for other in names):
+            assert below(name, allowed), f"{name} imports {package}"
+
+
+def test_encoders_and_policies_do_not_know_each_other() -> None:
+    for path in FILES:
+        if path.parts[:2] in (("mambaeye", "encoders"), ("mambaeye", "policies")):
+            siblings = {name for name in imported(path) if below(name, ("mambaeye.encoders", "mambaeye.policies"))}
+            assert siblings <= {f"mambaeye.{path.parts[1]}.base"}, path
+
+
+def test_there_is_no_circle() -> None:
+    graph = {name: imported(path) & MODULES.keys() - {name} for name, path in MODULES.items()}
+    order = list(TopologicalSorter(graph).static_order())  # raises CycleError
+    assert len(order) == len(MODULES)
 
 
 def test_every_file_is_reached() -> None:
-    """The walk above sees what it should: the packages that setuptools installs, and no other."""
-    installed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    assert {path.parts[0] for path in FILES} == set(installed)
-    assert len(FILES) > 15
+    assert {path.parts[0] for path in FILES} == set(PACKAGES)
+    assert len(FILES) > 60
+    assert {path.parts[1] for path in FILES if path.parts[0] == "mambaeye" and len(path.parts) > 2} >= {
+        "geometry", "ops", "encoders", "policies", "evaluation",
+    }  # fmt: skip
+
+
+def test_the_public_names_are_cheap() -> None:
+    """In a process of its own: neither lightning nor torchmetrics, nor what draws."""
+    heavy = "{'lightning', 'torchmetrics', 'tensorboard', 'matplotlib', 'cv2', 'webdataset', 'jsonargparse'}"
+    code = f"import sys, mambaeye; print(sorted(mambaeye.__all__), {heavy} & set(sys.modules))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    names = ["EncoderConfig", "MambaEye", "information_ratio", "load", "load_published", "save"]
+    assert ran.stdout.strip() == f"{[*names, 'scheduled_cross_entropy']} set()"

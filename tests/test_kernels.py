@@ -100,7 +100,7 @@ def test_a_diagnosis_is_that_of_plain_torch() -> None:
 @pytest.mark.usefixtures("on_gpu")
 def test_auto_takes_the_kernels_but_not_for_float64() -> None:
     model, _ = two_models("auto")
-    assert kernels.choose("auto", torch.zeros(1, device="cuda"), model.unsupported_reason) is kernels.load()
+    assert kernels.select_backend("auto", torch.zeros(1, device="cuda"), model.unsupported_reason) is kernels.load()
     patches, positions = glimpses(2, 5)
     assert model.double()(patches, positions).dtype == torch.float64
 
@@ -130,17 +130,17 @@ class OnGPU:
 @pytest.mark.parametrize(("unsupported_reason", "message"), [(None, "pip install"), ("too odd", "too odd; until then")])
 def test_auto_does_without_them_on_a_gpu_and_says_so_once(unsupported_reason: str | None, message: str) -> None:
     with pytest.warns(UserWarning, match=message):
-        assert kernels.choose("auto", OnGPU(), unsupported_reason) is None
+        assert kernels.select_backend("auto", OnGPU(), unsupported_reason) is None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert kernels.choose("auto", OnGPU(), unsupported_reason) is None
-        assert kernels.choose("torch", OnGPU(), unsupported_reason) is None
-        assert kernels.choose("auto", torch.zeros(1), unsupported_reason) is None
+        assert kernels.select_backend("auto", OnGPU(), unsupported_reason) is None
+        assert kernels.select_backend("torch", OnGPU(), unsupported_reason) is None
+        assert kernels.select_backend("auto", torch.zeros(1), unsupported_reason) is None
 
 
 def test_cuda_is_refused_on_the_cpu() -> None:
     with pytest.raises(InputError, match="cannot run torch.float32 on cpu: choose auto or torch"):
-        kernels.choose("cuda", torch.zeros(1), None)
+        kernels.select_backend("cuda", torch.zeros(1), None)
 
 
 @pytest.mark.parametrize("size", ["tiny", "small", "base"])

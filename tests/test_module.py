@@ -1,90 +1,80 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from largest import Largest
+from scenes import canvases_of, glimpses_of
 
-from mambaeye.batch import CanvasBatch, GlimpseBatch
-from mambaeye.encoders.mambaeye import EncoderConfig
+from mambaeye.batch import POLICY, EvaluationCondition
+from mambaeye.encoders.mambaeye import MambaEye
+from mambaeye.errors import InputError
 from mambaeye.evaluation.metrics import MetricsConfig, StepMetrics
 from mambaeye.geometry.patches import cut_from_canvases
 from mambaeye.loss import LOGITS_AT_ONCE, scheduled_cross_entropy
-from mambaeye.module import MambaEyeModule
+from mambaeye.module import ClassifierModule
+
+SIZES = {"patch_size": 2, "dim": 8, "depth": 1, "d_state": 4, "headdim": 4, "move_embedding_dim": 4}
 
 
-def batch_of(images: int, length: int, side: int, classes: int) -> GlimpseBatch:
-    return GlimpseBatch(
-        patches=torch.randint(256, (images, length, 3, side, side), dtype=torch.uint8),
-        positions=torch.randint(40, (images, length, 2)),
-        information_ratio=torch.rand(images, length),
-        labels=torch.randint(classes, (images,)),
-        partner_labels=torch.randint(classes, (images,)),
-        label_shares=torch.rand(images),
-        keys=[str(number) for number in range(images)],
-        valid=torch.arange(images) > 0,
-    )
-
-
-def module_of(classes: int) -> MambaEyeModule:
-    sizes = {"patch_size": 2, "dim": 8, "depth": 1, "d_state": 4, "headdim": 4, "move_embedding_dim": 4}
-    return MambaEyeModule(EncoderConfig(num_classes=classes, **sizes))
-
-
-def canvases_of(images: int, length: int, side: int, classes: int) -> CanvasBatch:
-    return CanvasBatch(
-        canvases=torch.randint(256, (images, 40, 50, 3), dtype=torch.uint8),
-        positions=torch.randint(40 - side, (images, length, 2), dtype=torch.int32),
-        information_ratio=torch.rand(images, length),
-        labels=torch.randint(classes, (images,)),
-        keys=[str(number) for number in range(images)],
-        valid=torch.arange(images) > 0,
-        cell=torch.zeros(images, dtype=torch.long),
-    )
+def module_of(classes: int, num_glimpses: int = 1, config: MetricsConfig | None = None) -> ClassifierModule:
+    """Return a module that validates under one condition."""
+    module = ClassifierModule(MambaEye(num_classes=classes, **SIZES))
+    data = SimpleNamespace(conditions=[EvaluationCondition(40, "random")])
+    module.__dict__["_trainer"] = SimpleNamespace(datamodule=data)
+    module.condition_metrics.append(StepMetrics(num_glimpses, config or MetricsConfig()))
+    return module
 
 
 @torch.no_grad()
 def test_validation_goes_through_pieces() -> None:
     """The metrics are those of all logits, which are never held at once; nor are the patches."""
-    images, length, classes = 3, 700, 2000
+    images, num_glimpses, classes = 3, 700, 2000
     torch.manual_seed(0)
-    module, batch = module_of(classes), canvases_of(images, length, 2, classes)
-    module.cell_metrics.append(StepMetrics(length))
+    module, batch = module_of(classes, num_glimpses), canvases_of(images, num_glimpses, 2, classes)
     with Largest() as largest:
         module.validation_step(batch, 0)
-    assert largest.numbers <= LOGITS_AT_ONCE < images * length * classes
-    patches = cut_from_canvases(batch.canvases, batch.positions, 2)
-    whole = StepMetrics(length)
-    whole.update(module.encoder(patches, batch.positions), batch.labels, batch.information_ratio, batch.valid)
+    assert largest.numbers <= LOGITS_AT_ONCE < images * num_glimpses * classes
+    positions = batch.scene.positions
+    patches = cut_from_canvases(batch.scene.canvases, positions, 2)
+    whole = StepMetrics(num_glimpses)
+    whole.update(module.encoder(patches, positions), batch.labels, batch.information_ratio, batch.valid)
     expected = whole.compute()
-    for name, value in module.cell_metrics[0].compute().items():
+    for name, value in module.condition_metrics[0].compute().items():
         torch.testing.assert_close(value, expected[name], atol=1e-5, rtol=1e-5, equal_nan=True)
 
 
-@pytest.mark.parametrize("length", [257, 8192])
+@pytest.mark.parametrize("num_glimpses", [257, 8192])
 @torch.no_grad()
-def test_what_a_validation_holds_does_not_grow_with_the_glimpses(length: int) -> None:
+def test_what_a_validation_holds_does_not_grow_with_the_glimpses(num_glimpses: int) -> None:
     torch.manual_seed(0)
-    module, batch = module_of(10), canvases_of(2, length, 2, 10)
-    module.cell_metrics.append(StepMetrics(length, MetricsConfig(every_step=1)))
+    module, batch = module_of(10, num_glimpses, MetricsConfig(every_step=1)), canvases_of(2, num_glimpses, 2, 10)
     with Largest() as largest:
         module.validation_step(batch, 0)
     assert largest.numbers < 300_000
 
 
 @torch.no_grad()
-def test_what_is_watched_is_what_the_whole_sequence_gives() -> None:
+def test_a_rollout_of_the_first_images_is_what_the_whole_sequence_gives() -> None:
     torch.manual_seed(0)
     module, batch = module_of(7), canvases_of(4, 600, 2, 7)
-    patches, probabilities = module.watch(batch, 3)
-    assert patches.equal(cut_from_canvases(batch.canvases[:3], batch.positions[:3], 2))
-    torch.testing.assert_close(probabilities, module.encoder(patches, batch.positions[:3]).softmax(-1))
+    steps = list(module.rollout(batch, 3))
+    patches = torch.cat([step.patches for step in steps], dim=1)
+    positions = batch.scene.positions[:3]
+    assert patches.equal(cut_from_canvases(batch.scene.canvases[:3], positions, 2))
+    logits = torch.cat([step.logits for step in steps], dim=1)
+    torch.testing.assert_close(logits, module.encoder(patches, positions))
+    ratio = torch.cat([step.information_ratio for step in steps], dim=1)
+    assert ratio.equal(batch.information_ratio[:3])
 
 
-def test_a_probe_is_the_loss_of_the_first_images_step_by_step() -> None:
+def test_losses_step_by_step_are_those_of_the_first_images() -> None:
     torch.manual_seed(0)
-    module, batch = module_of(5), batch_of(4, 9, 2, 5)
-    losses, confidence = module.probe(batch, 3)
-    assert losses.shape == confidence.shape == (3, 9)
+    module, batch = module_of(5), glimpses_of(4, 9, 2, 5)
+    losses, confidence, ratio = module.per_step_loss(batch, 3)
+    assert losses.shape == confidence.shape == ratio.shape == (3, 9)
     assert not losses.requires_grad
-    some = GlimpseBatch(*(part[:3] for part in batch))
+    assert ratio.equal(batch.information_ratio[:3])
+    some = batch.first(3)
     logits = module.encoder(some.patches, some.positions)
     mixed = {"partner_labels": some.partner_labels, "label_shares": some.label_shares}
     for step in range(9):
@@ -92,3 +82,9 @@ def test_a_probe_is_the_loss_of_the_first_images_step_by_step() -> None:
             logits[:, step : step + 1], some.labels, some.information_ratio[:, step : step + 1], **mixed
         )
         torch.testing.assert_close(losses[:, step].mean(), expected)
+
+
+def test_canvases_without_a_policy_are_a_users_mistake() -> None:
+    module, batch = module_of(5), canvases_of(2, 9, 2, 5)
+    with pytest.raises(InputError, match=f"data.train_scan is {POLICY}, and the model has none: give --model.policy"):
+        module.training_step(batch, 0)

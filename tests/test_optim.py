@@ -10,7 +10,7 @@ from mambaeye.optim import OptimizerConfig, build_optimizer, build_schedule, war
 
 def test_customary_decay_spares_norms_biases_and_the_recurrence() -> None:
     model = MambaEye(EncoderConfig(num_classes=3, dim=16, depth=1, headdim=8))
-    optimizer = build_optimizer(model, OptimizerConfig(weight_decay=0.1))
+    optimizer = build_optimizer([model], OptimizerConfig(weight_decay=0.1))
     decays = {p: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     by_name = {name: decays[p] for name, p in model.named_parameters()}
     assert {name for name, decay in by_name.items() if decay == 0} == {
@@ -23,9 +23,29 @@ def test_customary_decay_spares_norms_biases_and_the_recurrence() -> None:
 
 def test_the_authors_decay_everything() -> None:
     model = MambaEye(EncoderConfig(num_classes=3, dim=16, depth=1, headdim=8))
-    groups = build_optimizer(model, OptimizerConfig(decay="all")).param_groups
-    assert [group["weight_decay"] for group in groups] == [0.05]
-    assert len(groups[0]["params"]) == len(list(model.parameters()))
+    groups = build_optimizer([model], OptimizerConfig(decay="all")).param_groups
+    assert [group["weight_decay"] for group in groups] == [0.05, 0.05]
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+
+
+class Table(torch.nn.Module):
+    """A matrix that must not decay, a vector that may, and a parameter that is not trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = torch.nn.Parameter(torch.zeros(3, 4))
+        self.scale = torch.nn.Parameter(torch.zeros(4))
+        self.frozen = torch.nn.Parameter(torch.zeros(4, 4), requires_grad=False)
+
+    def no_weight_decay(self) -> set[str]:
+        return {"places"}
+
+
+def test_each_part_says_what_must_not_decay() -> None:
+    one, other = Table(), Table()
+    decaying, exempt = build_optimizer([one, other], OptimizerConfig()).param_groups
+    assert [id(p) for p in exempt["params"]] == [id(one.places), id(other.places)]
+    assert [id(p) for p in decaying["params"]] == [id(one.scale), id(other.scale)]
 
 
 def test_schedule_warms_up_peaks_and_ends_at_zero() -> None:
@@ -40,7 +60,7 @@ def test_schedule_warms_up_peaks_and_ends_at_zero() -> None:
 
 
 def test_scheduler_steps_the_optimizer() -> None:
-    optimizer = build_optimizer(torch.nn.Linear(2, 2), OptimizerConfig(lr=0.5))
+    optimizer = build_optimizer([Table()], OptimizerConfig(lr=0.5))
     scheduler = build_schedule(optimizer, 2, 4)
     rates = []
     for _ in range(4):

@@ -128,7 +128,7 @@ def test_bf16_mixed_multiplies_in_bf16_and_keeps_weights_in_float32(data_dir: Pa
 def test_accumulated_or_at_once_the_steps_are_the_same(data_dir: Path) -> None:
     whole, _ = fit(data_dir, "whole")
     parts, checkpoint = fit(
-        data_dir, "parts", **{"data.micro_batch_size": 16, "trainer.limit_train_batches": 4 * STEPS}
+        data_dir, "parts", **{"data.loader.micro_batch_size": 16, "trainer.limit_train_batches": 4 * STEPS}
     )
     assert checkpoint["global_step"] == STEPS
     assert len(parts.losses) == 4 * STEPS

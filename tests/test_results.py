@@ -50,7 +50,7 @@ def test_commands_of_a_suite_parse_and_differ_from_the_base_in_one_thing(
     assert len(now) == len(kinds) == 5
     for key, variant in kinds.items():
         value = suite.variants[variant][key]
-        side = value.strip("[]").split(",")[1] if key == "data.canvas" else None
+        side = value.strip("[]").split(",")[1] if key == "data.train.canvas" else None
         assert (f"{key.rpartition('.')[2]}: {value}" if side is None else f"- {side}") in now
     asked = bench.validate_arguments("base", 0, "scans")
     at = asked.index("--ckpt_path")
@@ -75,10 +75,10 @@ SMALL = Suite(
     config="configs/digits.yaml",
     fit={**{key: str(value) for key, value in TINY.items() if "encoder" in key}, "trainer.limit_val_batches": "0"},
     validate={"trainer.accelerator": "cpu", "film_strip.images": "0"},
-    variants={"base": {}, "plain": {"data.length": "0"}},
+    variants={"base": {}, "plain": {"data.train.num_glimpses": "0"}},
     evaluations={
-        "resolutions": {"data.resolutions": "[32,40]", "data.validation_length": "4"},
-        "shift_9": {"data.resolutions": "[32]", "data.validation_length": "4", "data.shift": "[9,9]"},
+        "resolutions": {"data.resolutions": "[32,40]", "data.evaluate.num_glimpses": "4"},
+        "shift_9": {"data.resolutions": "[32]", "data.evaluate.num_glimpses": "4", "data.evaluate.shift": "[9,9]"},
     },
     side=32,
     measured={"loss": ("resolutions",), "coordinates": ("resolutions", "shift_9")},
@@ -114,7 +114,9 @@ def test_rows_are_done_once_and_anew_when_their_settings_change(
     (failed,) = run(bench, [("plain", 5), ("base", 5)])
     assert calls == ["fit", "fit", "resolutions"]  # what fails is named, and the next row goes on
     assert failed.startswith("plain-5 ended with exit code 1: see the log in ")
-    assert "error: data.length is 0: give at least 1" in (tmp_path / "runs/small/plain-5/fit.log").read_text()
+    assert (
+        "error: data.train.num_glimpses is 0: give at least 1" in (tmp_path / "runs/small/plain-5/fit.log").read_text()
+    )
     (entry,) = read_entries(bench.results)
     assert (entry["variant"], entry["seed"], entry["claims"]) == ("base", 5, ["loss", "coordinates"])
     assert "--seed_everything 5 " in entry["fit"]
@@ -159,7 +161,7 @@ def entries(suite: Suite, top1: dict[tuple[str, int], float]) -> list[dict[str, 
     for (variant, seed), value in top1.items():
         evaluations = {}
         for name, settings in suite.evaluations.items():
-            sides, length = json.loads(settings["data.resolutions"]), int(settings["data.validation_length"])
+            sides, length = json.loads(settings["data.resolutions"]), int(settings["data.evaluate.num_glimpses"])
             steps = [1 << k for k in range(length.bit_length())]
             scans = settings.get("data.scans", "[random]")[1:-1].split(",")
             evaluations[name] = {
@@ -215,7 +217,10 @@ def test_the_tables_in_the_docs_are_those_of_the_results() -> None:
 @pytest.mark.long
 def test_a_suite_that_is_killed_goes_on_where_it_was(data_dir: Path, tmp_path: Path) -> None:
     """Killed with its fit between two epochs, and started again: the weights' numbers are those of one that was not."""
-    small = [*flags({key: value for key, value in TINY.items() if key.startswith("model")}), "--data.length=4"]
+    small = [
+        *flags({key: value for key, value in TINY.items() if key.startswith("model")}),
+        "--data.train.num_glimpses=4",
+    ]
     more = [*small, f"--data.data_dir={data_dir}", "--trainer.max_epochs=8"]
     chosen = ["digits", "--variants", "plain", "--seeds", "0"]
 

@@ -17,7 +17,7 @@ STEPS = 14  # an epoch
 SETTINGS = {
     **TINY,
     "run_dir": "run",
-    "data.batch_size": 100,
+    "data.loader.batch_size": 100,
     "data.resolutions": "[32]",
     "data.scans": "[random]",
     "trainer.max_epochs": 25,
@@ -119,7 +119,7 @@ def test_kills_of_two_processes_change_nothing(arguments: list[str]) -> None:
 def test_one_process_or_two_the_loss_curve_is_the_same(arguments: list[str]) -> None:
     short = [*arguments, "--trainer.max_epochs=2", "--trainer.limit_val_batches=0"]
     finish([*short, "--run_dir=one"])
-    finish([*short, "--run_dir=two", "--trainer.devices=2", "--trainer.strategy=ddp", "--data.num_workers=1"])
+    finish([*short, "--run_dir=two", "--trainer.devices=2", "--trainer.strategy=ddp", "--data.loader.num_workers=1"])
     one, parts = by_place(run_dir="one"), [by_place(rank, "two") for rank in range(2)]
     assert len(one) == 2 * STEPS
     for place, line in one.items():
@@ -164,7 +164,12 @@ def test_shards_that_one_rank_does_not_see_end_both(arguments: list[str], data_d
 @pytest.mark.long
 def test_memory_stays_flat_over_two_thousand_steps(arguments: list[str]) -> None:
     """The smallest model and batch; of the process, after 200 steps and at the end."""
-    settings = {"data.batch_size": 4, "trainer.max_epochs": 6, "trainer.limit_val_batches": 0, "data.length": 2}
+    settings = {
+        "data.loader.batch_size": 4,
+        "trainer.max_epochs": 6,
+        "trainer.limit_val_batches": 0,
+        "data.train.num_glimpses": 2,
+    }
     settings |= {"last.every_n_train_steps": 500}
     run = start([*arguments, *flags(settings)], **ONE_THREAD)
     sizes: dict[int, int] = {}

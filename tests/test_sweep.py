@@ -13,9 +13,9 @@ from train import main
 
 SIDES, SCANS, BUDGETS = (24, 40, 33), ("random", "spiral", "sobol"), (5, 40, 12)
 RULES = {
-    "model.stopping.confidence": "[0.1,0.11,0.2]",
-    "model.stopping.stable": "[3]",
-    "model.stopping.entropy": "[2.29]",
+    "model.early_exit.confidence": "[0.1,0.11,0.2]",
+    "model.early_exit.stable": "[3]",
+    "model.early_exit.entropy": "[2.29]",
 }
 
 
@@ -31,7 +31,7 @@ def validate(checkpoint: str, run_dir: Path, sides: tuple, scans: tuple, budgets
     settings = {
         "data.resolutions": list(sides),
         "data.scans": f"[{','.join(scans)}]",
-        "data.validation_length": list(budgets) if len(budgets) > 1 else budgets[0],
+        "data.evaluate.num_glimpses": list(budgets) if len(budgets) > 1 else budgets[0],
     }
     settings = {name: str(value).replace(" ", "") for name, value in settings.items()} | RULES
     quiet = ["--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"]
@@ -42,7 +42,7 @@ def validate(checkpoint: str, run_dir: Path, sides: tuple, scans: tuple, budgets
 @pytest.fixture(scope="module")
 def sweep(checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("swept")
-    validate(checkpoint, run_dir, SIDES, SCANS, BUDGETS, "--data.num_workers=2")
+    validate(checkpoint, run_dir, SIDES, SCANS, BUDGETS, "--data.loader.num_workers=2")
     return run_dir
 
 
@@ -52,7 +52,7 @@ def test_a_sweep_is_its_cells_one_by_one(sweep: Path, checkpoint: str, tmp_path:
     steps = {1, 2, 4, 8, 16, 32, 40, 5, 12}
     assert len(whole["rows"]) == len(SIDES) * len(SCANS) * len(steps)
     for side, scan, budget in zip(SIDES, SCANS, BUDGETS, strict=True):
-        alone = validate(checkpoint, tmp_path / scan, (side,), (scan,), (budget,), "--data.batch_size=50")
+        alone = validate(checkpoint, tmp_path / scan, (side,), (scan,), (budget,), "--data.loader.batch_size=50")
         same = [r for r in whole["rows"] if (r["resolution"], r["scan"]) == (side, scan) and r["step"] <= budget]
         same = [row for row in same if row["step"] in {1, 2, 4, 8, 16, 32, budget}]
         assert len(same) == len(alone["rows"])
@@ -85,7 +85,9 @@ def test_what_a_sweep_leaves_behind(sweep: Path) -> None:
 
 
 def test_a_validation_says_how_long_it_waited(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    validate(checkpoint, tmp_path, (24,), ("random",), (7,), "--trainer.limit_val_batches=2", "--data.batch_size=40")
+    validate(
+        checkpoint, tmp_path, (24,), ("random",), (7,), "--trainer.limit_val_batches=2", "--data.loader.batch_size=40"
+    )
     found = re.search(r"([\d,]+) glimpses in ([\d.]+) s, (\d+)% of it waiting for data", capsys.readouterr().out)
     assert found[1] == str(2 * 40 * 7)
     assert 0 <= int(found[3]) <= 100
@@ -121,11 +123,11 @@ def test_the_table_of_early_answers_takes_the_cheapest_that_is_as_good() -> None
     ("flag", "message"),
     [
         (
-            "--model.stopping.confidence=[0.5,1.5]",
-            "model.stopping.confidence has 1.5: give confidences above 0 and up to",
+            "--model.early_exit.confidence=[0.5,1.5]",
+            "model.early_exit.confidence has 1.5: give confidences above 0 and up to",
         ),
-        ("--model.stopping.stable=[0]", "model.stopping.stable has 0: give at least 1 glimpse"),
-        ("--data.validation_length=0", "data.validation_length is 0: give at least 1"),
+        ("--model.early_exit.stable=[0]", "model.early_exit.stable has 0: give at least 1 glimpse"),
+        ("--data.evaluate.num_glimpses=0", "data.evaluate.num_glimpses is 0: give at least 1"),
         ("--data.scans=[random,zigzag]", "no scan pattern is called 'zigzag': choose one of random, random_grid, row"),
         ("--data.resolutions=[8]", "data.resolutions has 8, less than a glimpse of 16 pixels"),
     ],
@@ -139,13 +141,13 @@ def test_what_cannot_be_swept(
 
 
 def test_one_glimpse_and_one_rule(checkpoint: str, tmp_path: Path) -> None:
-    one = ["--model.stopping.confidence=[0.5]", "--model.stopping.stable=[]", "--model.stopping.entropy=[]"]
+    one = ["--model.early_exit.confidence=[0.5]", "--model.early_exit.stable=[]", "--model.early_exit.entropy=[]"]
     content = validate(checkpoint, tmp_path, (24,), ("random",), (1,), *one)
     assert [(row["step"], row["samples"]) for row in content["rows"]] == [(1, 397)]
     assert [(row["threshold"], row["glimpses"]) for row in content["stopping"]] == [(0.5, 1)]
 
 
 def test_no_rules(checkpoint: str, tmp_path: Path) -> None:
-    none = [f"--model.stopping.{kind}=[]" for kind in ("confidence", "stable", "entropy")]
+    none = [f"--model.early_exit.{kind}=[]" for kind in ("confidence", "stable", "entropy")]
     content = validate(checkpoint, tmp_path, (24,), ("random",), (2,), *none, "--trainer.limit_val_batches=2")
     assert content.keys() == {"rows"}

@@ -11,7 +11,7 @@ from commands import TINY, flags
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mambaeye import weights
-from mambaeye.module import MambaEyeModule
+from mambaeye.module import ClassifierModule
 from train import main
 
 
@@ -118,13 +118,13 @@ def test_validate_needs_only_the_checkpoint(trained: Path, capsys: pytest.Captur
 
 def test_flags_win_over_the_checkpoint(trained: Path) -> None:
     last = f"--ckpt_path={trained}/checkpoints/last.ckpt"
-    main(["validate", last, "--run_dir=elsewhere", "--data.resolutions=[56]", "--data.batch_size=100"])
+    main(["validate", last, "--run_dir=elsewhere", "--data.resolutions=[56]", "--data.loader.batch_size=100"])
     assert {(row["resolution"], row["scan"]) for row in rows(Path("elsewhere"))} == {(56, "random"), (56, "row_raster")}
 
 
 def test_batch_size_and_workers_do_not_change_the_numbers(trained: Path) -> None:
     last = f"--ckpt_path={trained}/checkpoints/last.ckpt"
-    main(["validate", last, "--run_dir=other", "--data.batch_size=50", "--data.num_workers=2"])
+    main(["validate", last, "--run_dir=other", "--data.loader.batch_size=50", "--data.loader.num_workers=2"])
     for row, expected in zip(rows(Path("other")), rows(trained), strict=True):
         for name in ("samples", *QUANTITIES):
             assert row[name] == pytest.approx(expected[name], abs=1e-6)
@@ -178,7 +178,7 @@ def test_last_without_a_checkpoint_starts_afresh_in_fit_alone(
 def test_two_runs_are_the_same(data_dir: Path) -> None:
     weights = []
     for run_dir, workers in (("a", 0), ("b", 0)):
-        settings = {**TINY, "run_dir": run_dir, "data.num_workers": workers, "trainer.limit_val_batches": 0}
+        settings = {**TINY, "run_dir": run_dir, "data.loader.num_workers": workers, "trainer.limit_val_batches": 0}
         main(["fit", f"--data.data_dir={data_dir}", *flags(settings), "--trainer.limit_train_batches=3"])
         weights.append(torch.load(f"{run_dir}/checkpoints/last.ckpt", weights_only=True)["state_dict"])
     for name, value in weights[0].items():
@@ -189,7 +189,7 @@ def test_weights_alone_can_be_validated_and_fine_tuned(
     trained: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     last = trained / "checkpoints" / "last.ckpt"
-    module = MambaEyeModule.load_from_checkpoint(last, map_location="cpu")
+    module = ClassifierModule.load_from_checkpoint(last, map_location="cpu")
     weights.save(module.encoder, "exported")
     data = f"--data.data_dir={data_dir}"
     short = ["--trainer.limit_val_batches=2", "--trainer.limit_train_batches=1", "--trainer.max_epochs=1", data]
@@ -200,7 +200,7 @@ def test_weights_alone_can_be_validated_and_fine_tuned(
     fit = ["fit", *flags({**TINY, "run_dir": "c", "model.optimizer.lr": 0}), *short]
     start = ["--model.init_from=exported/model.safetensors", "--model.new_head=true"]
     main([*fit, *start])
-    tuned = MambaEyeModule.load_from_checkpoint("c/checkpoints/last.ckpt", map_location="cpu").encoder.state_dict()
+    tuned = ClassifierModule.load_from_checkpoint("c/checkpoints/last.ckpt", map_location="cpu").encoder.state_dict()
     same = {name for name, tensor in tuned.items() if tensor.equal(module.encoder.state_dict()[name])}
     assert tuned.keys() - same == {"head.weight", "head.bias"}
     Path("exported/model.safetensors").unlink()
@@ -208,7 +208,7 @@ def test_weights_alone_can_be_validated_and_fine_tuned(
 
 
 def test_a_module_loads_from_its_checkpoint(trained: Path) -> None:
-    module = MambaEyeModule.load_from_checkpoint(trained / "checkpoints" / "last.ckpt", map_location="cpu")
+    module = ClassifierModule.load_from_checkpoint(trained / "checkpoints" / "last.ckpt", map_location="cpu")
     assert module.encoder.config.dim == 16
     assert module.optimizer_config.warmup_epochs == 0.5
 
@@ -219,7 +219,7 @@ def test_a_checkpoint_says_what_the_model_is_told_of_where_it_looks(
     short = {"trainer.limit_train_batches": 2, "run_dir": "there", "data.data_dir": data_dir}
     main(["fit", *flags(TINY | short), "--model.encoder.coordinates=positions", "--data.train_scan=hilbert"])
     last = Path("there/checkpoints/last.ckpt")
-    assert MambaEyeModule.load_from_checkpoint(last).encoder.config.coordinates == "positions"
+    assert ClassifierModule.load_from_checkpoint(last).encoder.config.coordinates == "positions"
     before = rows(Path("there"))
     capsys.readouterr()
     main(["validate", f"--ckpt_path={last}", "--trainer.accelerator=cpu"])
@@ -231,7 +231,7 @@ def test_a_checkpoint_says_what_the_model_is_told_of_where_it_looks(
     older = torch.load(trained / "checkpoints/last.ckpt", weights_only=True)  # from before there was the choice
     del older["hyper_parameters"]["encoder"]["coordinates"], older["datamodule_hyper_parameters"]["train_scan"]
     torch.save(older, "older.ckpt")
-    assert MambaEyeModule.load_from_checkpoint("older.ckpt").encoder.config.coordinates == "moves"
+    assert ClassifierModule.load_from_checkpoint("older.ckpt").encoder.config.coordinates == "moves"
     main(["validate", "--ckpt_path=older.ckpt", "--run_dir=older", "--trainer.accelerator=cpu"])
     assert rows(Path("older")) == rows(trained)
 
@@ -243,12 +243,12 @@ def test_a_checkpoint_says_what_the_model_is_told_of_where_it_looks(
         (["predict", "--ckpt_path=x.ckpt"], "--ckpt_path x.ckpt does not exist"),
         (["fit", "--data.train_scan=zigzag"], "no scan pattern is called 'zigzag': choose one of random, "),
         (["fit", "--data.scans=[zigzag]"], "no scan pattern is called 'zigzag': choose one of random, random_grid, "),
-        (["fit", "--data.patch_size=40"], "data.canvas is 32..64 pixels and a glimpse 40: give two sides"),
+        (["fit", "--data.patch_size=40"], "data.train.canvas is 32..64 pixels and a glimpse 40: give two sides"),
         (["fit", "--data.patch_size=32"], None),
         (["fit", "--data.resolutions=[8]"], "data.resolutions has 8, less than a glimpse of 16 pixels"),
-        (["fit", "--data.inside=1.5"], "data.inside is 1.5: give a probability, 0 to 1"),
-        (["fit", "--data.length=0"], "data.length is 0: give at least 1"),
-        (["fit", "--data.batch_size=5000"], "has 1400 samples, less than the 5000 of one optimizer step"),
+        (["fit", "--data.train.inside_prob=1.5"], "data.train.inside_prob is 1.5: give a probability, 0 to 1"),
+        (["fit", "--data.train.num_glimpses=0"], "data.train.num_glimpses is 0: give at least 1"),
+        (["fit", "--data.loader.batch_size=5000"], "has 1400 samples, less than the 5000 of one optimizer step"),
         (["fit", "--data.num_classes=7"], "index and data.num_classes is 7: set --data.num_classes 10"),
         (["fit", "--data.train_shards=nowhere"], "nowhere/index.json does not exist: give a folder of shards"),
         (["fit", "--model.encoder.headdim=7"], "headdim is 7, which does not divide expand * dim = 32"),
@@ -308,7 +308,11 @@ def test_damaged_shards(
         expected = (
             f"sample {index['shards'][1]['keys'][3]} in shards/val-000001.tar has label 10, outside the 10 classes"
         )
-    settings = ["--data.val_shards=shards", f"--data.num_workers={workers}", "--trainer.enable_progress_bar=false"]
+    settings = [
+        "--data.val_shards=shards",
+        f"--data.loader.num_workers={workers}",
+        "--trainer.enable_progress_bar=false",
+    ]
     said = fails(["validate", f"--ckpt_path={trained}/checkpoints/last.ckpt", "--run_dir=out", *settings], capsys)
     assert expected in said
 

@@ -92,15 +92,16 @@ def test_saved_and_loaded_bit_for_bit(dtype: torch.dtype, tmp_path: Path) -> Non
 
 
 def write_sizes(folder: Path, **changes: object) -> None:
-    sizes = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(sizes | changes))
+    path = folder / "config.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"init_args": content["init_args"] | changes}))
 
 
 def test_sizes_from_before_there_were_coordinates_are_those_of_moves(tmp_path: Path) -> None:
     save(MambaEye(EncoderConfig(num_classes=3, patch_size=4, dim=16, depth=1, headdim=8)), tmp_path)
-    sizes = json.loads((tmp_path / "config.json").read_text())
+    sizes = json.loads((tmp_path / "config.json").read_text())["init_args"]
     assert sizes.pop("coordinates") == "moves"
-    (tmp_path / "config.json").write_text(json.dumps(sizes))
+    (tmp_path / "config.json").write_text(json.dumps(sizes))  # as version 0.1 wrote it: the sizes alone
     assert load(tmp_path).config.coordinates == "moves"
 
 
@@ -195,9 +196,12 @@ def test_a_state_dict_that_does_not_fit_says_where() -> None:
     with pytest.raises(InputError, match=r"blocks.1.mixer.D is missing; blocks.1.norm.weight is \(3,\), not \(64,\)"):
         load_published(state)
     with pytest.raises(InputError, match="has a key 'fc.weight' that no published MambaEye has"):
-        load_published({"fc.weight": torch.zeros(3)})
-    with pytest.raises(InputError, match="is not a MambaEye: 'projection.weight' is missing"):
-        load_published({})
+        load_published(GOLDEN["state_dict"] | {"fc.weight": torch.zeros(3)})
+    with pytest.raises(InputError, match="is not a MambaEye: 'head.weight' is missing"):
+        load_published({"init_fc.0.weight": torch.zeros(3, 3)})
+    for other in ({}, {"fc.weight": torch.zeros(3)}):
+        with pytest.raises(InputError, match="has the layout of no published system that is known here"):
+            load_published(other)
 
 
 class Evil:

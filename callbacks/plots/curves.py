@@ -12,7 +12,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
-from callbacks.whole import written_whole
+from mambaeye.atomic import atomic_write
 
 Record = dict[str, Any]
 Color = tuple[float, ...]
@@ -160,8 +160,8 @@ def grid(panels: int, columns: int = COLUMNS, beside: float = 0.15, wspace: floa
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as a PNG."""
-    with written_whole(path) as partial:
-        figure.savefig(partial, dpi=120)
+    with atomic_write(path) as partial:
+        figure.savefig(partial, dpi=120, format="png")
 
 
 def colored(records: list[Record]) -> Iterator[tuple[Record, Color]]:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from callbacks.plots.curves import glimpse_axis, share_axis
+from mambaeye.batch import Scene
 
 LONGER_SIDE = 640  # pixels of an image that are drawn, at most
 TIMES = ListedColormap(colormaps["plasma"](np.linspace(0.25, 1, 256)))  # its dark end would not show on dark images
@@ -44,17 +45,17 @@ class Look(NamedTuple):
     """As the module's predict_step gives it."""
 
     @classmethod
-    def at(cls, canvas: Any, positions: Any, patch_size: int, file: Any, prediction: Any, names: list[str]) -> "Look":
-        """Of a row of a batch: canvas (H, W, 3) and positions (T, 2), tensors; and what is known of its file."""
-        row, col, height, width = file.box
-        image = canvas[row : row + height, col : col + width].cpu().numpy()
+    def at(cls, scene: Scene, patch_size: int, file: Any, prediction: Any, names: list[str]) -> "Look":
+        """Of a row of a batch; and what is known of its file."""
+        row, col, height, width = scene.boxes[0].tolist()
+        image = scene.canvases[0][row : row + height, col : col + width].cpu().numpy()
         scale = min(1, LONGER_SIDE / max(height, width))
         size = max(1, round(scale * width)), max(1, round(scale * height))
         if scale < 1:
             image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        starts = scale * (positions[: prediction.glimpses].cpu().numpy() - (row, col))
+        starts = scale * (prediction.positions.cpu().numpy() - (row, col))
         title = f"{shortened(file.path, TITLE)}   {file.size[1]} x {file.size[0]} pixels"
-        return cls(title, image, starts, scale * patch_size, len(positions), names, prediction)
+        return cls(title, image, starts, scale * patch_size, scene.positions.shape[1], names, prediction)
 
 
 def shortened(text: str, letters: int) -> str:

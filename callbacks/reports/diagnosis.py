@@ -18,7 +18,9 @@ from callbacks.plots.curves import cell_name, numbers, save
 from callbacks.reports.figures import add_figure, garbage_kept_young
 from callbacks.reports.records import Record, of_fit, validation_records
 from callbacks.reports.validation import write_table
-from callbacks.whole import written_whole
+from mambaeye.atomic import atomic_write
+from mambaeye.contracts import data_of, model_of
+from mambaeye.evaluation.diagnosis import diagnose
 
 BY_LAYER = ("norm", "change", "written")  # of a layer
 BY_HEAD = ("decay", "left")  # of each of its heads
@@ -59,12 +61,14 @@ class ScanDiagnosis(Callback):
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        cell = int(batch.cell[0])
+        cell = batch.condition
         moves = self.moves.setdefault(cell, [])
         if trainer.sanity_checking or len(moves) >= self.images:
             return
         with trainer.precision_plugin.forward_context():
-            diagnosis, positions = pl_module.diagnose(batch, self.images - len(moves))
+            walk = model_of(pl_module).rollout(batch, self.images - len(moves), num_glimpses_at_once=1)
+            diagnosis = diagnose(walk)
+            positions = diagnosis.positions
         moves += [np.diff(trajectory, axis=0) for trajectory in positions.cpu().numpy()]
         sums = {name: getattr(diagnosis, name).sum(0).double().numpy() for name in (*BY_LAYER, *BY_HEAD)}
         sums["norm_squared"] = diagnosis.norm.double().square().sum(0).numpy()
@@ -79,14 +83,15 @@ class ScanDiagnosis(Callback):
             record | state_record(record["steps"], self.sums[cell], len(self.moves[cell]))
             for cell, record in enumerate(validation_records(trainer))
         ]
-        data = trainer.datamodule.hparams
-        reach = max(*data.canvas, *data.resolutions) - data.patch_size
+        data = data_of(trainer)
+        sides = (condition.resolution for condition in data.conditions)
+        reach = max(*data.canvas_range, *sides) - data.patch_size
         edges = move_edges(reach)
-        training = training_moves(edges, data.canvas, data.patch_size)
+        training = training_moves(edges, data.canvas_range, data.patch_size)
         for cell, record in enumerate(records):
             moves = np.concatenate(self.moves[cell])  # (M, 2)
             record["moves"] = shares(moves, edges)
-            beyond = np.abs(moves).max(1, initial=0) > data.canvas[1] - data.patch_size
+            beyond = np.abs(moves).max(1, initial=0) > data.canvas_range[1] - data.patch_size
             record["moves_beyond_training"] = float(beyond.mean()) if len(moves) else 0.0
         with garbage_kept_young():
             figure = diagnosis_figure(records, edges, training)
@@ -145,7 +150,7 @@ def write_summary(path: Path, records: list[Record], edges: np.ndarray, training
         ]
         cells.append(cell | {"moves": record["moves"].tolist()})
     moves = {"edges": edges.tolist(), "shares": training.tolist()}
-    with written_whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(json.dumps({"cells": cells, "training_moves": moves}) + "\n")
 
 

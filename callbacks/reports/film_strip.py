@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from jsonargparse.typing import NonNegativeInt
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 from callbacks.plots.curves import save
 from callbacks.reports.figures import add_figure, garbage_kept_young
 from callbacks.reports.records import budgets, of_fit
+from mambaeye.contracts import data_of, model_of
 
 TOP = 5
 SIDE = 96  # pixels of an image in the picture
@@ -56,11 +58,19 @@ class FilmStrip(Callback):
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.images and not self.films and int(batch.cell[0]) == middle(trainer):
+        if self.images and not self.films and batch.condition == middle(trainer):
             with trainer.precision_plugin.forward_context():
-                patches, probabilities = pl_module.watch(batch, self.images)
-            self.side = max(batch.canvases.shape[1:3])
-            parts = (part.cpu().numpy() for part in (patches, batch.positions, probabilities))
+                steps = list(model_of(pl_module).rollout(batch, self.images))
+            if steps[0].patches is None:
+                return
+            patches, positions = (
+                torch.cat([getattr(step, name) for step in steps], dim=1) for name in ("patches", "positions")
+            )
+            probabilities = torch.cat([step.logits for step in steps], dim=1).float().softmax(-1)
+            if probabilities.shape[1] != positions.shape[1]:
+                return
+            self.side = max(batch.scene.canvases.shape[1:3])
+            parts = (part.cpu().numpy() for part in (patches, positions, probabilities))
             rows = zip(*parts, batch.labels.tolist(), batch.valid.tolist(), strict=False)
             self.films = [Film(*film) for *film, valid in rows if valid]
 
@@ -68,7 +78,7 @@ class FilmStrip(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or not self.films:
             return
-        classes = trainer.datamodule.val_index.classes
+        classes = data_of(trainer).classes
         with garbage_kept_young():
             figure = film_strip(self.films, self.side, classes)
             if of_fit(trainer):
@@ -80,7 +90,7 @@ class FilmStrip(Callback):
 
 def middle(trainer: Trainer) -> int:
     """Which cell the images are from."""
-    return len(trainer.datamodule.cells) // 2
+    return len(data_of(trainer).conditions) // 2
 
 
 def film_strip(films: list[Film], canvas: int, classes: list[str]) -> Figure:

@@ -9,6 +9,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
 from callbacks.reports.records import of_fit, validation_records
+from mambaeye.contracts import data_of
 
 CURVES = ("top1", "top5", "confidence", "true_class_probability", "nll", "brier", "ece", "mce", "adaptive_ece")
 SIDE_BY_SIDE = ("top1", "confidence", "ece")
@@ -24,7 +25,7 @@ class GlimpseAxis(Callback):
 
     @rank_zero_only
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        names = [f"{cell.resolution}_{cell.scan}" for cell in trainer.datamodule.cells]
+        names = [condition.name for condition in data_of(trainer).conditions]
         layout = {
             f"{cell} by glimpses seen": {name: ["Multiline", [rf"^{name}_by_glimpse/{cell}$"]] for name in SIDE_BY_SIDE}
             for cell in names

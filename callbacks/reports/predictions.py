@@ -15,7 +15,8 @@ from rich.console import Console
 
 from callbacks.plots.curves import save
 from callbacks.plots.prediction import Look, animate, draw
-from callbacks.whole import written_whole
+from mambaeye.atomic import atomic_write
+from mambaeye.contracts import data_of
 from mambaeye.errors import InputError, on_all_ranks
 
 DIGITS = 6  # of a probability
@@ -62,8 +63,8 @@ class PredictionWriter(Callback):
                 names = class_names(pl_module.classes, prediction.classes.tolist())
                 line = described(file, prediction, names)
                 if self.pictures or self.animate:
-                    patch_size = pl_module.encoder.config.patch_size
-                    look = Look.at(batch.canvases[row], batch.positions[row], patch_size, file, prediction, names)
+                    scene, patch_size = batch.scene.rows(slice(row, row + 1)), data_of(trainer).patch_size
+                    look = Look.at(scene, patch_size, file, prediction, names)
                     line |= self.draw(Path(trainer.default_root_dir), file.path, look)
             self.file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
@@ -77,7 +78,7 @@ class PredictionWriter(Callback):
                 save(draw(look), folder / written["picture"])
             if self.animate:
                 written["animation"] = f"predictions/{name}.webp"
-                with written_whole(folder / written["animation"]) as partial:
+                with atomic_write(folder / written["animation"]) as partial:
                     partial.write_bytes(animate(look))
         return written
 
@@ -94,7 +95,7 @@ class PredictionWriter(Callback):
         parts = [part(trainer, rank) for rank in range(trainer.world_size)]
         files = [part.open("rb") for part in parts]
         lines = failed = 0
-        with written_whole(path) as partial, partial.open("wb") as whole:
+        with atomic_write(path) as partial, partial.open("wb") as whole:
             for turn in zip_longest(*files):
                 for line in filter(None, turn):
                     whole.write(line)
@@ -108,7 +109,7 @@ class PredictionWriter(Callback):
         said = [f"{path} has {counted(lines - failed, 'predicted image')}"]
         if failed:
             said.append(f"{counted(failed, 'file')} could not be read")
-        if left_out := trainer.datamodule.found.left_out:
+        if left_out := data_of(trainer).skipped_files:
             said.append(f"{counted(left_out, 'file')} without an image's extension left out")
         Console().print(", ".join(said), soft_wrap=True)
 

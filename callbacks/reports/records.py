@@ -11,7 +11,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from callbacks.reports.training import logs_now
-from callbacks.whole import written_whole
+from mambaeye.atomic import atomic_write
+from mambaeye.contracts import model_of
 
 BY_STEP = (
     "samples",
@@ -50,7 +51,7 @@ class CurveRecords(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         path = records_path(trainer)
         kept = [line for line in read_records(path) if line["optimizer_step"] <= trainer.global_step]
-        with written_whole(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
 
     @rank_zero_only
@@ -92,27 +93,10 @@ def read_records(path: Path, kind: str | None = None) -> list[Record]:
 
 
 def validation_records(trainer: Trainer) -> list[Record]:
-    """The last validation in plain numbers, one dictionary for each cell; null where nothing was counted.
-
-    resolution and scan; steps (glimpse counts) and, for each of them, what the module's metrics say (BY_STEP);
-    reliability: by confidence bin at a few budgets; ratio_*: by bin of the information ratio, where ratio_scheduled is
-    the probability of the right class that training aims at.
-    """
-    records = []
-    for cell, curves in zip(trainer.datamodule.cells, trainer.lightning_module.validation_curves, strict=True):
-        steps = curves["steps"].tolist()
-        classes = trainer.datamodule.hparams.num_classes
-        record = {**cell._asdict(), "num_classes": classes, "steps": steps}
-        record |= {name: plain(curves[name]) for name in BY_STEP}
-        record["bin_edges"] = plain(curves["bin_edges"])
-        record["reliability"] = [
-            {"step": step} | {name: plain(curves[name][steps.index(step)]) for name in BINS} for step in budgets(steps)
-        ]
-        ratio = curves["ratio_mean"]
-        curves = {**curves, "ratio_scheduled": ratio + (1 - ratio) / classes}
-        record |= {name: plain(curves[name]) for name in RATIO}
-        records.append(record)
-    return records
+    """Return the last validation in plain numbers, one dictionary for each condition."""
+    result = model_of(trainer.lightning_module).result
+    assert result is not None
+    return [condition.record() for condition in result.conditions]
 
 
 def budgets(steps: list[int], number: int = 4) -> list[int]:

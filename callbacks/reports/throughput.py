@@ -10,6 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.utilities.throughput import get_available_flops
 
 from callbacks.reports.training import logs_now
+from mambaeye.contracts import data_of, model_of
 
 
 class Throughput(Callback):
@@ -47,9 +48,9 @@ class Throughput(Callback):
         now = time.perf_counter()
         self.seconds += now - self.resumed
         self.resumed = now
-        images, length = batch.patches.shape[:2]
-        self.images += images
-        self.waited += trainer.datamodule.train_loader.waited
+        length = batch.information_ratio.shape[1]
+        self.images += len(batch.labels)
+        self.waited += data_of(trainer).train_wait
         if not logs_now(trainer, batch_idx):
             return
         rate = self.images / self.seconds
@@ -60,7 +61,7 @@ class Throughput(Callback):
             "memory_gib": memory(pl_module.device),
         }
         if self.peak:
-            values["mfu"] = rate * pl_module.flops_an_image(length) / self.peak
+            values["mfu"] = rate * model_of(pl_module).training_flops(batch) / self.peak
         self.log_dict({f"throughput/{name}": value for name, value in values.items()})
         bar = {"images/s": values["images_per_second"], "data wait": values["data_wait"]}
         self.log_dict(bar, prog_bar=True, logger=False)

@@ -7,6 +7,8 @@ from jsonargparse.typing import NonNegativeInt
 from lightning import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
+from mambaeye.contracts import model_of
+
 POSITIONS = ("early", "middle", "late")
 RATIO_BINS = 5
 
@@ -38,12 +40,11 @@ class TrainingCurves(Callback):
         if not self.images or not logs_now(trainer, batch_idx):
             return
         with trainer.precision_plugin.forward_context():
-            losses, confidence = pl_module.probe(batch, self.images)  # (images, T) each
+            losses, confidence, ratio = model_of(pl_module).per_step_loss(batch, self.images)  # (images, A) each
         thirds = losses.mean(0).tensor_split(len(POSITIONS))
         for name, third in zip(POSITIONS, thirds, strict=True):
             if len(third):
                 self.log(f"train_loss_by_glimpse/{name}", third.mean())
-        ratio = batch.information_ratio[: self.images]
         fifth = (ratio * RATIO_BINS).long().clamp(max=RATIO_BINS - 1)  # (images, T)
         for place in range(RATIO_BINS):
             inside = fifth == place

@@ -38,7 +38,8 @@ from callbacks.reports.tables import (
     markdown,
     on_console,
 )
-from callbacks.whole import written_whole
+from mambaeye.atomic import atomic_write
+from mambaeye.contracts import data_of, model_of
 
 COLUMNS = 7  # of glimpse counts, in a table on the console
 
@@ -70,17 +71,19 @@ class ValidationReport(Callback):
     def report(self, trainer: Trainer, pl_module: LightningModule, name: str) -> None:
         """Write <run directory>/<name>.json; unless training goes on, <name>.png, <name>/* and the tables too."""
         seconds = time.perf_counter() - self.began
-        rows, early = pl_module.validation_rows, pl_module.stopping_rows
+        result = model_of(pl_module).result
+        assert result is not None
+        rows, early = result.rows(), result.early_exit_rows()
         path = Path(trainer.default_root_dir) / f"{name}.json"
-        with written_whole(path) as partial:
-            content = {"rows": rows} | ({"stopping": early} if early else {})
+        with atomic_write(path) as partial:
+            content = {"rows": rows} | ({"early_exit": early} if early else {})
             partial.write_text(json.dumps(content, indent=1) + "\n")
         if trainer.state.fn != TrainerFn.FITTING:
             records = validation_records(trainer)
             save(accuracy_by_glimpse(records), path.with_suffix(".png"))
             write_validation(path.with_suffix(""), records)
             write_history(path.with_suffix(""), records_path(trainer))
-            with written_whole(path.with_suffix("") / "table.md") as partial:
+            with atomic_write(path.with_suffix("") / "table.md") as partial:
                 partial.write_text(markdown(*accuracy_table(rows)))
             console = Console()
             console.print(on_console(*accuracy_table(rows, COLUMNS)))
@@ -94,7 +97,7 @@ class ValidationReport(Callback):
 def speed(trainer: Trainer, rows: list[Row], seconds: float) -> str:
     """How long it took, and how much of that this process waited for its loader."""
     glimpses = len(cells(rows)) * rows[0]["samples"] * max(row["step"] for row in rows)
-    waited = trainer.datamodule.fixed_loader.waited / seconds
+    waited = data_of(trainer).evaluation_wait / seconds
     return f"{glimpses:,} glimpses in {seconds:.1f} s, {100 * waited:.0f}% of it waiting for data"
 
 
@@ -112,9 +115,9 @@ def write_validation(folder: Path, records: list[Record]) -> None:
 
 def write_stopping(folder: Path, records: list[Record], early: list[Row]) -> None:
     """Answers given early, as a table and pictures of their accuracy and calibration."""
-    write_table(folder / "stopping.csv", early)
-    save(stopping(records, early, "top1", "top-1"), folder / "stopping.png")
-    save(stopping(records, early, "ece", "ECE"), folder / "stopping_ece.png")
+    write_table(folder / "early_exit.csv", early)
+    save(stopping(records, early, "top1", "top-1"), folder / "early_exit.png")
+    save(stopping(records, early, "ece", "ECE"), folder / "early_exit_ece.png")
 
 
 def write_history(folder: Path, curves: Path) -> None:
@@ -129,7 +132,7 @@ def write_history(folder: Path, curves: Path) -> None:
 def write_table(path: Path, rows: list[Row]) -> None:
     """Rows as a CSV file; what a row does not have stays empty."""
     columns = dict.fromkeys(name for row in rows for name in row)
-    with written_whole(path) as partial, partial.open("w", newline="") as file:
+    with atomic_write(path) as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)

@@ -1,8 +1,6 @@
 """Checkpoints that are whole, between two optimizer steps, or not there."""
 
 import io
-import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,8 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from mambaeye.atomic import atomic_write
+from mambaeye.checkpoints import migrate
 from mambaeye.errors import InputError
 
 
@@ -45,8 +45,7 @@ class StepCheckpoint(ModelCheckpoint):
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside the one that it replaces, to the disk itself, and then renames it.
 
-    A kill at any moment leaves the old file or the new one, whole. What it leaves besides is one
-    checkpoint.partial, which the next checkpoint overwrites.
+    A kill at any moment leaves the old file or the new one, whole; see atomic_write.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
@@ -59,30 +58,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise TypeError("checkpoints are local files, which have no storage_options")
         data = io.BytesIO()  # a writer of torch's that runs into a full disk would not say why
         torch.save(checkpoint, data)
-        path = Path(path)
-        partial = path.with_name("checkpoint.partial")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
-                file.write(data.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
+            with atomic_write(path) as partial:
+                partial.write_bytes(data.getbuffer())
         except OSError as error:
-            with suppress(OSError):
-                partial.unlink()
             raise InputError(
                 f"the checkpoint {path} of {data.getbuffer().nbytes / 1e6:.1f} MB cannot be written "
-                f"({error.strerror}): make room or mend the folder, and continue with --ckpt_path last"
+                f"({error.strerror}): make room or repair the folder, and continue with --ckpt_path last"
             ) from None
-        with suppress(OSError):  # some network file systems cannot
-            sync_folder(path.parent)
 
-
-def sync_folder(folder: Path) -> None:
-    """Bring a folder's entries to the disk, so that a rename outlasts a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    def load_checkpoint(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Read a checkpoint, one of version 0.1 in today's terms."""
+        return migrate(super().load_checkpoint(*args, **kwargs))

@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from mambaeye.contracts import data_of, model_of
 from mambaeye.errors import InputError, on_all_ranks
 
 COPIES = 3  # checkpoints at a time: last, best, and the one being written
@@ -38,40 +39,40 @@ class Preflight(Callback):
         if device.type == "cuda" and "bf16" in trainer.precision and not torch.cuda.is_bf16_supported(False):
             raise InputError(f"trainer.precision is {trainer.precision}, which {device} does not have: choose 32-true")
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-        data = trainer.datamodule.hparams
-        batch, accumulation = trainer.datamodule.divided
+        step = data_of(trainer).optimizer_step
         return [
             ("processes", f"{trainer.world_size} on {trainer.num_nodes} nodes, {name}, {trainer.precision}"),
-            ("encoder", pl_module.kernels_found),
+            ("encoder", model_of(pl_module).backend),
             (
                 "optimizer step",
-                f"{data.batch_size} images = {trainer.world_size} processes x {batch} x {accumulation} accumulated",
+                f"{step.images} images = {trainer.world_size} processes x {step.micro_batch} x {step.accumulation} accumulated",
             ),
         ]
 
     def data(self, trainer: Trainer) -> list[tuple[str, str]]:
-        data = trainer.datamodule
-        batches, samples = data.train_batches, len(data.train_index)
-        used = batches * trainer.world_size * data.divided[0]
-        workers = trainer.world_size * max(1, data.hparams.num_workers)
+        data = data_of(trainer)
+        train = data.train_split
+        batches, samples = data.train_batches, train.samples
+        used = batches * trainer.world_size * data.optimizer_step.micro_batch
+        workers = trainer.world_size * max(1, data.num_workers)
         epoch = f"{batches} batches a process; {samples - used} samples of {samples} stay over, others every time"
         readers = f"{workers} in all"
-        if data.train_index.streaming and len(data.train_index.sources) < workers:
-            readers += f" [yellow]for {len(data.train_index.sources)} shards that stream: some read the same shard"
+        if train.streaming and train.shards < workers:
+            readers += f" [yellow]for {train.shards} shards that stream: some read the same shard"
         elif batches < workers // trainer.world_size:
             readers += f" [yellow]for {batches} batches: some have nothing to do"
-        indexes = (("training", data.train_index), ("validation", data.val_index))
+        splits = (("training", train), ("validation", data.val_split))
         return [
             *(
-                (name, f"{len(i)} samples in {len(i.sources)} shards, of the sizes in their index")
-                for name, i in indexes
+                (name, f"{split.samples} samples in {split.shards} shards, of the sizes in their index")
+                for name, split in splits
             ),
             ("epoch", epoch),
             ("loader workers", readers),
         ]
 
     def schedule(self, trainer: Trainer, pl_module: LightningModule) -> list[tuple[str, str]]:
-        warmup, total = pl_module.schedule_steps
+        warmup, total = model_of(pl_module).schedule_steps
         text = f"{total} optimizer steps, {warmup} of them warm-up"
         if warmup >= total:
             text += " [yellow]which does not end: set fewer model.optimizer.warmup_epochs"

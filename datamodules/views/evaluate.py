@@ -12,8 +12,7 @@ from datamodules.transforms.images import fit_on_canvas
 from datamodules.views.keys import Key, policy_seed
 from datamodules.views.plan import AXES, plan, ratio_of_plan
 from datamodules.views.samples import row_of, scene_of
-from mambaeye.batch import CANVAS, POLICY, CanvasBatch, EvaluationCondition
-from mambaeye.encoders.base import Takes
+from mambaeye.batch import CANVAS, POLICY, CanvasBatch, EvaluationCondition, Takes
 from mambaeye.errors import InputError
 from mambaeye.geometry.box import Box
 

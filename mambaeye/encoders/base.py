@@ -9,15 +9,14 @@ Shapes: B images, T glimpses, A answers, K axes of a position, P patch side, C c
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, cast
+from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from mambaeye.batch import CanvasBatch, GlimpseBatch
+from mambaeye.batch import CanvasBatch, GlimpseBatch, Takes
 from mambaeye.configurable import Configurable
 
-Takes = Literal["glimpses", "canvas"]
 State = Any
 """Tensors with the images along their first axis, in any nest of tuples, lists and dictionaries."""
 Tree = TypeVar("Tree")

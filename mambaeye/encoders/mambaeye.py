@@ -4,10 +4,10 @@ Shapes: B images, T glimpses, P patch side, K axes of a position, D model width.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -183,7 +183,7 @@ class MambaEye(CausalEncoder):
         """Initialise as the paper where that is not torch's or Mamba2's own way: zero biases, residuals scaled down."""
         nn.init.zeros_(self.projection.bias)
         nn.init.zeros_(self.head.bias)
-        for block in self.blocks:
+        for block in self.layers():
             block.mixer.out_proj.weight.div_(math.sqrt(self.config.depth))
 
     def features(self, patches: Tensor, positions: Tensor) -> Tensor:
@@ -202,6 +202,10 @@ class MambaEye(CausalEncoder):
         self._check(patches, positions)
         return self._run(patches, positions, None)[0]
 
+    def layers(self) -> Iterator[Block]:
+        """Yield the blocks, the first one first."""
+        yield from cast(Iterable[Block], self.blocks)
+
     def backend(self, device: torch.device) -> str:
         if select_backend(self.kernels, torch.empty(0, device=device), self.unsupported_reason):
             return "the CUDA kernels of mamba-ssm and causal-conv1d"
@@ -209,7 +213,7 @@ class MambaEye(CausalEncoder):
 
     def initial_state(self, batch_size: int) -> EncoderState:
         """Return the state of batch_size images of which nothing was seen: zeros."""
-        mixer = self.blocks[0].mixer.initial_state(0)
+        mixer = next(self.layers()).mixer.initial_state(0)
 
         def of_all_layers(part: Tensor) -> Tensor:
             return part.new_zeros(batch_size, len(self.blocks), *part.shape[1:])
@@ -242,7 +246,7 @@ class MambaEye(CausalEncoder):
         """Yield a list that grows by (B, H) log decays dt A whenever a layer takes one glimpse, first layer first."""
         recorded: list[Tensor] = []
         hooks = []
-        for block in self.blocks:
+        for block in self.layers():
             mixer = block.mixer
 
             def record(module: nn.Module, inputs: Any, projected: Tensor, mixer: Mamba2 = mixer) -> None:
@@ -281,7 +285,7 @@ class MambaEye(CausalEncoder):
             if overwritten := kernels is not None and in_place(x):
                 conv, ssm = conv.clone(), ssm.clone()
             layers = [MixerState(conv[:, i], ssm[:, i]) for i in range(len(self.blocks))]
-        for i, block in enumerate(self.blocks):
+        for i, block in enumerate(self.layers()):
             x, residual, layers[i] = block(x, residual, layers[i], kernels)
         x, _ = add_norm(x, residual, self.norm)
         if state is None:

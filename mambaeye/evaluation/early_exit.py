@@ -13,7 +13,7 @@ Shapes: B images, t steps of a piece of the sequence, K rules, C classes.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -23,11 +23,13 @@ from mambaeye.errors import InputError
 from mambaeye.evaluation.metrics import MetricsConfig, StepMetrics
 from mambaeye.evaluation.result import METRICS, EarlyExitResult
 
+Kind = Literal["confidence", "stable", "entropy"]
+
 
 class Rule(NamedTuple):
     """When to stop."""
 
-    kind: Literal["confidence", "stable", "entropy"]
+    kind: Kind
     threshold: float
 
     def check(self, name: str) -> None:
@@ -62,7 +64,7 @@ class ExitCriteria:
     @property
     def rules(self) -> list[Rule]:
         """Return the rules that are given."""
-        return [Rule(kind, threshold) for kind, threshold in vars(self).items() if threshold is not None]
+        return [Rule(kind, getattr(self, kind)) for kind in get_args(Kind) if getattr(self, kind) is not None]
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class EarlyExitConfig:
     @property
     def rules(self) -> list[Rule]:
         """Return all rules, one kind after the other."""
-        return [Rule(kind, threshold) for kind, thresholds in vars(self).items() for threshold in thresholds]
+        return [Rule(kind, threshold) for kind in get_args(Kind) for threshold in getattr(self, kind)]
 
 
 class EarlyExitState:

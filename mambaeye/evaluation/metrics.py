@@ -86,6 +86,7 @@ class StepMetrics(Metric):
     bin_count: Tensor
     bin_confidence: Tensor
     bin_correct: Tensor
+    ratio_count: Tensor
 
     def __init__(
         self,

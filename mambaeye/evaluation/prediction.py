@@ -65,7 +65,7 @@ def predict(encoder: Encoder, scene: Scene, policy: Policy | None, rules: Sequen
     return [
         prediction
         for first in range(0, len(scene.canvases), images)
-        for prediction in _predict(encoder, Scene(*(part[first : first + images] for part in scene)), policy, rules)
+        for prediction in _predict(encoder, scene.rows(slice(first, first + images)), policy, rules)
     ]
 
 

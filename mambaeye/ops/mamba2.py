@@ -5,6 +5,7 @@ pass through the convolution.
 """
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -54,14 +55,14 @@ class Mamba2(nn.Module):
 
     @torch.no_grad()
     def reset_recurrence(self) -> None:
-        """Mamba2's own initialisation: step sizes log-uniform in [0.001, 0.1], A uniform in [1, 16], D one."""
+        """Initialise as Mamba2 does: step sizes log-uniform in [0.001, 0.1], A uniform in [1, 16], D one."""
         dt = torch.empty_like(self.dt_bias).uniform_(math.log(DT_MIN), math.log(DT_MAX)).exp()
         self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
         self.A_log.uniform_(A_MIN, A_MAX).log_()
         self.D.fill_(1.0)
 
     def initial_state(self, batch_size: int) -> MixerState:
-        """Zeros: nothing seen yet."""
+        """Return the state before anything was seen: zeros."""
         weight = self.in_proj.weight
         wide = torch.promote_types(weight.dtype, torch.float32)
         return MixerState(
@@ -80,8 +81,8 @@ class Mamba2(nn.Module):
         return self.out_proj(y), MixerState(conv.to(state.conv.dtype), ssm)
 
     def recurrence(self, xbc: Tensor, dt: Tensor, ssm: Tensor) -> tuple[Tensor, Tensor]:
-        """The SSD recurrence over (x, B, C), in float32 or wider whatever the autocast: (B, T, I) and the new state."""
-        with torch.autocast(xbc.device.type, enabled=False):
+        """Run the SSD over (x, B, C), in float32 or wider whatever the autocast: (B, T, I) and the new state."""
+        with no_autocast(xbc.device):
             x, B, C = xbc.to(ssm.dtype).split((self.inner, self.d_state, self.d_state), dim=-1)
             x = x.unflatten(-1, (self.heads, self.headdim))  # (B, T, H, P)
             dt = F.softplus(dt.to(ssm.dtype) + self.dt_bias)  # (B, T, H)
@@ -94,8 +95,13 @@ class Mamba2(nn.Module):
             return y.flatten(2), ssm
 
 
-def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """Depthwise causal convolution over time with carried inputs.
+def no_autocast(device: torch.device) -> AbstractContextManager[None]:
+    """Switch autocast off on a device; the meta device, on which FLOPs are counted, has none."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+
+
+def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:
+    """Convolve over time, depthwise and causal, with carried inputs.
 
     Args:
         x: (B, T, X).

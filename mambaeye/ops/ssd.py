@@ -12,6 +12,8 @@ Shapes: B batch, T steps, H heads, P headdim, N d_state, Z chunks, Q steps a chu
 (N, H * P), so that all heads, which share B and C, go through one matrix product.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -46,7 +48,7 @@ def ssd(
     if padding:  # a padded step neither decays (log decay 0) nor adds (input 0)
         weighted, log_decay = F.pad(weighted, (0, 0, 0, 0, 0, padding)), F.pad(log_decay, (0, 0, 0, padding))
         B, C = F.pad(B, (0, 0, 0, padding)), F.pad(C, (0, 0, 0, padding))
-    y, state = _ChunkedRecurrence.apply(
+    y, state = _ChunkedRecurrence.apply(  # type: ignore[no-untyped-call]
         weighted.view(batch, chunks, size, heads, headdim),
         log_decay.view(batch, chunks, size, heads),
         B.reshape(batch, chunks, size, -1),
@@ -72,7 +74,7 @@ class _ChunkedRecurrence(torch.autograd.Function):
     def forward(
         ctx: FunctionCtx, w: Tensor, log_decay: Tensor, B: Tensor, C: Tensor, state: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """w (B, Z, Q, H, P), log_decay (B, Z, Q, H), B and C (B, Z, Q, N), state (B, N, H P) -> y like w, last one."""
+        """Run over w (B, Z, Q, H, P), log_decay (B, Z, Q, H), B, C (B, Z, Q, N) from state (B, N, H P)."""
         heads, headdim = w.shape[3:]
         s = log_decay.cumsum(2)  # (B, Z, Q, H)
         from_start = s.exp().unsqueeze(-1)  # (B, Z, Q, H, 1)
@@ -96,8 +98,8 @@ class _ChunkedRecurrence(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, g: Tensor, g_state: Tensor) -> tuple[Tensor, ...]:
-        """Gradients of forward's arguments, from those of y and of the last state."""
+    def backward(ctx: Any, g: Tensor, g_state: Tensor) -> tuple[Tensor, ...]:
+        """Return the gradients of forward's arguments, from those of y and of the last state."""
         w, B, C, y, from_start, until_end, through, starts, between = ctx.saved_tensors
         heads, headdim = w.shape[3:]
 
@@ -127,7 +129,7 @@ class _ChunkedRecurrence(torch.autograd.Function):
 
 
 def ssd_step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """One step of the recurrence: x (B, H, P), dt (B, H), B and C (B, N), state (B, H, P, N) -> y (B, H, P), state."""
+    """Take one step: x (B, H, P), dt (B, H), B and C (B, N), state (B, H, P, N) -> y (B, H, P) and the next state."""
     decay = torch.exp(dt * A)[..., None, None]  # (B, H, 1, 1)
     added = (x * dt.unsqueeze(-1)).unsqueeze(-1) * B[:, None, None]  # (B, H, P, N)
     state = torch.addcmul(added, decay, state)

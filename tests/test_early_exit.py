@@ -31,7 +31,7 @@ def a_walk(images: int, length: int, classes: int, seed: int = 0) -> Tensor:
 def answers_to(rules: list[Rule], logits: Tensor, pieces: list[int]) -> EarlyExitState:
     answers = EarlyExitState(rules, len(logits), logits)
     for piece in logits.split(pieces, dim=1):
-        answers.look(piece)
+        answers.update(piece)
     return answers
 
 
@@ -70,11 +70,11 @@ def test_images_that_are_done_can_be_left_out() -> None:
     logits = a_walk(6, 30, 4)
     together, alone = EarlyExitState(RULES, 6, logits), EarlyExitState(RULES, 6, logits)
     some = torch.tensor([1, 4])
-    together.look(logits[:, :11])
-    alone.look(logits[:, :11])
-    together.look(logits[:, 11:])
+    together.update(logits[:, :11])
+    alone.update(logits[:, :11])
+    together.update(logits[:, 11:])
     rest = alone.rows(some)
-    rest.look(logits[some, 11:])
+    rest.update(logits[some, 11:])
     for name in ("done", "glimpses", "logits"):
         assert getattr(rest, name).equal(getattr(together, name)[some])
 
@@ -109,11 +109,11 @@ def test_metrics_by_rule() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"confidence": (0.5, 0.0)}, "model.stopping.confidence has 0.0: give confidences above 0 and up to 1"),
-        ({"confidence": (1.01,)}, "model.stopping.confidence has 1.01: give"),
-        ({"confidence": (float("nan"),)}, "model.stopping.confidence has nan: give"),
-        ({"stable": (0,)}, "model.stopping.stable has 0: give at least 1 glimpse"),
-        ({"entropy": (0.0,)}, "model.stopping.entropy has 0.0: give an entropy above 0, in nats"),
+        ({"confidence": (0.5, 0.0)}, "model.early_exit.confidence has 0.0: give confidences above 0 and up to 1"),
+        ({"confidence": (1.01,)}, "model.early_exit.confidence has 1.01: give"),
+        ({"confidence": (float("nan"),)}, "model.early_exit.confidence has nan: give"),
+        ({"stable": (0,)}, "model.early_exit.stable has 0: give at least 1 glimpse"),
+        ({"entropy": (0.0,)}, "model.early_exit.entropy has 0.0: give an entropy above 0, in nats"),
     ],
 )
 def test_thresholds_that_say_nothing(arguments: dict[str, tuple[float, ...]], message: str) -> None:

@@ -1,0 +1,103 @@
+"""Checkpoints of version 0.1 go on as if nothing had happened; and a checkpoint makes Python import nothing."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from commands import ledger
+
+import mambaeye
+from mambaeye.checkpoints import DATA, MODEL, command_line_defaults, migrate, read_checkpoint
+from mambaeye.errors import InputError
+from train import main
+
+# six of fourteen steps of one epoch on the digits, and what version 0.1 did in the other eight
+OLD = Path(__file__).with_name("version_0_1.ckpt")
+EXPECTED = json.loads(OLD.with_suffix(".json").read_text())
+
+
+@pytest.fixture(autouse=True)
+def somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_an_old_run_goes_on_where_it_was(data_dir: Path) -> None:
+    """The same batches, losses and validation as version 0.1's uninterrupted run."""
+    quiet = ["--trainer.enable_progress_bar=false", "--figures.every=0", "--film_strip.images=0"]
+    short = ["--trainer.max_epochs=1", "--trainer.accelerator=cpu", f"--data.data_dir={data_dir}"]
+    ledger_on = ["--trainer.callbacks+=callbacks.run.ledger.SampleLedger"]
+    main(["fit", f"--ckpt_path={OLD}", "--run_dir=run", *quiet, *short, *ledger_on])
+    lines = ledger(Path("run"))
+    assert [line["batch"] for line in lines] == [batch["batch"] for batch in EXPECTED["batches"]]
+    for line, batch in zip(lines, EXPECTED["batches"], strict=True):
+        assert (line["keys"][0], line["keys"][-1]) == (batch["first_key"], batch["last_key"])
+        assert line["loss"] == pytest.approx(batch["loss"], rel=1e-5)
+    rows = json.loads(Path("run/validation.json").read_text())["rows"]
+    assert len(rows) == len(EXPECTED["rows"])
+    for row, expected in zip(rows, EXPECTED["rows"], strict=True):
+        assert {name: row[name] for name in expected} == pytest.approx(expected, abs=1e-4)
+
+
+def test_its_arguments_are_todays() -> None:
+    defaults = command_line_defaults(read_checkpoint(OLD, "--ckpt_path"))
+    assert defaults["model.encoder"]["class_path"] == "mambaeye.encoders.mambaeye.MambaEye"
+    assert defaults["model.encoder"]["init_args"]["dim"] == 16
+    expected = {
+        "data.train.num_glimpses": 5,
+        "data.evaluate.num_glimpses": 9,
+        "data.evaluate.report_at": [5],
+        "data.train.canvas": [32, 64],
+        "data.loader.batch_size": 100,
+        "data.loader.max_unreadable": 2,
+        "data.resolutions": [32, 40],
+        "data.scans": ["random", "row_raster"],
+        "model.optimizer.warmup_epochs": 0.5,
+        "seed_everything": 3,
+    }
+    assert {name: to_lists(defaults[name]) for name in expected} == expected
+    assert defaults["data.train.augmentation"]["blur"] == 0.1
+
+
+def to_lists(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def test_todays_checkpoints_are_left_alone() -> None:
+    today = migrate(torch.load(OLD, weights_only=True))
+    assert migrate(today) is today
+
+
+def test_the_encoder_comes_out_of_a_checkpoint() -> None:
+    encoder = mambaeye.load(OLD)
+    state = torch.load(OLD, weights_only=True)["state_dict"]
+    assert isinstance(encoder, mambaeye.MambaEye)
+    assert encoder.config.move_embedding_dim == 8
+    for name, tensor in encoder.state_dict().items():
+        assert tensor.equal(state[f"encoder.{name}"])
+
+
+@pytest.mark.parametrize("name", ["subprocess.Popen", "antigravity.Encoder", "mambaeye.module.ClassifierModule"])
+@pytest.mark.parametrize("part", ["encoder", "policy"])
+def test_a_checkpoint_names_no_code(part: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = migrate(torch.load(OLD, weights_only=True))
+    checkpoint[MODEL][part] = {"class_path": name, "init_args": {}}
+    torch.save(checkpoint, "evil.ckpt")
+    sentence = f"is of '{name}', which is none of the project's own: name it with --model.{part}"
+    with pytest.raises(InputError, match=sentence):
+        command_line_defaults(read_checkpoint("evil.ckpt", "--ckpt_path"))
+    with pytest.raises(SystemExit) as stop:
+        main(["validate", "--ckpt_path=evil.ckpt"])
+    assert sentence in str(stop.value)
+
+
+@pytest.mark.parametrize("argument", ["scans", "train_scan"])
+def test_a_checkpoint_imports_no_scan(argument: str) -> None:
+    checkpoint = migrate(torch.load(OLD, weights_only=True))
+    Path("trap.py").write_text("raise SystemExit('the trap was imported')")
+    checkpoint[DATA][argument] = ["random", "trap.scan"] if argument == "scans" else "trap.scan"
+    torch.save(checkpoint, "evil.ckpt")
+    with pytest.raises(SystemExit) as stop:
+        main(["validate", "--ckpt_path=evil.ckpt"])
+    expected = f"the checkpoint's data.{argument} is trap.scan, code outside the project: give it with --data.{argument}"
+    assert str(stop.value) == f"error: {expected}"

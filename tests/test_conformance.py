@@ -1,0 +1,209 @@
+"""What every encoder of the project must hold to, whoever wrote it: one test over all subclasses.
+
+A new encoder adds its small settings to SMALL; what it computes is its own test's business.
+"""
+
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+from commands import TINY, flags
+from torch import Tensor
+
+import mambaeye
+from mambaeye.batch import CanvasBatch, GlimpseBatch, Scene
+from mambaeye.encoders.base import CanvasEncoder, CausalEncoder, Encoder, GlimpseEncoder, select_rows
+from mambaeye.errors import InputError
+from mambaeye.flops import training_flops
+from mambaeye.loss import scheduled_cross_entropy_of_features
+from mambaeye.module import ClassifierModule
+from mambaeye.optim import OptimizerConfig, build_optimizer
+from train import main
+
+CLASSES, IMAGES, GLIMPSES = 10, 3, 7
+SMALL: dict[str, dict[str, object]] = {
+    "MambaEye": {"patch_size": 16, "dim": 16, "depth": 2, "d_state": 8, "headdim": 8, "move_embedding_dim": 8},
+}
+SYSTEMS = [
+    system
+    for system in Encoder.defined_subclasses()
+    if system.__module__.startswith("mambaeye.") and not inspect.isabstract(system)
+]
+
+
+def build(system: type[Encoder]) -> Encoder:
+    torch.manual_seed(0)
+    assert system.__name__ in SMALL, f"give {system.__name__} small settings in SMALL"
+    return system(num_classes=CLASSES, **SMALL[system.__name__])
+
+
+@pytest.fixture(params=SYSTEMS, ids=lambda system: system.__name__)
+def encoder(request: pytest.FixtureRequest) -> Encoder:
+    return build(request.param)
+
+
+@pytest.fixture(params=[s for s in SYSTEMS if issubclass(s, CausalEncoder)], ids=lambda system: system.__name__)
+def causal(request: pytest.FixtureRequest) -> CausalEncoder:
+    encoder = build(request.param)
+    assert isinstance(encoder, CausalEncoder)
+    return encoder.eval()
+
+
+def batch_for(encoder: Encoder, seed: int = 1) -> GlimpseBatch | CanvasBatch:
+    """A training batch such as the encoder takes."""
+    draw = torch.Generator().manual_seed(seed)
+    positions = torch.randint(30, (IMAGES, GLIMPSES, 2), generator=draw, dtype=torch.int32)
+    ratio = torch.rand(IMAGES, GLIMPSES, generator=draw).cumsum(1) / GLIMPSES
+    labels = torch.arange(IMAGES)
+    rest = (ratio, labels, labels, torch.ones(IMAGES), ["a", "b", "c"], torch.ones(IMAGES, dtype=torch.bool))
+    if isinstance(encoder, CanvasEncoder):
+        canvases = torch.randint(256, (IMAGES, 46, 46, 3), generator=draw, dtype=torch.uint8)
+        boxes = torch.tensor([[0, 0, 46, 46]], dtype=torch.int32).expand(IMAGES, 4)
+        return CanvasBatch(Scene(canvases, boxes, positions, labels), *rest, condition=0)
+    assert isinstance(encoder, GlimpseEncoder)
+    side = encoder.patch_size
+    patches = torch.randint(256, (IMAGES, GLIMPSES, 3, side, side), generator=draw, dtype=torch.uint8)
+    return GlimpseBatch(patches, positions, *rest)
+
+
+def glimpses(encoder: Encoder, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    batch = batch_for(encoder)
+    assert isinstance(batch, GlimpseBatch)
+    return batch.patches.to(dtype) / 255, batch.positions
+
+
+def test_there_are_encoders() -> None:
+    assert {"MambaEye"} <= {system.__name__ for system in SYSTEMS} <= SMALL.keys()
+
+
+def test_it_answers_where_it_says(encoder: Encoder) -> None:
+    answers = encoder.answers_at(GLIMPSES)
+    assert answers.tolist() == sorted(set(answers.tolist()))
+    assert answers[-1] == GLIMPSES
+    features = encoder.encode(batch_for(encoder))
+    assert features.shape == (IMAGES, len(answers), encoder.feature_dim)
+    assert encoder.head(features).shape == (IMAGES, len(answers), CLASSES)
+    assert encoder.num_classes == CLASSES
+    assert isinstance(encoder.backend(torch.device("cpu")), str)
+
+
+def test_gradients_reach_every_parameter(encoder: Encoder) -> None:
+    batch = batch_for(encoder)
+    features = encoder.encode(batch)
+    ratio = batch.information_ratio[:, encoder.answers_at(GLIMPSES) - 1]
+    scheduled_cross_entropy_of_features(features, encoder.head, batch.labels, ratio).backward()
+    missed = [name for name, p in encoder.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert missed == []
+
+
+def test_evaluation_is_deterministic_and_row_by_row(encoder: Encoder) -> None:
+    encoder.eval()
+    with torch.no_grad():
+        whole = encoder.encode(batch_for(encoder))
+        torch.testing.assert_close(encoder.encode(batch_for(encoder)), whole, atol=0, rtol=0)
+        alone = encoder.encode(first_row(batch_for(encoder)))
+    torch.testing.assert_close(alone, whole[:1], atol=1e-5, rtol=1e-4)
+
+
+def first_row(batch: GlimpseBatch | CanvasBatch) -> GlimpseBatch | CanvasBatch:
+    if isinstance(batch, CanvasBatch):
+        return batch._replace(scene=Scene(*(part[:1] for part in batch.scene)))
+    return batch._replace(patches=batch.patches[:1], positions=batch.positions[:1])
+
+
+def test_a_folder_holds_all_of_it(encoder: Encoder, tmp_path: Path) -> None:
+    mambaeye.save(encoder, tmp_path)
+    again = mambaeye.load(tmp_path)
+    assert type(again) is type(encoder)
+    assert again.description() == encoder.description()
+    for name, tensor in encoder.state_dict().items():
+        assert again.state_dict()[name].equal(tensor)
+
+
+def test_every_parameter_is_optimised_once_and_decays_as_it_says(encoder: Encoder) -> None:
+    untouched = encoder.no_weight_decay()
+    names = dict(encoder.named_parameters())
+    assert untouched <= names.keys()
+    decaying, exempt = build_optimizer([encoder], OptimizerConfig(weight_decay=0.3)).param_groups
+    assert (decaying["weight_decay"], exempt["weight_decay"]) == (0.3, 0.0)
+    assert {id(p) for p in exempt["params"]} == {id(names[name]) for name in untouched}
+    assert len(decaying["params"]) + len(exempt["params"]) == len(names)
+
+
+def test_flops_grow_with_what_is_seen(encoder: Encoder) -> None:
+    batch = batch_for(encoder)
+    one = training_flops(encoder, batch)
+    assert one > 0
+    assert all(parameter.device.type == "cpu" for parameter in encoder.parameters())
+    if isinstance(batch, GlimpseBatch):
+        twice = batch._replace(patches=batch.patches.repeat(1, 2, 1, 1, 1), positions=batch.positions.repeat(1, 2, 1))
+        assert training_flops(encoder, twice) > 1.5 * one
+
+
+def test_the_module_keeps_what_builds_it_again(encoder: Encoder) -> None:
+    description = ClassifierModule(encoder).hparams["encoder"]
+    again = type(encoder)(**description["init_args"])
+    assert again.description() == encoder.description() == description
+
+
+@torch.no_grad()
+def test_what_comes_later_changes_no_answer(causal: CausalEncoder) -> None:
+    patches, positions = glimpses(causal, torch.float32)
+    before = causal(patches, positions)
+    for first in range(1, GLIMPSES):
+        changed, moved = patches.clone(), positions.clone()
+        changed[:, first:] = 1 - changed[:, first:]
+        moved[:, first:] += 9
+        after = causal(changed, moved)
+        assert after[:, :first].equal(before[:, :first])
+        assert not after[:, first].equal(before[:, first])
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-5)], ids=str)
+@pytest.mark.parametrize("sizes", [[1] * GLIMPSES, [2, 5], [4, 1, 2]], ids=str)
+@torch.no_grad()
+def test_the_whole_is_its_chunks(causal: CausalEncoder, dtype: torch.dtype, tolerance: float, sizes: list[int]) -> None:
+    causal.to(dtype)
+    patches, positions = glimpses(causal, dtype)
+    state, logits = causal.initial_state(IMAGES), []
+    for chunk in torch.arange(GLIMPSES).split(sizes):
+        some, state = causal.stream(patches[:, chunk], positions[:, chunk], state)
+        logits.append(some)
+    torch.testing.assert_close(torch.cat(logits, dim=1), causal(patches, positions), atol=tolerance, rtol=tolerance)
+
+
+@torch.no_grad()
+def test_rows_of_a_state_are_the_states_of_rows(causal: CausalEncoder) -> None:
+    patches, positions = glimpses(causal, torch.float32)
+    _, state = causal.stream(patches[:, :3], positions[:, :3], causal.initial_state(IMAGES))
+    whole, _ = causal.stream(patches[:, 3:], positions[:, 3:], state)
+    index = torch.tensor([2, 0])
+    some, _ = causal.stream(patches[index, 3:], positions[index, 3:], select_rows(state, index))
+    torch.testing.assert_close(some, whole[index], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.__name__)
+def test_two_steps_on_the_command_line(
+    system: type[Encoder], data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fit by class name, validate from the checkpoint alone, and the encoder out of the checkpoint."""
+    monkeypatch.chdir(tmp_path)
+    settings = {name: value for name, value in TINY.items() if not name.startswith("model.encoder")}
+    small = {f"model.encoder.{name}": value for name, value in SMALL[system.__name__].items() if name != "patch_size"}
+    settings |= {"model.encoder": system.__name__, **small, "data.data_dir": data_dir, "run_dir": "run"}
+    settings |= {"trainer.max_steps": 2, "trainer.limit_val_batches": 1}
+    main(["fit", *flags(settings)])
+    main(["validate", "--ckpt_path=run/checkpoints/last.ckpt", "--trainer.limit_val_batches=1"])
+    encoder = mambaeye.load("run/checkpoints/last.ckpt")
+    assert type(encoder) is system
+    assert encoder.num_classes == 10
+
+
+def test_a_file_names_no_class_that_was_not_imported(tmp_path: Path) -> None:
+    mambaeye.save(build(SYSTEMS[0]), tmp_path)
+    config = tmp_path / "config.json"
+    for name in ("os.system", "subprocess.Popen", "mambaeye.module.ClassifierModule", "torch.nn.Linear", ""):
+        config.write_text(f'{{"class_path": "{name}", "init_args": {{}}}}')
+        with pytest.raises(InputError, match="none of the project's own: name it with --model.encoder"):
+            mambaeye.load(tmp_path)
