@@ -20,18 +20,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageSequence
 
-import datamodules.views.predict
+import datamodules.loading.files
 from callbacks.reports.predictions import picture_name
-from datamodules.views.predict import FileGlimpses, FileLoader
-from mambaeye.encoders.mambaeye import EncoderConfig, MambaEye
+from datamodules.loading.config import LoaderConfig
+from datamodules.loading.files import FileLoader
+from datamodules.views.predict import FileCanvases, PredictView
+from mambaeye import weights
+from mambaeye.batch import Scene
+from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.evaluation import prediction
 from mambaeye.evaluation.early_exit import Rule
-from mambaeye.geometry import coverage as trajectory
+from mambaeye.geometry import coverage
 from mambaeye.geometry.box import Box
 from mambaeye.geometry.coverage import information_ratio, share_seen
 from mambaeye.geometry.scans import scan_pattern
-from mambaeye.module import MambaEyeModule
-from train import main, without_images
+from train import main, split_images
 
 P, T, SEED = 16, 70, 3  # glimpses go through in chunks of 32 or 256
 ROUNDING = 5e-5  # of probabilities, with logits as large as here
@@ -51,7 +54,7 @@ def checkpoint(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["train.py"])
-        settings = {**TINY, "run_dir": folder / "run", "data.data_dir": data_dir, "data.validation_length": T}
+        settings = {**TINY, "run_dir": folder / "run", "data.data_dir": data_dir, "data.evaluate.num_glimpses": T}
         settings |= {"trainer.limit_train_batches": 8, "trainer.limit_val_batches": 0, "model.optimizer.lr": 0.01}
         main(["fit", *flags(settings)])
     content = torch.load(folder / "run/checkpoints/last.ckpt", weights_only=True)
@@ -91,7 +94,7 @@ def noise(height: int, width: int, seed: int = 0) -> Image.Image:
 
 @cache
 def encoder_of(checkpoint: Path) -> MambaEye:
-    return MambaEyeModule.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True).encoder.eval()
+    return weights.load(checkpoint).eval()
 
 
 def expected(checkpoint: Path, path: Path, rules: dict[str, float], scan: str = "random") -> dict[str, Any]:
@@ -188,10 +191,12 @@ def test_a_jpeg_and_a_resized_image_are_close_to_pillow(checkpoint: Path) -> Non
     fitted = Image.new("RGB", (48, 48))
     fitted.paste(Image.open("photo.jpeg").resize((32, 48), Image.Resampling.BOX), (8, 0))
     fitted.save("fitted.png")
-    got, whole = predict(checkpoint, ["photo.jpeg", "fitted.png"], **{"data.resize": 48, "data.scans": "[row_raster]"})
+    got, whole = predict(
+        checkpoint, ["photo.jpeg", "fitted.png"], **{"data.predict.resize": 48, "data.scans": "[row_raster]"}
+    )
     assert got["size"] == [300, 200]
     assert got["information_ratio"] == whole["information_ratio"] == 1  # of the image, and of the image with its bars
-    (alone,) = predict(checkpoint, "photo.jpeg", **{"data.resize": 48, "data.scans": "[row_raster]"})
+    (alone,) = predict(checkpoint, "photo.jpeg", **{"data.predict.resize": 48, "data.scans": "[row_raster]"})
     assert alone == got
 
 
@@ -210,7 +215,7 @@ def test_a_line_does_not_depend_on_what_else_is_predicted(checkpoint: Path) -> N
         noise(33, 41, number).save(f"{number}.png")
     Path("copy of 3.png").write_bytes(Path("3.png").read_bytes())
     stop = {"model.exit_criteria.confidence": 0.992}
-    singly = {**stop, "data.micro_batch_size": 1, "pictures": None}
+    singly = {**stop, "data.loader.micro_batch_size": 1, "pictures": None}
     one_by_one = predict(checkpoint, "*.png", **singly)
     text = Path("out/predictions.jsonl").read_text()
     pictures = {path.name: path.read_bytes() for path in Path("out/predictions").iterdir()}
@@ -219,7 +224,7 @@ def test_a_line_does_not_depend_on_what_else_is_predicted(checkpoint: Path) -> N
     assert len(pictures) == 8
     assert copied == original | {"path": "copy of 3.png", "picture": copied["picture"]}
 
-    predict(checkpoint, "*.png", "workers", **singly, **{"data.num_workers": 2})
+    predict(checkpoint, "*.png", "workers", **singly, **{"data.loader.num_workers": 2})
     assert Path("workers/predictions.jsonl").read_text() == text
     (alone,) = predict(checkpoint, "3.png", "alone", **singly)
     assert alone == original
@@ -227,7 +232,9 @@ def test_a_line_does_not_depend_on_what_else_is_predicted(checkpoint: Path) -> N
         for path in Path(run_dir, "predictions").iterdir():
             assert path.read_bytes() == pictures[path.name]
 
-    for line, together in zip(one_by_one, predict(checkpoint, "*.png", **stop, **{"data.batch_size": 5}), strict=True):
+    for line, together in zip(
+        one_by_one, predict(checkpoint, "*.png", **stop, **{"data.loader.batch_size": 5}), strict=True
+    ):
         assert together == about({key: value for key, value in line.items() if key != "picture"})
     assert predict(checkpoint, "3.png", **stop, seed_everything=4)[0]["top5"] != original["top5"]
 
@@ -236,11 +243,13 @@ def test_what_is_done_costs_nothing_more(checkpoint: Path, monkeypatch: pytest.M
     for number in range(6):
         noise(50, 50, number).save(f"{number}.png")
     taken = []
-    whole = MambaEye.stream
+    stream = MambaEye.stream_features
     monkeypatch.setattr(
-        MambaEye, "stream", lambda self, patches, *rest: taken.append(patches.shape[:2]) or whole(self, patches, *rest)
+        MambaEye,
+        "stream_features",
+        lambda self, patches, *rest: taken.append(patches.shape[:2]) or stream(self, patches, *rest),
     )
-    got = predict(checkpoint, "*.png", **{"model.exit_criteria.confidence": 0.992, "data.batch_size": 6})
+    got = predict(checkpoint, "*.png", **{"model.exit_criteria.confidence": 0.992, "data.loader.batch_size": 6})
     most = sum(min(T, 32 * math.ceil(line["glimpses"] / 32)) for line in got)
     assert len({math.ceil(line["glimpses"] / 32) for line in got}) > 1  # one was dropped while others went on
     assert sum(images * glimpses for images, glimpses in taken) == most < 6 * T
@@ -257,14 +266,16 @@ def test_what_is_done_costs_nothing_more(checkpoint: Path, monkeypatch: pytest.M
 def test_predictions_are_those_of_a_loop(images: int, length: int, rules: set[Rule], seed: int) -> None:
     """On random canvases, with a model that is sure enough of something."""
     torch.manual_seed(seed)
-    sizes = EncoderConfig(num_classes=4, patch_size=4, dim=8, depth=1, d_state=4, headdim=4, move_embedding_dim=8)
-    encoder = MambaEye(sizes).eval()
+    sizes = {"dim": 8, "depth": 1, "d_state": 4, "headdim": 4, "move_embedding_dim": 8}
+    encoder = MambaEye(num_classes=4, patch_size=4, **sizes).eval()
     torch.nn.init.normal_(encoder.head.weight, std=1.5)
     canvases = torch.randint(256, (images, 20, 30, 3), dtype=torch.uint8)
     positions = torch.stack((torch.randint(17, (images, length)), torch.randint(27, (images, length))), dim=-1)
     ordered = sorted(rules)
     with torch.no_grad():
-        got = prediction.predict(encoder, canvases, positions, [Box(0, 0, 20, 30)] * images, ordered)
+        boxes = torch.tensor([[0, 0, 20, 30]]).expand(images, 4)
+        scene = Scene(canvases, boxes, positions, torch.zeros(images, dtype=torch.long))
+        got = prediction.predict(encoder, scene, None, ordered)
         for image, told in enumerate(got):
             cut = [canvases[image, row : row + 4, col : col + 4] for row, col in positions[image].tolist()]
             shares = encoder(torch.stack(cut).permute(0, 3, 1, 2)[None], positions[image][None])[0].softmax(-1)
@@ -334,7 +345,7 @@ def test_pictures(checkpoint: Path) -> None:
     for number, name in enumerate(names):
         Path(name).parent.mkdir(exist_ok=True)
         noise(3 + 400 * number, 1000, number).save(name)
-    got = predict(checkpoint, list(names), pictures=None, animate=None, **{"data.validation_length": 6})
+    got = predict(checkpoint, list(names), pictures=None, animate=None, **{"data.evaluate.num_glimpses": 6})
     assert len({line["picture"] for line in got} | {line["animation"] for line in got}) == 6
     assert sorted(Path("out/predictions").iterdir()) == sorted(
         Path("out", line[kind]) for line in got for kind in ("picture", "animation")
@@ -357,7 +368,7 @@ def test_classes_without_names_are_numbers(checkpoint: Path) -> None:
     torch.save(content, "old.ckpt")
     (line,) = predict(Path("old.ckpt"), "a.png")
     assert [NAMES[int(top["class"])] for top in line["top5"]] == [top["class"] for top in named["top5"]]
-    data = {"data.validation_length": T, "seed_everything": SEED}
+    data = {"data.evaluate.num_glimpses": T, "seed_everything": SEED}
     weights = {**{key: value for key, value in TINY.items() if key.startswith("model.encoder")}, **data}
     main(["predict", "--run_dir=from", "--model.init_from=old.ckpt", *flags(weights), "--data.images=a.png"])
     assert lines("from") == [line]
@@ -372,8 +383,8 @@ def test_classes_without_names_are_numbers(checkpoint: Path) -> None:
         (["hollow"], {}, "there is no image in hollow: give --data.images files, or folders and patterns of .jpg, "),
         (["text.png"], {}, "none of the 1 file could be read as an image: out/predictions.jsonl says why"),
         (["a.png"], {"data.scans": "[zigzag]"}, "no scan pattern is called 'zigzag': choose one of random, "),
-        (["a.png"], {"data.validation_length": 0}, "data.validation_length is 0: give at least 1"),
-        (["a.png"], {"data.resize": 8}, "data.resize is 8, less than a glimpse of 16 pixels"),
+        (["a.png"], {"data.evaluate.num_glimpses": 0}, "data.evaluate.num_glimpses is 0: give at least 1"),
+        (["a.png"], {"data.predict.resize": 8}, "data.predict.resize is 8, less than a glimpse of 16 pixels"),
         (
             ["a.png"],
             {"model.exit_criteria.confidence": 0},
@@ -409,10 +420,10 @@ def test_words_after_images_are_taken_as_they_are(checkpoint: Path) -> None:
         with open(name, "wb") as file:
             noise(20, 20).save(file, "png")
     assert [line["path"] for line in predict(checkpoint, odd)] == odd
-    words = ["predict", "--run_dir", "r", "--data.images", *odd, "-c", "x.yaml", "--data.resize", "32"]
-    assert without_images(words) == (words[:3] + words[-4:], odd)
+    words = ["predict", "--run_dir", "r", "--data.images", *odd, "-c", "x.yaml", "--data.predict.resize", "32"]
+    assert split_images(words) == (words[:3] + words[-4:], odd)
     for as_it_is in (["predict", "--data.images=a"], ["fit"], ["predict", "--data.images", "[a,b]"]):
-        assert without_images(as_it_is) == (as_it_is, [])
+        assert split_images(as_it_is) == (as_it_is, [])
 
 
 @pytest.mark.parametrize(
@@ -420,25 +431,25 @@ def test_words_after_images_are_taken_as_they_are(checkpoint: Path) -> None:
 )
 def test_every_file_has_a_batch(batch_size: int, expected: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """So that progress is told in files; and where there is no file, Lightning still has a batch."""
-    monkeypatch.setattr(datamodules.views.predict, "PIXELS", 2500)
+    monkeypatch.setattr(datamodules.loading.files, "PIXELS", 2500)
     for number, size in enumerate([(20, 20)] * 4 + [None] + [(20, 30)] * 2 + [(60, 60)] * 2 + [(20, 20)]):
         if size:
             noise(*size).save(f"{number}.png")
         else:
             Path(f"{number}.png").touch()
     files = sorted(path.name for path in Path().glob("*.png"))
-    glimpses = FileGlimpses("random", P, 5, None, 0)
-    loader = FileLoader(files, glimpses, batch_size, num_workers=0, timeout=0, pin_memory=False)
+    opener = FileCanvases(PredictView(), "random", P, 5, 0)
+    loader = FileLoader(files, opener, batch_size, LoaderConfig(num_workers=0))
     batches = list(loader)
     assert len(loader) == len(files) == 10
-    assert [0 if batch.canvases is None else len(batch.canvases) for batch in batches] == expected
+    assert [0 if batch.scene is None else len(batch.scene.canvases) for batch in batches] == expected
     assert [file.path for batch in batches for file in batch.files] == files
-    nothing = FileLoader([], glimpses, batch_size, num_workers=0, timeout=0, pin_memory=False)
+    nothing = FileLoader([], opener, batch_size, LoaderConfig(num_workers=0))
     assert [batch.files for batch in nothing] == [[]] * len(nothing) == [[]]
 
 
 def test_share_seen_is_the_last_information_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trajectory, "TILE", 7)
+    monkeypatch.setattr(coverage, "TILE", 7)
     rng = np.random.default_rng(0)
     for _ in range(200):
         box = Box(*rng.integers(-5, 20, 2).tolist(), *rng.integers(1, 40, 2).tolist())
@@ -473,7 +484,7 @@ def test_memory_grows_with_the_decoded_image_alone(checkpoint: Path) -> None:
 
     def peak(side: int, length: int) -> float:
         command = [sys.executable, "-c", script, "predict", f"--ckpt_path={checkpoint}", f"--run_dir={side}"]
-        command += [f"--data.validation_length={length}", "--data.images", f"{side}.jpg"]
+        command += [f"--data.evaluate.num_glimpses={length}", "--data.images", f"{side}.jpg"]
         ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=True)
         assert lines(str(side))[0]["size"] == [side, side]
         return int(ended.stdout.splitlines()[-1]) * 1024
