@@ -32,16 +32,16 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules.transforms.augment import augment
 from datamodules.transforms.draws import Augmentation
 from datamodules.transforms.images import decode_image
-from datamodules.views.train import RawSample, TrainingGlimpses
+from datamodules.views.train import RawSample, TrainingGlimpses, TrainView
 from mambaeye.batch import GlimpseBatch
 from mambaeye.geometry.box import Box
 from mambaeye.geometry.coverage import information_ratio
 from mambaeye.geometry.patches import cut_patches
 from mambaeye.geometry.scans import random
 
-GLIMPSES = TrainingGlimpses(
-    canvas=(256, 1024), patch_size=16, length=1024, inside=0.5, augmentation=Augmentation(), mixing=None
-)
+VIEW = TrainView(canvas=(256, 1024), num_glimpses=1024, augmentation=Augmentation())
+PATCH_SIZE = 16
+GLIMPSES = TrainingGlimpses(VIEW, PATCH_SIZE)
 BATCH_SIZE = 16
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -69,7 +69,7 @@ class Samples(Dataset):
 
     def __getitem__(self, number: int) -> GlimpseBatch:
         raw = RawSample(str(number), self.images[number], 0)
-        return GLIMPSES(raw, np.random.default_rng(number), lambda rng: raw)
+        return GLIMPSES.sample(raw, np.random.default_rng(number), lambda rng: raw)
 
 
 class Stopwatch:
@@ -95,28 +95,28 @@ class Stopwatch:
 
 def floor(data: bytes, side: int, positions: np.ndarray) -> np.ndarray:
     """The least that any pipeline must do: decode, one resize to the canvas, cut."""
-    return cut_patches(cv2.resize(decode_image(data, "an image"), (side, side)), positions, GLIMPSES.patch_size)
+    return cut_patches(cv2.resize(decode_image(data, "an image"), (side, side)), positions, PATCH_SIZE)
 
 
 def measure(images: list[bytes], rounds: int) -> dict[str, float]:
     """Milliseconds by stage, of the whole pipeline and of the floor."""
     watch = Stopwatch()
-    size, length = GLIMPSES.patch_size, GLIMPSES.length
+    size, num_glimpses = PATCH_SIZE, VIEW.num_glimpses
     samples = Samples(images)
     for round_number in range(rounds):
         watch.new_round()
         for number, data in enumerate(images):
             rng = np.random.default_rng(number)
-            side = int(rng.integers(*GLIMPSES.canvas, endpoint=True))
-            everywhere = random(Box(0, 0, side, side), size, length, rng)
+            side = int(rng.integers(*VIEW.canvas, endpoint=True))
+            everywhere = random(Box(0, 0, side, side), size, num_glimpses, rng)
             both = [("pipeline", samples.__getitem__, number), ("floor", floor, data, side, everywhere)]
             for stage in both if round_number % 2 else both[::-1]:
                 watch(*stage)
             image = watch("decode", decode_image, data, "an image")
             watch("floor_resize", cv2.resize, image, (side, side))
-            canvas, box = watch("augment", augment, data, side, GLIMPSES.augmentation, rng, "an image")
-            area = box if rng.random() < GLIMPSES.inside else Box(0, 0, side, side)
-            positions = watch("positions", random, area, size, length, rng)
+            canvas, box = watch("augment", augment, data, side, VIEW.augmentation, rng, "an image")
+            area = box if rng.random() < VIEW.inside_prob else Box(0, 0, side, side)
+            positions = watch("positions", random, area, size, num_glimpses, rng)
             watch("patches", cut_patches, canvas, positions, size)
             watch("information_ratio", information_ratio, positions, box, size)
     return watch.medians()

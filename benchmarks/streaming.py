@@ -1,6 +1,6 @@
 """How fast shards stream, and whether workers keep to their memory.
 
-    python -m benchmarks.streaming SHARDS [--num_workers 0 1 2 4] [--canvas 32 128] [--length 256]
+    python -m benchmarks.streaming SHARDS [--num_workers 0 1 2 4] [--canvas 32 128] [--num_glimpses 256]
 
 Prints JSON lines. First the bare stream: every image of one epoch read in order, not decoded, in one process. Then, for
 each number of workers, one epoch of training samples through the loader that training uses, without augmentation:
@@ -15,11 +15,12 @@ import time
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from datamodules.loading.loader import EpochLoader
+from datamodules.loading.config import LoaderConfig
+from datamodules.loading.loader import EpochLoader, ShardAccess
 from datamodules.shards.index import ShardIndex
-from datamodules.shards.order import LoaderLayout, epoch_order
+from datamodules.shards.order import epoch_order
 from datamodules.shards.reading import read_images
-from datamodules.views.train import TrainingGlimpses
+from datamodules.views.train import TrainingGlimpses, TrainView
 
 
 def bare(index: ShardIndex) -> dict[str, object]:
@@ -39,19 +40,10 @@ def bare(index: ShardIndex) -> dict[str, object]:
 
 def training(index: ShardIndex, workers: int, options: Namespace) -> dict[str, object]:
     """One epoch of training samples."""
-    glimpses = TrainingGlimpses(tuple(options.canvas), 16, options.length, 0.5, None, None)
-    loader = EpochLoader(
-        index,
-        glimpses,
-        LoaderLayout(1, max(1, workers), options.batch_size),
-        rank=0,
-        num_workers=workers,
-        max_unreadable=0,
-        timeout=600,
-        pin_memory=False,
-        seed=0,
-        epoch=lambda: 0,
-    )
+    samples = TrainingGlimpses(TrainView(tuple(options.canvas), options.num_glimpses), patch_size=16)
+    config = LoaderConfig(options.batch_size, num_workers=workers)
+    access = ShardAccess(index, config.training_layout(index, ranks=1), rank=0, config=config)
+    loader = EpochLoader(access, samples, seed=0, epoch=lambda: 0)
     keys: list[str] = []
     begin, early, late = max(1, workers) * 2, None, None
     for step, batch in enumerate(loader):
@@ -90,7 +82,7 @@ def main() -> None:
     parser.add_argument("shards", help="folder of shards with their index")
     parser.add_argument("--num_workers", type=int, nargs="+", default=[0, 1, 2, 4], help="worker processes to try")
     parser.add_argument("--canvas", type=int, nargs=2, default=(32, 128), help="smallest and largest side, pixels")
-    parser.add_argument("--length", type=int, default=256, help="glimpses an image")
+    parser.add_argument("--num_glimpses", type=int, default=256, help="glimpses an image")
     parser.add_argument("--batch_size", type=int, default=64, help="images a batch")
     options = parser.parse_args()
     index = ShardIndex.read(options.shards)

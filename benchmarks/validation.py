@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 
-from datamodules.loading.loader import FixedLoader
+from datamodules.loading.config import LoaderConfig
+from datamodules.loading.loader import FixedLoader, ShardAccess
 from datamodules.shards.locate import open_index
-from datamodules.shards.order import LoaderLayout
-from datamodules.views.evaluate import FixedGlimpses
+from datamodules.views.evaluate import EvaluationCanvases
 from mambaeye.batch import EvaluationCondition
 
 PAPER = (224, 256, 384, 512, 640, 768, 1024, 1280, 1408, 1536)  # pixels
@@ -50,12 +50,12 @@ def validate(ckpt_path: str, data_dir: str, settings: dict[str, str]) -> tuple[f
 
 
 def loading(shards: str, batch_size: int = 8, batches: int = 5) -> float:
-    """Processor seconds an image and cell, of one worker, decoding included."""
+    """Processor seconds an image and condition, of one worker, decoding included."""
     torch.set_num_threads(1)
-    layout = LoaderLayout(ranks=1, workers=1, batch_size=batch_size)
-    glimpses = FixedGlimpses(tuple(EvaluationCondition(side, "random") for side in PAPER), 16, 4096, (0, 0))
-    common = {"rank": 0, "num_workers": 0, "max_unreadable": 0, "timeout": 0.0, "pin_memory": False, "seed": 0}
-    loader = FixedLoader(open_index(shards, None), layout, glimpses=glimpses, limit=batches, **common)
+    index, config = open_index(shards), LoaderConfig(batch_size, num_workers=0)
+    access = ShardAccess(index, config.evaluation_layout(index, ranks=1), rank=0, config=config)
+    samples = EvaluationCanvases([EvaluationCondition(side, "random") for side in PAPER], 16, 4096)
+    loader = FixedLoader(access, samples, seed=0, limit=batches)
     began = time.process_time()
     seen = sum(len(batch.labels) for batch in loader)
     return (time.process_time() - began) / seen
@@ -70,7 +70,8 @@ def main() -> None:
     if arguments.shards:
         seconds = loading(arguments.shards)
         print(
-            f"one loader worker, {len(PAPER)} resolutions, T 4096: {1e3 * seconds:.2f} ms an image and cell", flush=True
+            f"one loader worker, {len(PAPER)} resolutions, T 4096: {1e3 * seconds:.2f} ms an image and condition",
+            flush=True,
         )
     base = arguments.ckpt_path, arguments.data_dir
     peaks = {}
@@ -80,10 +81,9 @@ def main() -> None:
         print(f"T {length}: peak memory {peaks[length]:.0f} MiB, {seconds:.1f} s; {waited}", flush=True)
     print(f"peak memory at T {LENGTHS[1]} / T {LENGTHS[0]}: {peaks[LENGTHS[1]] / peaks[LENGTHS[0]]:.3f}")
     seconds, peak, waited, rows = validate(*base, SWEEP)
-    cells = len({(row["resolution"], row["scan"]) for row in rows})
-    print(
-        f"{cells} cells, T {SWEEP['data.evaluate.num_glimpses']}: {seconds:.1f} s, peak memory {peak:.0f} MiB; {waited}"
-    )
+    conditions = len({(row["resolution"], row["scan"]) for row in rows})
+    length = SWEEP["data.evaluate.num_glimpses"]
+    print(f"{conditions} conditions, T {length}: {seconds:.1f} s, peak memory {peak:.0f} MiB; {waited}")
 
 
 if __name__ == "__main__":

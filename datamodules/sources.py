@@ -9,8 +9,9 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 from webdataset.tariterators import base_plus_ext
 
@@ -18,10 +19,10 @@ from datamodules.shards.index import IMAGE_EXTENSIONS, is_utf8, tar_members
 from mambaeye.errors import InputError
 
 SPLITS = {"train", "training", "val", "valid", "validation", "test"}
-DECOMPRESSORS: dict[bytes, Callable[[Path], IO[bytes]]] = {
-    b"\x1f\x8b": gzip.open,
-    b"BZh": bz2.open,
-    b"\xfd7zXZ": lzma.open,
+DECOMPRESSORS: dict[bytes, Callable[[Path], BufferedIOBase]] = {
+    b"\x1f\x8b": gzip.GzipFile,
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ": lzma.LZMAFile,
 }
 
 

@@ -48,7 +48,7 @@ def data_module(
     **arguments: Any,
 ) -> ShardDataModule:
     """A data module set up as process `rank` of `world_size`; its groups' arguments are given as group__argument."""
-    given = {"train__num_glimpses": 5, "evaluate__num_glimpses": 6, **arguments}
+    given = {"train__num_glimpses": 5, "evaluate__num_glimpses": 6, "loader__num_workers": 0, **arguments}
     data = ShardDataModule(data_dir=str(data_dir), **grouped(given))
     data.prepare_data()
     set_up(data, rank, world_size, epoch, limit, takes, has_policy)
@@ -82,7 +82,7 @@ def keys(batches: list[GlimpseBatch]) -> list[str]:
 
 
 def test_a_batch_is_what_its_documentation_says(data_dir: Path) -> None:
-    batch = next(iter(data_module(data_dir, loader__batch_size=7, loader__num_workers=0).train_dataloader()))
+    batch = next(iter(data_module(data_dir, loader__batch_size=7).train_dataloader()))
     assert isinstance(batch, GlimpseBatch)
     assert (batch.patches.shape, batch.patches.dtype) == ((7, 5, 3, 16, 16), torch.uint8)
     assert (batch.positions.shape, batch.positions.dtype) == ((7, 5, 2), torch.int32)
@@ -97,7 +97,7 @@ def test_a_batch_is_what_its_documentation_says(data_dir: Path) -> None:
 def test_batches_go_to_a_device_and_into_pinned_memory_whole(data_dir: Path) -> None:
     from lightning.fabric.utilities import move_data_to_device
 
-    batch = next(iter(data_module(data_dir, loader__batch_size=3, loader__num_workers=0).train_dataloader()))
+    batch = next(iter(data_module(data_dir, loader__batch_size=3).train_dataloader()))
     moved = move_data_to_device(batch, torch.device("meta"))
     assert isinstance(moved, GlimpseBatch)
     assert moved.patches.device.type == "meta"
@@ -163,15 +163,15 @@ def by_key(batches: Iterable[GlimpseBatch | CanvasBatch]) -> dict[str, tuple[byt
 
 def test_draws_depend_on_seed_epoch_and_sample_alone(data_dir: Path) -> None:
     """Other workers, batch sizes and a second pass draw the same; other epochs and seeds draw anew."""
-    first = by_key(data_module(data_dir, loader__batch_size=50, loader__num_workers=0).train_dataloader())
+    first = by_key(data_module(data_dir, loader__batch_size=50).train_dataloader())
     again = by_key(data_module(data_dir, loader__batch_size=35, loader__num_workers=2).train_dataloader())
     common = first.keys() & again.keys()
     assert len(common) > 1300
     assert all(first[key] == again[key] for key in common)
     for change in ({"epoch": 1}, {"seed": 1}):
-        other = by_key(data_module(data_dir, loader__batch_size=50, loader__num_workers=0, **change).train_dataloader())
+        other = by_key(data_module(data_dir, loader__batch_size=50, **change).train_dataloader())
         assert not any(first[key] == other[key] for key in first.keys() & other.keys())
-    data = data_module(data_dir, loader__batch_size=50, loader__num_workers=0)
+    data = data_module(data_dir, loader__batch_size=50)
     assert keys(data.train_dataloader()) == keys(data.train_dataloader())
     fixed = [
         by_key(data_module(data_dir, epoch=e, loader__batch_size=b).val_dataloader()) for e, b in ((0, 40), (7, 64))
@@ -180,7 +180,7 @@ def test_draws_depend_on_seed_epoch_and_sample_alone(data_dir: Path) -> None:
 
 
 def test_the_epoch_is_asked_for_at_every_pass(data_dir: Path) -> None:
-    data = data_module(data_dir, loader__batch_size=50, loader__num_workers=0)
+    data = data_module(data_dir, loader__batch_size=50)
     loader = data.train_dataloader()
     first = keys(loader)
     data.trainer.current_epoch = 1
@@ -229,16 +229,12 @@ def test_a_training_scan_is_that_pattern_on_the_image_or_the_canvas() -> None:
 
 
 def test_training_batches_follow_their_scan(data_dir: Path) -> None:
-    data = data_module(
-        data_dir, train_scan="row_raster", train__canvas=(32, 32), loader__batch_size=7, loader__num_workers=0
-    )
+    data = data_module(data_dir, train_scan="row_raster", train__canvas=(32, 32), loader__batch_size=7)
     raster = [[row, col] for row in (0, 16) for col in (0, 16)]
     for positions in next(iter(data.train_dataloader())).positions:
         assert positions.tolist() == [*raster, [0, 0]]
-    drawn = by_key(data_module(data_dir, loader__batch_size=50, loader__num_workers=0).train_dataloader())
-    named = by_key(
-        data_module(data_dir, loader__batch_size=50, loader__num_workers=0, train_scan="random").train_dataloader()
-    )
+    drawn = by_key(data_module(data_dir, loader__batch_size=50).train_dataloader())
+    named = by_key(data_module(data_dir, loader__batch_size=50, train_scan="random").train_dataloader())
     assert drawn == named
 
 
@@ -254,7 +250,7 @@ def test_a_glimpse_of_a_narrow_image_stays_on_the_canvas(height: int, width: int
 def test_the_batches_of_an_optimizer_step_are_the_same_however_it_is_divided(
     data_dir: Path, world_size: int, micro_batch_size: int | None
 ) -> None:
-    whole = data_module(data_dir, loader__batch_size=64, loader__num_workers=0).train_dataloader()
+    whole = data_module(data_dir, loader__batch_size=64).train_dataloader()
     steps = [set(batch.keys) for batch in whole]
     parts: list[list[str]] = [[] for _ in steps]
     for rank in range(world_size):

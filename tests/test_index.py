@@ -236,7 +236,7 @@ def test_the_file_is_json_as_documented(folder: Path) -> None:
 
 def test_a_key_in_two_shards_is_refused(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "shards", sample("a", 0) + sample("b", 0), sample("c", 0) + sample("b", 0))
-    with pytest.raises(InputError, match=r"sample b comes twice, in .*s-0\.tar and in .*s-1\.tar"):
+    with pytest.raises(InputError, match=r"two samples have the key b, in .*s-0\.tar and in .*s-1\.tar"):
         ShardIndex.read(folder)
 
 

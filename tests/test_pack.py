@@ -466,7 +466,7 @@ def test_shards_are_indexed_anew(images: Path, tmp_path: Path) -> None:
     assert json.loads((out / "index.json").read_text())["shards"] == after["shards"]
     assert ShardIndex.read(out).classes == ["x", "y", "z"]
     (out / "copy.tar").write_bytes((out / "shard-000000.tar").read_bytes())
-    assert "comes twice" in refusal(out)
+    assert "two samples have the key" in refusal(out)
     (out / "copy.tar").write_bytes((out / "shard-000000.tar").read_bytes()[:5000])
     assert "copy.tar is damaged" in refusal(out)
     assert "--seed is for packing" in refusal(out, "--seed", 1)

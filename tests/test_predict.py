@@ -20,18 +20,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageSequence
 
-import datamodules.views.predict
+import datamodules.loading.files
 from callbacks.reports.predictions import picture_name
-from datamodules.views.predict import FileGlimpses, FileLoader
-from mambaeye.encoders.mambaeye import EncoderConfig, MambaEye
+from datamodules.loading.config import LoaderConfig
+from datamodules.loading.files import FileLoader
+from datamodules.views.predict import FileCanvases, PredictView
+from mambaeye import weights
+from mambaeye.batch import Scene
+from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.evaluation import prediction
 from mambaeye.evaluation.early_exit import Rule
-from mambaeye.geometry import coverage as trajectory
+from mambaeye.geometry import coverage
 from mambaeye.geometry.box import Box
 from mambaeye.geometry.coverage import information_ratio, share_seen
 from mambaeye.geometry.scans import scan_pattern
-from mambaeye.module import ClassifierModule
-from train import main, without_images
+from train import main, split_images
 
 P, T, SEED = 16, 70, 3  # glimpses go through in chunks of 32 or 256
 ROUNDING = 5e-5  # of probabilities, with logits as large as here
@@ -91,7 +94,7 @@ def noise(height: int, width: int, seed: int = 0) -> Image.Image:
 
 @cache
 def encoder_of(checkpoint: Path) -> MambaEye:
-    return ClassifierModule.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True).encoder.eval()
+    return weights.load(checkpoint).eval()
 
 
 def expected(checkpoint: Path, path: Path, rules: dict[str, float], scan: str = "random") -> dict[str, Any]:
@@ -240,9 +243,11 @@ def test_what_is_done_costs_nothing_more(checkpoint: Path, monkeypatch: pytest.M
     for number in range(6):
         noise(50, 50, number).save(f"{number}.png")
     taken = []
-    whole = MambaEye.stream
+    stream = MambaEye.stream_features
     monkeypatch.setattr(
-        MambaEye, "stream", lambda self, patches, *rest: taken.append(patches.shape[:2]) or whole(self, patches, *rest)
+        MambaEye,
+        "stream_features",
+        lambda self, patches, *rest: taken.append(patches.shape[:2]) or stream(self, patches, *rest),
     )
     got = predict(checkpoint, "*.png", **{"model.exit_criteria.confidence": 0.992, "data.loader.batch_size": 6})
     most = sum(min(T, 32 * math.ceil(line["glimpses"] / 32)) for line in got)
@@ -261,14 +266,16 @@ def test_what_is_done_costs_nothing_more(checkpoint: Path, monkeypatch: pytest.M
 def test_predictions_are_those_of_a_loop(images: int, length: int, rules: set[Rule], seed: int) -> None:
     """On random canvases, with a model that is sure enough of something."""
     torch.manual_seed(seed)
-    sizes = EncoderConfig(num_classes=4, patch_size=4, dim=8, depth=1, d_state=4, headdim=4, move_embedding_dim=8)
-    encoder = MambaEye(sizes).eval()
+    sizes = {"dim": 8, "depth": 1, "d_state": 4, "headdim": 4, "move_embedding_dim": 8}
+    encoder = MambaEye(num_classes=4, patch_size=4, **sizes).eval()
     torch.nn.init.normal_(encoder.head.weight, std=1.5)
     canvases = torch.randint(256, (images, 20, 30, 3), dtype=torch.uint8)
     positions = torch.stack((torch.randint(17, (images, length)), torch.randint(27, (images, length))), dim=-1)
     ordered = sorted(rules)
     with torch.no_grad():
-        got = prediction.predict(encoder, canvases, positions, [Box(0, 0, 20, 30)] * images, ordered)
+        boxes = torch.tensor([[0, 0, 20, 30]]).expand(images, 4)
+        scene = Scene(canvases, boxes, positions, torch.zeros(images, dtype=torch.long))
+        got = prediction.predict(encoder, scene, None, ordered)
         for image, told in enumerate(got):
             cut = [canvases[image, row : row + 4, col : col + 4] for row, col in positions[image].tolist()]
             shares = encoder(torch.stack(cut).permute(0, 3, 1, 2)[None], positions[image][None])[0].softmax(-1)
@@ -414,9 +421,9 @@ def test_words_after_images_are_taken_as_they_are(checkpoint: Path) -> None:
             noise(20, 20).save(file, "png")
     assert [line["path"] for line in predict(checkpoint, odd)] == odd
     words = ["predict", "--run_dir", "r", "--data.images", *odd, "-c", "x.yaml", "--data.predict.resize", "32"]
-    assert without_images(words) == (words[:3] + words[-4:], odd)
+    assert split_images(words) == (words[:3] + words[-4:], odd)
     for as_it_is in (["predict", "--data.images=a"], ["fit"], ["predict", "--data.images", "[a,b]"]):
-        assert without_images(as_it_is) == (as_it_is, [])
+        assert split_images(as_it_is) == (as_it_is, [])
 
 
 @pytest.mark.parametrize(
@@ -424,25 +431,25 @@ def test_words_after_images_are_taken_as_they_are(checkpoint: Path) -> None:
 )
 def test_every_file_has_a_batch(batch_size: int, expected: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """So that progress is told in files; and where there is no file, Lightning still has a batch."""
-    monkeypatch.setattr(datamodules.views.predict, "PIXELS", 2500)
+    monkeypatch.setattr(datamodules.loading.files, "PIXELS", 2500)
     for number, size in enumerate([(20, 20)] * 4 + [None] + [(20, 30)] * 2 + [(60, 60)] * 2 + [(20, 20)]):
         if size:
             noise(*size).save(f"{number}.png")
         else:
             Path(f"{number}.png").touch()
     files = sorted(path.name for path in Path().glob("*.png"))
-    glimpses = FileGlimpses("random", P, 5, None, 0)
-    loader = FileLoader(files, glimpses, batch_size, num_workers=0, timeout=0, pin_memory=False)
+    opener = FileCanvases(PredictView(), "random", P, 5, 0)
+    loader = FileLoader(files, opener, batch_size, LoaderConfig(num_workers=0))
     batches = list(loader)
     assert len(loader) == len(files) == 10
-    assert [0 if batch.canvases is None else len(batch.canvases) for batch in batches] == expected
+    assert [0 if batch.scene is None else len(batch.scene.canvases) for batch in batches] == expected
     assert [file.path for batch in batches for file in batch.files] == files
-    nothing = FileLoader([], glimpses, batch_size, num_workers=0, timeout=0, pin_memory=False)
+    nothing = FileLoader([], opener, batch_size, LoaderConfig(num_workers=0))
     assert [batch.files for batch in nothing] == [[]] * len(nothing) == [[]]
 
 
 def test_share_seen_is_the_last_information_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trajectory, "TILE", 7)
+    monkeypatch.setattr(coverage, "TILE", 7)
     rng = np.random.default_rng(0)
     for _ in range(200):
         box = Box(*rng.integers(-5, 20, 2).tolist(), *rng.integers(1, 40, 2).tolist())

@@ -104,8 +104,9 @@ def result_matrix(height: int, width: int, drawn: Draw) -> np.ndarray:
         matrix = flip_matrix(fitted[1]) @ matrix
     if drawn.corners is not None:
         matrix = perspective_matrix(*fitted, drawn.corners) @ matrix
-    cropped: np.ndarray = scaling(size[1] / crop.width, size[0] / crop.height) @ translation(-crop.col, -crop.row)
-    return np.matmul(cropped, matrix)
+    kept = scaling(size[1] / crop.width, size[0] / crop.height) @ translation(-crop.col, -crop.row)
+    result: np.ndarray = kept @ matrix
+    return result
 
 
 def adjust_color(image: np.ndarray, drawn: Draw, mean: tuple[float, ...]) -> np.ndarray:
