@@ -43,7 +43,7 @@ def reliability(results: Sequence[ConditionResult]) -> Figure:
             axes.plot(confidence[some], top1[some], color=color, linewidth=1, label=label)
             axes.scatter(confidence, top1, sizes, color=color, alpha=0.7, linewidth=0, clip_on=False, zorder=3)
         axes.set_title(f"{scan}, {counted(step, 'glimpse')}" if len(scans) > 1 else f"after {counted(step, 'glimpse')}")
-        axes.title.set_size(9)
+        axes.title.set_fontsize(9)
         axes.set(xlim=(0, 1.02), xlabel="confidence", ylabel="top-1" if step == steps[0] else None)
         share_axis(axes, axes.xaxis)
     legend_beside(figure, panels[0])

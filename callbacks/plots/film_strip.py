@@ -66,7 +66,7 @@ def film_strip(films: Sequence[Film], canvas: int, classes: Sequence[str]) -> Fi
     starts, ends, colors = zip(*bars, strict=True)
     axes.add_collection(LineCollection(list(zip(starts, ends, strict=True)), colors=colors, linewidths=13, zorder=0.5))
     turn = np.tile(np.arange(len(ways[0])), len(films))
-    axes.add_collection(LineCollection(np.concatenate(ways), array=turn, cmap="plasma", linewidths=1))
+    axes.add_collection(LineCollection(list(np.concatenate(ways)), array=turn, cmap="plasma", linewidths=1))
     axes.set(xlim=(-0.05, width), ylim=(height, -0.25), aspect="auto")
     return figure
 

@@ -17,7 +17,7 @@ from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 from mambaeye.atomic import atomic_write
 from mambaeye.evaluation.result import ConditionResult
 
-Color = tuple[float, ...]
+Color = tuple[float, float, float, float]
 Item = TypeVar("Item")
 
 COLUMNS = 4
@@ -81,7 +81,8 @@ def garbage_kept_young() -> Iterator[None]:
 
 def shades(colormap: str, number: int, start: float = 0.0, stop: float = 0.9) -> list[Color]:
     """Return so many colours of a colormap, evenly between two of its places."""
-    return [tuple(color) for color in colormaps[colormap](np.linspace(start, stop, number))]
+    red, green, blue, alpha = colormaps[colormap](np.linspace(start, stop, number)).T.tolist()
+    return list(zip(red, green, blue, alpha, strict=True))
 
 
 def colored(items: Sequence[Item]) -> Iterator[tuple[Item, Color]]:
@@ -124,5 +125,5 @@ def small_labels(axes: Axes) -> None:
     """Use sizes that fit a panel, and numbers along y at the left of the figure alone."""
     place = axes.get_subplotspec()
     axes.tick_params(labelsize=7, labelleft=place is None or place.is_first_col())
-    axes.xaxis.label.set_size(8)
-    axes.yaxis.label.set_size(8)
+    axes.xaxis.label.set_fontsize(8)
+    axes.yaxis.label.set_fontsize(8)

@@ -130,7 +130,8 @@ class PredictionFigure:
 
     def _draw_bars(self, axes: Axes) -> None:
         places = range(len(self.predicted.class_names))
-        self.bars = axes.barh(places, [0.0 for _ in places], height=0.8, color=["tab:orange"] + ["0.8"] * (len(places) - 1))
+        colors = ["tab:orange", *["0.8" for _ in places[1:]]]
+        self.bars = axes.barh(places, [0.0 for _ in places], height=0.8, color=colors)
         axes.set(xlim=(0, BESIDE), ylim=(4.5, -0.5), xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
         axes.axvline(0, color="0.5", linewidth=1)
@@ -151,7 +152,8 @@ class PredictionFigure:
         self.dots.set_array(np.arange(len(centres)))
         self.now.set_visible(not last)
         if not last:
-            self.now.set_xy(self.predicted.starts[glimpses - 1, ::-1] - 0.5)
+            top, left = self.predicted.starts[glimpses - 1] - 0.5
+            self.now.set_xy((left, top))
 
         shown = seen(self.predicted, glimpses)
         self.area.set_data(np.where(shown[..., None], self.predicted.image, self.faded))
@@ -208,10 +210,12 @@ def animate(predicted: PredictedImage) -> bytes:
     frames = []
     for place in range(len(predicted.prediction.steps)):
         drawing.show(place)
-        canvas.draw()
-        frames.append(cv2.cvtColor(np.asarray(canvas.buffer_rgba()), cv2.COLOR_RGBA2BGR))
+        canvas.draw()  # type: ignore[no-untyped-call]
+        drawn = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+        frames.append(cv2.cvtColor(drawn, cv2.COLOR_RGBA2BGR))
     animation.frames = frames
-    animation.durations = np.array([FRAME] * (len(frames) - 1) + [LAST_FRAME], dtype=np.int32)
+    durations = np.array([FRAME] * (len(frames) - 1) + [LAST_FRAME], dtype=np.int32)
+    animation.durations = durations  # type: ignore[assignment]  # which takes an array alone
     written, encoded = cv2.imencodeanimation(".webp", animation, [cv2.IMWRITE_WEBP_QUALITY, 80])
     assert written
     return encoded.tobytes()

@@ -77,7 +77,7 @@ def move_edges(reach: int) -> np.ndarray:
 
 def shares(moves: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """Return which share of moves (M, 2) falls into each bin: (R, R)."""
-    return np.histogram2d(*moves.T, bins=(edges, edges))[0] / max(1, len(moves))
+    return np.histogram2d(moves[:, 0], moves[:, 1], bins=[edges, edges])[0] / max(1, len(moves))
 
 
 def training_moves(edges: np.ndarray, canvas: tuple[int, int], patch_size: int) -> TrainingMoves:

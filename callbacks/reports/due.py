@@ -40,4 +40,5 @@ def logs_now(trainer: Trainer, batch_idx: int) -> bool:
 
 def logs_at(trainer: Trainer, optimizer_step: int) -> bool:
     """Tell whether Lightning logs at that optimizer step; with log_every_n_steps 0 it never does."""
-    return trainer.log_every_n_steps > 0 and optimizer_step % trainer.log_every_n_steps == 0
+    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # which Lightning declares nowhere
+    return every > 0 and optimizer_step % every == 0

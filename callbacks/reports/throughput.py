@@ -69,9 +69,9 @@ class Throughput(Callback):
         if self.peak:
             values["mfu"] = rate * model_of(pl_module).training_flops(batch) / self.peak
             self.resumed += time.perf_counter() - now  # measuring FLOPs is not training
-        self.log_dict({f"throughput/{name}": value for name, value in values.items()})
+        pl_module.log_dict({f"throughput/{name}": value for name, value in values.items()})
         bar = {"images/s": values["images_per_second"], "data wait": values["data_wait"]}
-        self.log_dict(bar, prog_bar=True, logger=False)
+        pl_module.log_dict(bar, prog_bar=True, logger=False)
         self.images, self.seconds, self.waited = 0, 0.0, 0.0
 
 

@@ -32,9 +32,9 @@ class TrainingCurves(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if logs_at(trainer, trainer.global_step + 1):
             gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
-            self.log("train/gradient_norm", torch.nn.utils.get_total_norm(gradients))
+            pl_module.log("train/gradient_norm", torch.nn.utils.get_total_norm(gradients))
             # not LearningRateMonitor, which refuses a Trainer without a logger and draws a curve for each decay group
-            self.log("train/lr", optimizer.param_groups[0]["lr"])
+            pl_module.log("train/lr", optimizer.param_groups[0]["lr"])
 
     def on_train_batch_end(
         self,
@@ -52,10 +52,10 @@ class TrainingCurves(Callback):
             thirds = losses.mean(0).tensor_split(len(POSITIONS))
             for name, third in zip(POSITIONS, thirds, strict=True):
                 if len(third):
-                    self.log(f"train_loss_by_glimpse/{name}", third.mean())
+                    pl_module.log(f"train_loss_by_glimpse/{name}", third.mean())
         fifth = (ratio * RATIO_BINS).long().clamp(max=RATIO_BINS - 1)  # (images, A)
         for place in range(RATIO_BINS):
             inside = fifth == place
             if inside.any():
                 name = f"train_confidence_by_information_ratio/{place / RATIO_BINS:.1f}"
-                self.log(name, confidence[inside].mean())
+                pl_module.log(name, confidence[inside].mean())
