@@ -26,9 +26,7 @@ from datamodules.views.predict import FileGlimpses, FileLoader
 from mambaeye.encoders.mambaeye import EncoderConfig, MambaEye
 from mambaeye.evaluation import prediction
 from mambaeye.evaluation.early_exit import Rule
-from mambaeye.geometry import coverage as trajectory
 from mambaeye.geometry.box import Box
-from mambaeye.geometry.coverage import information_ratio, share_seen
 from mambaeye.geometry.scans import scan_pattern
 from mambaeye.module import MambaEyeModule
 from train import main, without_images
@@ -435,16 +433,6 @@ def test_every_file_has_a_batch(batch_size: int, expected: list[int], monkeypatc
     assert [file.path for batch in batches for file in batch.files] == files
     nothing = FileLoader([], glimpses, batch_size, num_workers=0, timeout=0, pin_memory=False)
     assert [batch.files for batch in nothing] == [[]] * len(nothing) == [[]]
-
-
-def test_share_seen_is_the_last_information_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trajectory, "TILE", 7)
-    rng = np.random.default_rng(0)
-    for _ in range(200):
-        box = Box(*rng.integers(-5, 20, 2).tolist(), *rng.integers(1, 40, 2).tolist())
-        patch_size, length = int(rng.integers(1, 9)), int(rng.integers(1, 40))
-        positions = rng.integers(-15, 60, (length, 2))
-        assert share_seen(positions, box, patch_size) == information_ratio(positions, box, patch_size)[-1].item()
 
 
 @pytest.mark.long
