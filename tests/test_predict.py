@@ -30,9 +30,7 @@ from mambaeye.batch import Scene
 from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.evaluation import prediction
 from mambaeye.evaluation.early_exit import Rule
-from mambaeye.geometry import coverage
 from mambaeye.geometry.box import Box
-from mambaeye.geometry.coverage import information_ratio, share_seen
 from mambaeye.geometry.scans import scan_pattern
 from train import main, split_images
 
@@ -446,16 +444,6 @@ def test_every_file_has_a_batch(batch_size: int, expected: list[int], monkeypatc
     assert [file.path for batch in batches for file in batch.files] == files
     nothing = FileLoader([], opener, batch_size, LoaderConfig(num_workers=0))
     assert [batch.files for batch in nothing] == [[]] * len(nothing) == [[]]
-
-
-def test_share_seen_is_the_last_information_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coverage, "TILE", 7)
-    rng = np.random.default_rng(0)
-    for _ in range(200):
-        box = Box(*rng.integers(-5, 20, 2).tolist(), *rng.integers(1, 40, 2).tolist())
-        patch_size, length = int(rng.integers(1, 9)), int(rng.integers(1, 40))
-        positions = rng.integers(-15, 60, (length, 2))
-        assert share_seen(positions, box, patch_size) == information_ratio(positions, box, patch_size)[-1].item()
 
 
 @pytest.mark.long
