@@ -47,16 +47,18 @@ LINKS = {
     "data.num_classes": "model.encoder.init_args.num_classes",
     "data.patch_size": "model.encoder.init_args.patch_size",
 }
-ALWAYS = (Preflight, ValidationReport, CurveRecords, GlimpseAxis)
+ALWAYS = (Preflight, GlimpseAxis)
 SCANS = ("data.scans", "data.train_scan")
 IMAGES = "--data.images"
-# those that cost something, which a flag or a config may set; they come first, and CurveRecords has their numbers too
-COSTLY = {
+# those that a flag or a config may set, in the order in which Lightning calls them: the records have the others' numbers
+REPORTS = {
     "training_curves": TrainingCurves,
     "throughput": Throughput,
     "figures": ValidationFigures,
     "film_strip": FilmStrip,
     "diagnosis": ScanDiagnosis,
+    "report": ValidationReport,
+    "records": CurveRecords,
 }
 
 
@@ -103,8 +105,9 @@ class MambaEyeCLI(LightningCLI):
         for name, guard in (("preemption", Preemption), ("nonfinite", NonFiniteGuard)):
             parser.add_lightning_class_args(guard, name)
             parser.link_arguments("run_dir", f"{name}.last_checkpoint", compute_fn=last_checkpoint)
-        for name, callback in COSTLY.items():
+        for name, callback in REPORTS.items():
             parser.add_lightning_class_args(callback, name)
+        parser.link_arguments("report.plots", "records.plots")
         parser.set_defaults({"model.encoder": {"class_path": MambaEye.class_path()}})
         # an epoch that began under other ranks, workers or batch sizes has another length
         parser.set_defaults({"trainer.reload_dataloaders_every_n_epochs": 1})

@@ -29,7 +29,13 @@ class CurveRecords(Callback):
 
     After `validate` and `test`, their folder has training.csv, training.png and ece_by_epoch.png, which show the
     training that led there, as far as the run directory has it.
+
+    Args:
+        plots: Draw the PNG files too.
     """
+
+    def __init__(self, plots: bool = True) -> None:
+        self.plots = plots
 
     @rank_zero_only
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -64,7 +70,7 @@ class CurveRecords(Callback):
             records = (condition.record() for condition in result_of(pl_module).conditions)
             append(trainer, [{"kind": "validation", **record} for record in records])
         elif is_reporting(trainer):
-            draw_training(trainer, report_folder(trainer))
+            write_history(trainer, report_folder(trainer), self.plots)
 
 
 def records_path(trainer: Trainer) -> Path:
@@ -88,12 +94,14 @@ def read_records(trainer: Trainer, kind: Literal["training", "validation"] | Non
     return [record for record in records if kind in (None, record["kind"])]
 
 
-def draw_training(trainer: Trainer, folder: Path) -> None:
-    """Draw what the records tell of training, if there are any."""
-    if training := read_records(trainer, "training"):
+def write_history(trainer: Trainer, folder: Path, plots: bool) -> None:
+    """Write what the records tell of training, if there are any, as a table and plots."""
+    training, validations = read_records(trainer, "training"), read_records(trainer, "validation")
+    if training:
         write_csv(folder / "training.csv", training)
+    if training and plots:
         save(training_curves(training), folder / "training.png")
-    if validations := read_records(trainer, "validation"):
+    if validations and plots:
         save(ece_by_epoch([epoch_ece(record) for record in validations]), folder / "ece_by_epoch.png")
 
 
