@@ -175,7 +175,7 @@ def predicted(num_glimpses: int, answers: int, patch_size: int | None) -> Predic
     return PredictedImage.of(scene, 1, ImageFile("a.png", (200, 300)), prediction, ["b", "a"], patch_size)
 
 
-def test_a_prediction_shows_where_it_looked_and_how_sure_it_became() -> None:
+def test_a_prediction_shows_glimpses_and_how_sure_the_model_became() -> None:
     image = predicted(4, 4, 8)
     assert image.image.shape == (20, 30, 3)
     figure = PredictionFigure(image)

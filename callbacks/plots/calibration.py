@@ -13,7 +13,7 @@ from mambaeye.evaluation.result import ConditionResult, spread_steps
 
 
 class EpochECE(NamedTuple):
-    """How well calibrated one validation of a training run found the model to be under one condition."""
+    """ECE by glimpse, as one validation of a training run measured it under one condition."""
 
     epoch: int
     title: str

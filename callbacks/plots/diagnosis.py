@@ -29,7 +29,7 @@ LEFT, TOP, BOTTOM = 0.75, 0.5, 0.45  # inches around the panels
 
 
 class ConditionDiagnosis(NamedTuple):
-    """What happened under one condition, as means over images."""
+    """Means over images of what happened under one condition."""
 
     result: ConditionResult
     images: int

@@ -1,4 +1,4 @@
-"""How the model looked at one image: where, what it saw of it, how sure it became, and of what. As PNG, or moving."""
+"""A prediction of one image: where the glimpses were, what they showed, how sure the model became, and of what."""
 
 from typing import NamedTuple
 
@@ -76,7 +76,7 @@ class PredictedImage(NamedTuple):
 
 
 class PredictionFigure:
-    """The figure of a predicted image, after any of the prediction's steps.
+    """Figure of a predicted image, after any of the prediction's steps.
 
     Attributes:
         figure: as it is after the last one, or the one that `show` was called for.
@@ -108,7 +108,7 @@ class PredictionFigure:
             artist.set_clim(0, max(1, glimpses - 1))
         self.now = Rectangle((0, 0), self.predicted.side, self.predicted.side, fill=False, color="red")
         axes.add_patch(self.now)
-        where = "where it looked, dark to bright" if len(self.predicted.starts) else "what it took, as a whole"
+        where = "glimpses, dark to bright" if len(self.predicted.starts) else "what it took, as a whole"
         axes.set_title(where, fontsize=9)
 
     def _draw_area(self, axes: Axes) -> None:

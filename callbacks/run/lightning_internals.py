@@ -10,7 +10,7 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 
 def child_processes(trainer: Trainer) -> list[subprocess.Popen[bytes]]:
-    """Return the processes that Lightning's launcher has started and watches, the launcher's own list; or none.
+    """Return the processes that Lightning's launcher has started and observes: its own list; or none.
 
     The launcher kills its own process once one of these has ended with an error code, and there is no way to tell it
     that they are meant to end.

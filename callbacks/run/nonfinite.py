@@ -92,7 +92,7 @@ class NonFiniteGuard(Callback):
         detach_launcher(trainer)
         raise InputError(
             f"loss or gradient were not finite at {len(self.in_a_row)} optimizer steps in a row (--nonfinite.patience "
-            f"{self.patience}): {', '.join(map(str, self.in_a_row))}; look at these samples, or go on from an earlier "
+            f"{self.patience}): {', '.join(map(str, self.in_a_row))}; inspect these samples, or go on from an earlier "
             f"checkpoint with a lower learning rate"
         )
 
