@@ -45,9 +45,15 @@ def data_module(
     limit: int | float = 1.0,
     takes: str = "glimpses",
     has_policy: bool = False,
+    val: bool = False,
     **arguments: Any,
 ) -> ShardDataModule:
-    """A data module set up as process `rank` of `world_size`; its groups' arguments are given as group__argument."""
+    """A data module set up as process `rank` of `world_size`; its groups' arguments are given as group__argument.
+
+    With val it trains on the validation shards too, which are fewer.
+    """
+    if val:
+        arguments |= dict.fromkeys(("train_shards", "val_shards"), str(data_dir / "digits" / "val"))
     given = {"train__num_glimpses": 5, "evaluate__num_glimpses": 6, "loader__num_workers": 0, **arguments}
     data = ShardDataModule(data_dir=str(data_dir), **grouped(given))
     data.prepare_data()
