@@ -191,7 +191,8 @@ def refuse_foreign_scans(saved: dict[str, Any], asked: Namespace) -> None:
         InputError: it names one.
     """
     for name in SCANS:
-        scans = [saved[name]] if isinstance(saved[name], str) else saved[name]
+        value = saved.get(name, ())
+        scans = [value] if isinstance(value, str) else value
         foreign = [scan for scan in scans if "." in scan and scan not in asked[name]]
         if foreign:
             del saved[name]
@@ -205,8 +206,8 @@ def print_differences(saved: dict[str, Any], config: Namespace) -> None:
     lines = []
     for name, value in saved.items():
         before, now = leaves(name, value), leaves(name, config.get(name))
-        for key in before.keys() & now.keys():
-            if before[key] != now[key] and key not in LINKS.values():
+        for key in before.keys() & now.keys() - set(LINKS.values()):
+            if before[key] != now[key]:
                 lines.append(f"  {key.replace('.init_args', '')}: {before[key]} -> {now[key]}")
     if lines:
         print_rank_zero("\n".join(["not as in the checkpoint, and as said now:", *sorted(lines)]))
@@ -218,6 +219,8 @@ def leaves(name: str, value: Any) -> dict[str, Any]:
         value = value.as_dict()
     if isinstance(value, dict):
         return {key: leaf for inner in value for key, leaf in leaves(f"{name}.{inner}", value[inner]).items()}
+    if name.endswith(".class_path"):  # the same class may go by several paths
+        value = value.rpartition(".")[2]
     return {name: list(value) if isinstance(value, tuple) else value}
 
 

@@ -35,7 +35,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks.drawing import draw
 from benchmarks.suites import SUITES, Flags, Suite
 from benchmarks.tables import Entry, tables
-from callbacks.whole import written_whole
+from mambaeye.atomic import atomic_write
 from mambaeye.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -72,7 +72,7 @@ class Bench:
         order = [row_name(*row) for row in self.suite.rows()]
         known = sorted(entries, key=lambda name: order.index(name) if name in order else len(order))
         lines = ",\n".join(json.dumps(entries[name]) for name in known)
-        with written_whole(self.results) as partial:
+        with atomic_write(self.results) as partial:
             partial.write_text(f'{{"suite": "{self.name}", "rows": [\n{lines}\n]}}\n')
 
     def run_dir(self, variant: str, seed: int) -> Path:
@@ -134,7 +134,7 @@ class Bench:
             if json.loads((run_dir / SETTINGS).read_text()) != settings:
                 shutil.rmtree(run_dir)
         continued = (run_dir / "checkpoints/last.ckpt").exists()
-        with written_whole(run_dir / SETTINGS) as partial:
+        with atomic_write(run_dir / SETTINGS) as partial:
             partial.write_text(json.dumps(settings, indent=1) + "\n")
         seconds = call(self.fit_arguments(variant, seed), run_dir / "fit.log")
         return {

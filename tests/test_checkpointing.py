@@ -58,7 +58,7 @@ def test_a_run_whose_checkpoint_cannot_be_written_says_so_in_one_sentence(data_d
         main([*fit, "--ckpt_path=last", "--trainer.max_epochs=2"])
     size = f"{len(old) / 1e6:.1f} MB"
     assert str(stop.value) == (
-        f"error: the checkpoint {last.absolute()} of {size} cannot be written (File too large): make room or mend the "
+        f"error: the checkpoint {last.absolute()} of {size} cannot be written (File too large): make room or repair the "
         f"folder, and continue with --ckpt_path last"
     )
     assert last.read_bytes() == old
@@ -70,7 +70,7 @@ def test_a_folder_that_cannot_be(data_dir: Path) -> None:
     Path("run/checkpoints").write_text("a file")
     with pytest.raises(SystemExit) as stop:
         main(["fit", *flags({**SETTINGS, "data.data_dir": data_dir, "run_dir": "run"})])
-    assert " cannot be written (File exists): make room or mend the folder" in str(stop.value)
+    assert " cannot be written (File exists): make room or repair the folder" in str(stop.value)
     assert "\n" not in str(stop.value)
     assert Path("run/checkpoints").read_text() == "a file"
 
@@ -84,8 +84,8 @@ def test_checkpoints_by_time_are_kept_and_none_lies_within_an_optimizer_step(dat
         "trainer.callbacks.filename": "{step}",
     }
     steps = {
-        "data.batch_size": 192,
-        "data.micro_batch_size": 64,
+        "data.loader.batch_size": 192,
+        "data.loader.micro_batch_size": 64,
         "trainer.limit_train_batches": 6,
         "trainer.max_epochs": 2,
     }

@@ -99,5 +99,7 @@ def test_a_checkpoint_imports_no_scan(argument: str) -> None:
     torch.save(checkpoint, "evil.ckpt")
     with pytest.raises(SystemExit) as stop:
         main(["validate", "--ckpt_path=evil.ckpt"])
-    expected = f"the checkpoint's data.{argument} is trap.scan, code outside the project: give it with --data.{argument}"
+    expected = (
+        f"the checkpoint's data.{argument} is trap.scan, code outside the project: give it with --data.{argument}"
+    )
     assert str(stop.value) == f"error: {expected}"

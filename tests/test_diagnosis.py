@@ -23,7 +23,7 @@ from mambaeye.evaluation.diagnosis import Diagnosis, diagnose
 from mambaeye.geometry.box import Box
 from mambaeye.geometry.patches import cut_from_canvases
 from mambaeye.geometry.scans import random
-from mambaeye.module import MambaEyeModule
+from mambaeye.module import ClassifierModule
 
 
 def written_out(model: MambaEye, patches: Tensor, positions: Tensor) -> list[list[list[Tensor]]]:
@@ -131,7 +131,7 @@ def validated(run_dir: Path, data_dir: Path, images: int, batch_size: int) -> Tr
     cells = {"resolutions": (40,), "scans": ("random", "row_raster"), "validation_length": 11}
     data = ShardDataModule(shards, shards, **cells, batch_size=batch_size, num_workers=0)
     torch.manual_seed(0)
-    module = MambaEyeModule(EncoderConfig(num_classes=10, dim=16, depth=2, d_state=8, headdim=8))
+    module = ClassifierModule(EncoderConfig(num_classes=10, dim=16, depth=2, d_state=8, headdim=8))
     trainer = Trainer(
         accelerator="cpu",
         default_root_dir=run_dir,
@@ -186,7 +186,7 @@ def test_a_validation_writes_down_what_the_first_images_did(data_dir: Path, tmp_
 
 
 def test_no_images_no_diagnosis(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(MambaEyeModule, "diagnose")
+    monkeypatch.delattr(ClassifierModule, "diagnose")
     validated(tmp_path, data_dir, images=0, batch_size=10)
     assert (tmp_path / "validation" / "curves.csv").exists()
     assert not list((tmp_path / "validation").glob("diagnosis*"))

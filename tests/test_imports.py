@@ -16,6 +16,7 @@ FILES = [path.relative_to(ROOT) for package in PACKAGES for path in sorted((ROOT
 BATCH = ("mambaeye.batch", "mambaeye.errors")
 BELOW = (*BATCH, "mambaeye.geometry", "mambaeye.ops", "mambaeye.configurable")
 MODEL = (*BELOW, "mambaeye.encoders", "mambaeye.policies", "mambaeye.rollout", "mambaeye.loss", "mambaeye.evaluation")
+WALK = ("mambaeye.encoders.base", "mambaeye.policies", "mambaeye.rollout")
 FILES_OF = ("mambaeye.atomic", "mambaeye.checkpoints", "mambaeye.weights")
 CONTRACTS = ("mambaeye.contracts", "mambaeye.encoders.base", "mambaeye.rollout", "mambaeye.evaluation")
 MAY_IMPORT = {
@@ -32,7 +33,7 @@ MAY_IMPORT = {
     "mambaeye.optim": ("mambaeye.errors",),
     "mambaeye.flops": ("mambaeye.batch", "mambaeye.encoders.base"),
     "mambaeye.rollout": (*BELOW, "mambaeye.encoders.base", "mambaeye.policies", "mambaeye.loss"),
-    "mambaeye.evaluation": (*BELOW, "mambaeye.evaluation", "mambaeye.encoders.base", "mambaeye.policies", "mambaeye.rollout"),
+    "mambaeye.evaluation": (*BELOW, *WALK, "mambaeye.evaluation"),
     "mambaeye.checkpoints": (*BATCH, "mambaeye.encoders", "mambaeye.policies"),
     "mambaeye.weights": ("mambaeye.atomic", "mambaeye.checkpoints", "mambaeye.encoders", "mambaeye.errors"),
     "mambaeye.contracts": MODEL,

@@ -15,8 +15,8 @@ from train import main
 ACCUMULATE, BATCH = 3, 100
 SETTINGS = {
     **TINY,
-    "data.batch_size": ACCUMULATE * BATCH,
-    "data.micro_batch_size": BATCH,
+    "data.loader.batch_size": ACCUMULATE * BATCH,
+    "data.loader.micro_batch_size": BATCH,
     "data.resolutions": "[32]",
     "trainer.limit_val_batches": 0,
     "trainer.log_every_n_steps": 1,

@@ -1,5 +1,8 @@
+"""Moves against differences, and their embedding against the formula."""
+
 import math
 
+import pytest
 import torch
 
 from mambaeye.geometry.moves import embed_moves, moves
@@ -12,11 +15,22 @@ def test_moves_are_differences_and_the_first_is_zero() -> None:
     assert moves(positions.int(), torch.tensor([[1, 2]])).dtype == torch.int32
 
 
-def test_embedding_is_the_formula() -> None:
-    embedded = embed_moves(torch.tensor([[-37, 1000]]), 256, torch.float64)
-    for axis, move in enumerate((-37, 1000)):
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_moves_of_any_number_of_axes_lead_from_one_position_to_the_next(axes: int) -> None:
+    positions = torch.randint(0, 100, (2, 9, axes), generator=torch.Generator().manual_seed(0))
+    from_the_first = positions[:, :1] + moves(positions).cumsum(1)
+    assert from_the_first.equal(positions)
+    in_two = torch.cat((moves(positions[:, :4]), moves(positions[:, 4:], positions[:, 3])), dim=1)
+    assert in_two.equal(moves(positions))
+
+
+@pytest.mark.parametrize("move", [(-37,), (-37, 1000), (3, -37, 1000)])
+def test_embedding_is_the_formula(move: tuple[int, ...]) -> None:
+    embedded = embed_moves(torch.tensor([move]), 256, torch.float64)
+    assert embedded.shape == (1, 256 * len(move))
+    for axis, pixels in enumerate(move):
         for i in range(128):
-            angle = move / 10000 ** (2 * i / 256)
+            angle = pixels / 10000 ** (2 * i / 256)
             assert math.isclose(embedded[0, 256 * axis + i], math.sin(angle), abs_tol=1e-12)
             assert math.isclose(embedded[0, 256 * axis + 128 + i], math.cos(angle), abs_tol=1e-12)
 

@@ -19,8 +19,8 @@ BATCHES, STEPS = 12, 4  # an epoch
 SETTINGS = {
     **TINY,
     "run_dir": "run",
-    "data.batch_size": 300,
-    "data.micro_batch_size": 100,
+    "data.loader.batch_size": 300,
+    "data.loader.micro_batch_size": 100,
     "data.resolutions": "[32]",
     "data.scans": "[random]",
     "trainer.max_epochs": 2,
@@ -155,7 +155,7 @@ def wait_for(path: Path, lines: int) -> None:
 
 def test_a_signal_to_every_process_of_the_group(arguments: list[str]) -> None:
     """As torchrun and schedulers send it: loader workers must not die of it before the step is done."""
-    run = start([*arguments, "--trainer.max_epochs=1000", "--data.num_workers=2"])
+    run = start([*arguments, "--trainer.max_epochs=1000", "--data.loader.num_workers=2"])
     wait_for(Path("run/ledger-0.jsonl"), 2)
     for _ in range(3):
         os.killpg(run.pid, signal.SIGTERM)
@@ -175,7 +175,7 @@ def test_a_signal_to_every_process_of_the_group(arguments: list[str]) -> None:
 @pytest.mark.parametrize("rank", [0, 1])
 def test_two_processes_leave_together_whichever_got_the_signal(rank: int, launcher: bool, arguments: list[str]) -> None:
     path = f"{Path(__file__).parents[1]}:{Path(__file__).parent}"
-    two = [*arguments, "--trainer.devices=2", "--data.num_workers=1", "--data.micro_batch_size=50"]
+    two = [*arguments, "--trainer.devices=2", "--data.loader.num_workers=1", "--data.loader.micro_batch_size=50"]
     two += sent("train_batch_start", 3, rank=rank)
     if launcher:
         runs = [start(two, PYTHONPATH=path)]

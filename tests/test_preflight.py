@@ -28,7 +28,7 @@ def fit(data_dir: Path, **changes: object) -> list[str]:
 
 
 def test_it_says_what_is_about_to_happen(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(fit(data_dir, run_dir="run", **{"data.micro_batch_size": 16, "trainer.max_epochs": 1}))
+    main(fit(data_dir, run_dir="run", **{"data.loader.micro_batch_size": 16, "trainer.max_epochs": 1}))
     said = " ".join(capsys.readouterr().out.split())
     for part in (
         "processes 1 on 1 nodes, cpu, 32-true",
@@ -45,7 +45,12 @@ def test_it_says_what_is_about_to_happen(data_dir: Path, capsys: pytest.CaptureF
 
 
 def test_what_is_odd_is_marked(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(fit(data_dir, **{"model.optimizer.warmup_epochs": 2, "data.batch_size": 700, "data.num_workers": 3}))
+    main(
+        fit(
+            data_dir,
+            **{"model.optimizer.warmup_epochs": 2, "data.loader.batch_size": 700, "data.loader.num_workers": 3},
+        )
+    )
     said = " ".join(capsys.readouterr().out.split())
     assert "2 optimizer steps, 2 of them warm-up which does not end: set fewer model.optimizer.warmup_epochs" in said
     assert "3 in all for 2 batches: some have nothing to do" in said

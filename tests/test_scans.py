@@ -1,6 +1,7 @@
-"""Scan patterns against what they promise: which cells they visit, in what order, and that the last pixels are seen."""
+"""Scan patterns against what they promise: which tiles they visit, in what order, and that the last pixels are seen."""
 
-from math import gcd, isqrt
+import itertools
+from math import gcd, isqrt, prod
 from pathlib import Path
 
 import numpy as np
@@ -11,26 +12,39 @@ from hypothesis import strategies as st
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy.stats import qmc
 
+from mambaeye.batch import CANVAS, POLICY
 from mambaeye.errors import InputError
 from mambaeye.geometry.box import Box
 from mambaeye.geometry.scans import SCANS, scan_pattern
 
 ANY_START = ["random", "sobol"]
-GRID = [name for name in SCANS if name not in ANY_START]
 DRAWN = [*ANY_START, "random_grid"]
-SIDES = st.integers(1, 200)
-BOXES = st.builds(Box, st.integers(0, 50), st.integers(0, 50), SIDES, SIDES)
-PATCHES = st.integers(1, 40)
+PLANAR = ["diagonal", "spiral", "hilbert"]
+PATCHES = {2: st.integers(1, 40), 1: st.integers(1, 40), 3: st.integers(1, 9)}
+SIDES = {2: st.integers(1, 200), 1: st.integers(1, 200), 3: st.integers(1, 15)}
 GRID_SIDES = st.integers(1, 40)
+GRIDS = st.lists(st.integers(1, 9), min_size=1, max_size=3)  # sides of grids of one to three axes
 
 
-def scan(name: str, box: Box, patch_size: int, length: int, seed: int = 0) -> np.ndarray:
-    return scan_pattern(name)(box, patch_size, length, np.random.default_rng(seed))
+@st.composite
+def boxes(draw: st.DrawFn, axes: int) -> tuple[Box, int]:
+    """A box, and a patch size that need not fit it."""
+    start = draw(st.tuples(*[st.integers(0, 50)] * axes))
+    return Box(*start, *draw(st.tuples(*[SIDES[axes]] * axes))), draw(PATCHES[axes])
 
 
-def cells(name: str, rows: int, cols: int) -> np.ndarray:
-    """One pass over so many cells, as (row, col) of the cells: with glimpses of one pixel."""
-    return scan(name, Box(0, 0, rows, cols), 1, rows * cols)
+def names_for(axes: int) -> list[str]:
+    """The patterns for boxes of so many axes."""
+    return [name for name in SCANS if axes == 2 or name not in PLANAR]
+
+
+def scan(name: str, box: Box, patch_size: int, num_glimpses: int, seed: int = 0) -> np.ndarray:
+    return scan_pattern(name)(box, patch_size, num_glimpses, np.random.default_rng(seed))
+
+
+def tiles(name: str, *sides: int) -> np.ndarray:
+    """One pass over a grid of these sides, as the tiles' places in it, (N, K): with glimpses of one pixel."""
+    return scan(name, Box(*[0] * len(sides), *sides), 1, prod(sides))
 
 
 def grid_starts(edge: int, side: int, patch_size: int) -> list[int]:
@@ -43,55 +57,71 @@ def grid_starts(edge: int, side: int, patch_size: int) -> list[int]:
     return starts
 
 
-@pytest.mark.parametrize("name", SCANS)
-@given(box=BOXES, patch_size=PATCHES, lengths=st.tuples(st.integers(0, 600), st.integers(0, 600)))
-def test_fewer_glimpses_are_the_first_of_more(name: str, box: Box, patch_size: int, lengths: tuple[int, int]) -> None:
-    short, long = sorted(lengths)
-    assert np.array_equal(scan(name, box, patch_size, short), scan(name, box, patch_size, long)[:short])
+@pytest.mark.parametrize("axes", [1, 2, 3])
+@given(data=st.data(), counts=st.tuples(st.integers(0, 600), st.integers(0, 600)))
+def test_fewer_glimpses_are_the_first_of_more(axes: int, data: st.DataObject, counts: tuple[int, int]) -> None:
+    box, patch_size = data.draw(boxes(axes))
+    few, many = sorted(counts)
+    for name in names_for(axes):
+        assert np.array_equal(scan(name, box, patch_size, few), scan(name, box, patch_size, many)[:few]), name
 
 
-@pytest.mark.parametrize("name", GRID)
-@given(box=BOXES, patch_size=PATCHES, passes=st.floats(0, 3.5))
-@example(box=Box(0, 0, 40, 40), patch_size=16, passes=0)
-@example(box=Box(0, 0, 40, 40), patch_size=16, passes=1 / 9)  # one glimpse
-def test_grid_patterns_visit_each_cell_once_before_they_repeat(
-    name: str, box: Box, patch_size: int, passes: float
+@given(case=boxes(2), passes=st.floats(0, 3.5))
+@example(case=(Box(0, 0, 40, 40), 16), passes=0)
+@example(case=(Box(0, 0, 40, 40), 16), passes=1 / 9)  # one glimpse
+def test_grid_patterns_visit_each_tile_once_before_they_repeat(case: tuple[Box, int], passes: float) -> None:
+    check_passes(*case, passes)
+
+
+@pytest.mark.parametrize("axes", [1, 3])
+@given(data=st.data(), passes=st.floats(0, 3.5))
+def test_grid_patterns_of_other_axes_visit_each_tile_once_before_they_repeat(
+    axes: int, data: st.DataObject, passes: float
 ) -> None:
-    rows, cols = (grid_starts(box[axis], box[axis + 2], patch_size) for axis in (0, 1))
-    expected = np.sort(np.add.outer(1000 * np.array(rows), cols).ravel())  # one number a cell
-    length = round(passes * len(expected))
-    positions = scan(name, box, patch_size, length)
-    assert positions.shape == (length, 2)
-    assert positions.dtype == np.int32
-    visits = positions @ (1000, 1)
-    for begin in range(0, length, len(expected)):
-        seen = np.sort(visits[begin : begin + len(expected)])
-        assert np.isin(seen, expected).all()
-        assert (np.diff(seen) > 0).all()  # none twice, so a whole pass has them all
+    check_passes(*data.draw(boxes(axes)), passes)
 
 
-@pytest.mark.parametrize("name", GRID)
-@given(box=BOXES, patch_size=PATCHES)
-def test_one_pass_shows_every_pixel(name: str, box: Box, patch_size: int) -> None:
-    margin = 40
-    seen = np.zeros((330, 330), dtype=bool)
-    for row, col in scan(name, box, patch_size, -(-box.height // patch_size) * -(-box.width // patch_size)) + margin:
-        seen[row : row + patch_size, col : col + patch_size] = True
-    top, left = box.row + margin, box.col + margin
-    assert seen[top : top + box.height, left : left + box.width].all()
+def check_passes(box: Box, patch_size: int, passes: float) -> None:
+    starts = [grid_starts(edge, side, patch_size) for edge, side in zip(box.start, box.size, strict=True)]
+    one_number_a_tile = 1000 ** np.arange(box.axes)[::-1]
+    expected = np.sort(np.array(list(itertools.product(*starts))) @ one_number_a_tile)
+    num_glimpses = round(passes * len(expected))
+    for name in set(names_for(box.axes)) - set(ANY_START):
+        positions = scan(name, box, patch_size, num_glimpses)
+        assert positions.shape == (num_glimpses, box.axes), name
+        assert positions.dtype == np.int32, name
+        visits = positions @ one_number_a_tile
+        for begin in range(0, num_glimpses, len(expected)):
+            seen = np.sort(visits[begin : begin + len(expected)])
+            assert np.isin(seen, expected).all(), name
+            assert (np.diff(seen) > 0).all(), name  # none twice, so a whole pass has them all
 
 
-@pytest.mark.parametrize("name", ANY_START)
-@given(box=BOXES, patch_size=PATCHES, length=st.integers(0, 300))
-def test_any_start_lies_in_the_box(name: str, box: Box, patch_size: int, length: int) -> None:
-    positions = scan(name, box, patch_size, length)
-    assert positions.shape == (length, 2)
-    assert positions.dtype == np.int32
-    for starts, edge, side in zip(positions.T, box[:2], box[2:], strict=True):
-        if side >= patch_size:
-            assert ((starts >= edge) & (starts + patch_size <= edge + side)).all()
-        else:  # one start, with the box in the middle of the glimpse
-            assert (starts == edge - (patch_size - side) // 2).all()
+@pytest.mark.parametrize("axes", [1, 2, 3])
+@given(data=st.data())
+def test_one_pass_shows_every_pixel(axes: int, data: st.DataObject) -> None:
+    box, patch_size = data.draw(boxes(axes))
+    for name in set(names_for(axes)) - set(ANY_START):
+        positions = scan(name, box, patch_size, prod(-(-side // patch_size) for side in box.size))
+        seen = np.zeros([side + 2 * patch_size for side in box.size], dtype=bool)  # a margin around the box
+        windows = sliding_window_view(seen, (patch_size,) * axes, writeable=True)
+        windows[tuple((positions - box.start + patch_size).T)] = True
+        assert seen[(slice(patch_size, -patch_size),) * axes].all(), name
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+@given(data=st.data(), num_glimpses=st.integers(0, 300))
+def test_any_start_lies_in_the_box(axes: int, data: st.DataObject, num_glimpses: int) -> None:
+    box, patch_size = data.draw(boxes(axes))
+    for name in ANY_START:
+        positions = scan(name, box, patch_size, num_glimpses)
+        assert positions.shape == (num_glimpses, axes)
+        assert positions.dtype == np.int32
+        for starts, edge, side in zip(positions.T, box.start, box.size, strict=True):
+            if side >= patch_size:
+                assert ((starts >= edge) & (starts + patch_size <= edge + side)).all()
+            else:  # one start, with the box in the middle of the glimpse
+                assert (starts == edge - (patch_size - side) // 2).all()
 
 
 @pytest.mark.parametrize("name", ANY_START)
@@ -102,10 +132,18 @@ def test_any_start_is_reached_evenly(name: str) -> None:
     np.testing.assert_allclose(counts, 10_000, rtol=0.05)
 
 
-@pytest.mark.parametrize("name", SCANS)
-def test_only_the_generator_given_decides(name: str) -> None:
+@pytest.mark.parametrize("name", ANY_START)
+def test_any_start_in_three_axes_is_reached_evenly(name: str) -> None:
+    starts, counts = np.unique(scan(name, Box(1, 2, 3, 9, 10, 8), 8, 30_000), axis=0, return_counts=True)
+    assert starts.tolist() == [[first, row, 3] for first in (1, 2) for row in (2, 3, 4)]
+    np.testing.assert_allclose(counts, 5_000, rtol=0.06)
+
+
+@pytest.mark.parametrize(("name", "axes"), [(name, axes) for axes in (2, 3) for name in names_for(axes)])
+def test_only_the_generator_given_decides(name: str, axes: int) -> None:
     torchs = torch.get_rng_state()
-    first, again, other = (scan(name, Box(0, 0, 100, 90), 16, 100, seed) for seed in (1, 1, 2))
+    box = Box(*[0] * axes, *(100, 90, 80)[:axes])
+    first, again, other = (scan(name, box, 16, 100, seed) for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), torchs)
     assert (first == again).all()
     assert (first == other).all() == (name not in DRAWN)
@@ -128,19 +166,54 @@ def test_only_the_generator_given_decides(name: str) -> None:
 )
 def test_orders_as_drawn_by_hand(name: str, steps: list[list[int]]) -> None:
     found = np.empty((3, 4), dtype=int)
-    found[tuple(cells(name, 3, 4).T)] = range(12)
+    found[tuple(tiles(name, 3, 4).T)] = range(12)
     assert found.tolist() == steps
+
+
+@pytest.mark.parametrize(
+    ("name", "frames"),
+    {
+        "row_raster": [[[0, 1, 2], [3, 4, 5]], [[6, 7, 8], [9, 10, 11]]],
+        "column_raster": [[[0, 2, 4], [1, 3, 5]], [[6, 8, 10], [7, 9, 11]]],
+        "row_snake": [[[0, 1, 2], [5, 4, 3]], [[11, 10, 9], [6, 7, 8]]],
+        "column_snake": [[[0, 3, 4], [1, 2, 5]], [[11, 8, 7], [10, 9, 6]]],
+        "golden_ratio": [[[0, 7, 2], [9, 4, 11]], [[6, 1, 8], [3, 10, 5]]],
+        "coarse_to_fine": [[[1, 2, 3], [4, 5, 6]], [[7, 8, 9], [10, 0, 11]]],
+        "centre_out": [[[7, 0, 4], [6, 1, 5]], [[11, 2, 8], [10, 3, 9]]],
+    }.items(),
+)
+def test_orders_of_two_frames_as_drawn_by_hand(name: str, frames: list[list[list[int]]]) -> None:
+    found = np.empty((2, 2, 3), dtype=int)
+    found[tuple(tiles(name, 2, 2, 3).T)] = range(12)
+    assert found.tolist() == frames
+
+
+@given(sides=GRIDS)
+def test_a_raster_goes_frame_by_frame(sides: list[int]) -> None:
+    assert tiles("row_raster", *sides).tolist() == [list(place) for place in np.ndindex(*sides)]
+    rows_last = [*range(len(sides) - 2), -1, -2] if len(sides) > 1 else [0]
+    swapped = tiles("row_raster", *np.array(sides)[rows_last].tolist())
+    assert np.array_equal(tiles("column_raster", *sides), swapped[:, rows_last])
+
+
+@pytest.mark.parametrize("name", ["row_snake", "column_snake"])
+@given(sides=GRIDS)
+def test_a_snake_through_frames_only_steps_to_neighbours(name: str, sides: list[int]) -> None:
+    path = tiles(name, *sides)
+    assert (np.abs(np.diff(path, axis=0)).sum(axis=1) == 1).all()
+    slowest = 1 if (name, len(sides)) == ("column_snake", 2) else 0
+    assert (np.diff(path[:, slowest]) >= 0).all()
 
 
 @pytest.mark.parametrize("name", ["row_snake", "column_snake", "spiral", "hilbert"])
 @given(rows=GRID_SIDES, cols=GRID_SIDES)
-def test_each_cell_is_next_to_the_last_one(name: str, rows: int, cols: int) -> None:
-    assert (np.abs(np.diff(cells(name, rows, cols), axis=0)).sum(axis=1) == 1).all()
+def test_each_tile_is_next_to_the_last_one(name: str, rows: int, cols: int) -> None:
+    assert (np.abs(np.diff(tiles(name, rows, cols), axis=0)).sum(axis=1) == 1).all()
 
 
 @given(rows=GRID_SIDES, cols=GRID_SIDES)
 def test_diagonals_one_after_another(rows: int, cols: int) -> None:
-    row, col = cells("diagonal", rows, cols).T
+    row, col = tiles("diagonal", rows, cols).T
     along = np.diff(row + col)
     assert np.isin(along, (0, 1)).all()
     assert (np.diff(row)[along == 0] == -1).all()
@@ -148,15 +221,15 @@ def test_diagonals_one_after_another(rows: int, cols: int) -> None:
 
 @given(rows=GRID_SIDES, cols=GRID_SIDES)
 def test_a_spiral_winds_inwards(rows: int, cols: int) -> None:
-    row, col = cells("spiral", rows, cols).T
+    row, col = tiles("spiral", rows, cols).T
     to_the_edge = np.min((row, col, rows - 1 - row, cols - 1 - col), axis=0)
     assert (np.diff(to_the_edge) >= 0).all()
 
 
 @given(rows=GRID_SIDES, cols=GRID_SIDES)
 def test_centre_out_goes_ring_by_ring_each_once_round(rows: int, cols: int) -> None:
-    row, col = cells("centre_out", rows, cols).T
-    down, right = 2 * row - (rows - 1), 2 * col - (cols - 1)  # from the centre, in half cells
+    row, col = tiles("centre_out", rows, cols).T
+    down, right = 2 * row - (rows - 1), 2 * col - (cols - 1)  # from the centre, in half tiles
     ring = np.array([isqrt(square) // 2 for square in (down**2 + right**2).tolist()])
     assert (np.diff(ring) >= 0).all()
     bearing = np.angle(-down + 1j * right)  # 0 at the top, clockwise
@@ -165,9 +238,28 @@ def test_centre_out_goes_ring_by_ring_each_once_round(rows: int, cols: int) -> N
         assert turns.sum() < 2 * np.pi
 
 
+@given(sides=GRIDS)
+def test_centre_out_goes_shell_by_shell_and_frame_by_frame(sides: list[int]) -> None:
+    path = tiles("centre_out", *sides)
+    doubled = 2 * path - (np.array(sides) - 1)  # from the centre, in half tiles
+    shell = [isqrt(square) // 2 for square in (doubled**2).sum(axis=1).tolist()]
+    frames = [tuple(frame) for frame in path[:, :-2].tolist()]
+    assert sorted(shell) == shell
+    visited = list(zip(shell, frames, strict=True))
+    assert sorted(visited) == visited
+
+
+@given(sides=GRIDS)
+def test_coarse_to_fine_finishes_each_level_of_any_grid_before_the_next(sides: list[int]) -> None:
+    visits = list(map(tuple, tiles("coarse_to_fine", *sides).tolist()))
+    for stride in (1, 2, 4, 8, 16):
+        level = set(itertools.product(*(range(side // 2 % stride, side, stride) for side in sides)))
+        assert set(visits[: len(level)]) == level
+
+
 @given(rows=GRID_SIDES, cols=GRID_SIDES)
 def test_coarse_to_fine_finishes_each_level_before_the_next(rows: int, cols: int) -> None:
-    visits = list(map(tuple, cells("coarse_to_fine", rows, cols).tolist()))
+    visits = list(map(tuple, tiles("coarse_to_fine", rows, cols).tolist()))
     for stride in (1, 2, 4, 8, 16, 32, 64):
         level = {
             (row, col)
@@ -180,7 +272,7 @@ def test_coarse_to_fine_finishes_each_level_before_the_next(rows: int, cols: int
 @given(rows=GRID_SIDES, cols=GRID_SIDES)
 def test_golden_ratio_has_one_stride(rows: int, cols: int) -> None:
     count = rows * cols
-    numbers = cells("golden_ratio", rows, cols) @ (cols, 1)
+    numbers = tiles("golden_ratio", rows, cols) @ (cols, 1)
     strides = set((np.diff(numbers) % count).tolist())
     assert len(strides) == (count > 1)
     for stride in strides:
@@ -191,7 +283,7 @@ def test_golden_ratio_has_one_stride(rows: int, cols: int) -> None:
 @pytest.mark.parametrize("side", [2, 4, 8, 16, 32])
 def test_hilbert_on_a_power_of_two_fills_square_after_square(side: int) -> None:
     """With unit steps, that is what makes a curve Hilbert's: at every scale, a quarter after another."""
-    path = cells("hilbert", side, side)
+    path = tiles("hilbert", side, side)
     for scale in (2**level for level in range(1, side.bit_length())):
         squares = (path // scale).reshape(-1, scale * scale, 2)
         assert (squares == squares[:, :1]).all()
@@ -199,8 +291,8 @@ def test_hilbert_on_a_power_of_two_fills_square_after_square(side: int) -> None:
 
 @given(rows=st.integers(12, 70), cols=st.integers(12, 70))
 def test_hilbert_stays_near_on_any_rectangle(rows: int, cols: int) -> None:
-    """16 cells in a row fit a box whose longer side is 6 or so on average; on a true Hilbert curve it is 5.8."""
-    windows = sliding_window_view(cells("hilbert", rows, cols), 16, axis=0)  # (N - 15, 2, 16)
+    """16 tiles in a row fit a box whose longer side is 6 or so on average; on a true Hilbert curve it is 5.8."""
+    windows = sliding_window_view(tiles("hilbert", rows, cols), 16, axis=0)  # (N - 15, 2, 16)
     longer = np.ptp(windows, axis=2).max(axis=1) + 1
     assert longer.mean() < 6.3
     assert longer.max() <= 10
@@ -208,7 +300,7 @@ def test_hilbert_stays_near_on_any_rectangle(rows: int, cols: int) -> None:
 
 def test_a_random_grid_is_drawn_anew_for_every_pass() -> None:
     passes = (scan("random_grid", Box(0, 0, 32, 48), 16, 6 * 6000) // 16 @ (3, 1)).reshape(6000, 6)
-    for place in passes.T:  # every cell is as often the first, the second, ...
+    for place in passes.T:  # every tile is as often the first, the second, ...
         np.testing.assert_allclose(np.bincount(place), 1000, rtol=0.15)
     assert abs((passes[1:, 0] == passes[:-1, 0]).mean() - 1 / 6) < 0.02  # whatever the pass before
 
@@ -222,20 +314,89 @@ def test_sobol_puts_one_point_in_every_elementary_interval(seed: int) -> None:
         assert sorted(intervals.tolist()) == list(range(256))
 
 
-@pytest.mark.parametrize("length", [50, 300, 1000])
-def test_sobol_is_spread_more_evenly_than_random(length: int) -> None:
+@pytest.mark.parametrize("seed", range(3))
+def test_sobol_in_three_axes_puts_one_point_in_every_interval_of_each(seed: int) -> None:
+    for starts in scan("sobol", Box(0, 0, 0, 128, 128, 128), 1, 128, seed).T:
+        assert sorted(starts.tolist()) == list(range(128))
+
+
+@pytest.mark.parametrize("num_glimpses", [50, 300, 1000])
+@pytest.mark.parametrize("sides", [(999, 700), (500, 999, 700)])
+def test_sobol_is_spread_more_evenly_than_random(sides: tuple[int, ...], num_glimpses: int) -> None:
+    box = Box(*[0] * len(sides), *sides)
     found = {
-        name: [
-            qmc.discrepancy((scan(name, Box(0, 0, 999, 700), 1, length, seed) + 0.5) / (999, 700)) for seed in range(9)
-        ]
+        name: [qmc.discrepancy((scan(name, box, 1, num_glimpses, seed) + 0.5) / sides) for seed in range(9)]
         for name in ANY_START
     }
     assert max(found["sobol"]) < min(found["random"]) / 3
 
 
 def test_unknown_pattern_lists_the_known() -> None:
-    with pytest.raises(InputError, match=f"^no scan pattern is called 'zigzag': choose one of {', '.join(SCANS)}$"):
+    names = ", ".join(SCANS)
+    message = f"^no scan pattern is called 'zigzag': choose one of {names}, or give an import path$"
+    with pytest.raises(InputError, match=message):
         scan_pattern("zigzag")
+
+
+@pytest.mark.parametrize("name", ["", ".", ".zigzag", "scans.", "a..b", "my-scans.zigzag"])
+def test_what_is_no_import_path_is_an_unknown_pattern(name: str) -> None:
+    with pytest.raises(InputError, match=f"no scan pattern is called {name!r}"):
+        scan_pattern(name)
+
+
+@pytest.mark.parametrize(("name", "meaning"), [(POLICY, "the model's own policy"), (CANVAS, "takes whole canvases")])
+def test_the_names_that_stand_for_no_scan_say_what_they_stand_for(name: str, meaning: str) -> None:
+    with pytest.raises(InputError, match=f"^'{name}' is no scan pattern but stands for .*{meaning}.*: choose one of"):
+        scan_pattern(name)
+
+
+@pytest.fixture
+def own_scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package of somebody's own, with a scan in it."""
+    package = tmp_path / "own_scans"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "corners.py").write_text(
+        "import numpy as np\n\nSIDE = 3\n\n\ndef first(box, patch_size, num_glimpses, rng):\n"
+        "    return np.full((num_glimpses, box.axes), box.start, np.int32)\n"
+    )
+    (package / "broken.py").write_text("import a_module_that_is_missing\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.usefixtures("own_scans")
+def test_a_scan_is_found_by_its_import_path() -> None:
+    assert scan("own_scans.corners.first", Box(5, 6, 20, 20), 8, 2).tolist() == [[5, 6], [5, 6]]
+    assert scan_pattern("mambaeye.geometry.scans.random") is SCANS["random"]
+
+
+@pytest.mark.usefixtures("own_scans")
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    {
+        "no_such_package.first": "cannot be imported: there is no module no_such_package",
+        "own_scans.circles.first": "cannot be imported: there is no module own_scans.circles",
+        "own_scans.corners.last": "cannot be imported: own_scans.corners has no last",
+        "own_scans.corners.SIDE": "is of type int: give the path of a function",
+    }.items(),
+)
+def test_an_import_path_that_leads_nowhere_says_where_it_ends(name: str, problem: str) -> None:
+    with pytest.raises(InputError, match=f"^the scan pattern {name} {problem}"):
+        scan_pattern(name)
+
+
+@pytest.mark.usefixtures("own_scans")
+def test_an_error_in_the_module_of_a_scan_is_not_hidden() -> None:
+    with pytest.raises(ModuleNotFoundError, match="a_module_that_is_missing"):
+        scan_pattern("own_scans.broken.first")
+
+
+@pytest.mark.parametrize("name", PLANAR)
+@pytest.mark.parametrize("sides", [(40,), (40, 40, 40)])
+def test_a_pattern_of_rows_and_columns_refuses_other_boxes(name: str, sides: tuple[int, ...]) -> None:
+    message = f"^the scan {name} takes boxes of 2 axes, and this one has {len(sides)}: choose another scan$"
+    with pytest.raises(InputError, match=message):
+        tiles(name, *sides)
 
 
 def test_the_docs_show_every_pattern() -> None:

@@ -31,7 +31,8 @@ def validate(checkpoint: str, run_dir: Path, sides: tuple, scans: tuple, budgets
     settings = {
         "data.resolutions": list(sides),
         "data.scans": f"[{','.join(scans)}]",
-        "data.evaluate.num_glimpses": list(budgets) if len(budgets) > 1 else budgets[0],
+        "data.evaluate.num_glimpses": max(budgets),
+        "data.evaluate.report_at": list(budgets),
     }
     settings = {name: str(value).replace(" ", "") for name, value in settings.items()} | RULES
     quiet = ["--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"]
@@ -59,16 +60,16 @@ def test_a_sweep_is_its_cells_one_by_one(sweep: Path, checkpoint: str, tmp_path:
         for one, other in zip(same, alone["rows"], strict=True):
             assert one == pytest.approx(other, abs=1e-6)
         if budget == max(BUDGETS):
-            early = [row for row in whole["stopping"] if (row["resolution"], row["scan"]) == (side, scan)]
-            assert [pytest.approx(row, abs=1e-6) for row in early] == alone["stopping"]
+            early = [row for row in whole["early_exit"] if (row["resolution"], row["scan"]) == (side, scan)]
+            assert [pytest.approx(row, abs=1e-6) for row in early] == alone["early_exit"]
 
 
 def test_what_a_sweep_leaves_behind(sweep: Path) -> None:
     content = json.loads((sweep / "validation.json").read_text())
-    assert {(row["resolution"], row["scan"]) for row in content["stopping"]} == {(r, s) for r in SIDES for s in SCANS}
-    assert len(content["stopping"]) == 9 * 5
+    assert {(row["resolution"], row["scan"]) for row in content["early_exit"]} == {(r, s) for r in SIDES for s in SCANS}
+    assert len(content["early_exit"]) == 9 * 5
     last = {(row["resolution"], row["scan"]): row for row in content["rows"] if row["step"] == 40}
-    for row in content["stopping"]:
+    for row in content["early_exit"]:
         if row["rule"] == "confidence" and row["threshold"] == 0.1:  # of ten classes, one always has that much
             assert (row["glimpses"], row["stopped"]) == (1, 1)
         if not row["stopped"]:  # never met: the last answer
@@ -77,11 +78,11 @@ def test_what_a_sweep_leaves_behind(sweep: Path) -> None:
     table = (sweep / "validation" / "table.md").read_text().splitlines()
     assert len(table) == 2 + 2 + 9
     assert len({line.count("|") for line in table[2:]}) == 1
-    with (sweep / "validation" / "stopping.csv").open(newline="") as file:
+    with (sweep / "validation" / "early_exit.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [float(row["glimpses"]) for row in rows] == [row["glimpses"] for row in content["stopping"]]
+    assert [float(row["glimpses"]) for row in rows] == [row["glimpses"] for row in content["early_exit"]]
     pictures = {path.stem for path in (sweep / "validation").glob("*.png")}
-    assert pictures >= {"resolution", "area", "stopping", "stopping_ece", "reliability", "confidence"}
+    assert pictures >= {"resolution", "area", "early_exit", "early_exit_ece", "reliability", "confidence"}
 
 
 def test_a_validation_says_how_long_it_waited(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -144,7 +145,7 @@ def test_one_glimpse_and_one_rule(checkpoint: str, tmp_path: Path) -> None:
     one = ["--model.early_exit.confidence=[0.5]", "--model.early_exit.stable=[]", "--model.early_exit.entropy=[]"]
     content = validate(checkpoint, tmp_path, (24,), ("random",), (1,), *one)
     assert [(row["step"], row["samples"]) for row in content["rows"]] == [(1, 397)]
-    assert [(row["threshold"], row["glimpses"]) for row in content["stopping"]] == [(0.5, 1)]
+    assert [(row["threshold"], row["glimpses"]) for row in content["early_exit"]] == [(0.5, 1)]
 
 
 def test_no_rules(checkpoint: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -48,7 +49,9 @@ def rows(run_dir: Path, name: str = "validation.json") -> list[dict]:
 
 def test_fit_leaves_a_run_directory(trained: Path) -> None:
     checkpoint = torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)
-    assert checkpoint["hyper_parameters"]["encoder"]["num_classes"] == 10
+    encoder = checkpoint["hyper_parameters"]["encoder"]
+    assert encoder["class_path"] == "mambaeye.encoders.mambaeye.MambaEye"
+    assert encoder["init_args"]["num_classes"] == 10
     assert checkpoint["datamodule_hyper_parameters"]["resolutions"] == [32, 40]
     assert checkpoint["global_step"] == 1400 // 64
     assert (trained / "checkpoints" / "best.ckpt").exists()
@@ -146,7 +149,7 @@ def test_continue_a_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> No
     checkpoint = torch.load("again/checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["epoch"] == 1
     assert checkpoint["global_step"] == 2 * (1400 // 64)
-    assert checkpoint["hyper_parameters"]["encoder"]["dim"] == 16  # from the checkpoint: no flag said so
+    assert checkpoint["hyper_parameters"]["encoder"]["init_args"]["dim"] == 16  # from the checkpoint: no flag said so
     assert sorted(path.name for path in Path("again/by_glimpse").iterdir()) == ["epoch_000", "epoch_001"]
     records = [json.loads(line) for line in Path("again/curves.jsonl").read_text().splitlines()]
     steps = [record["optimizer_step"] for record in records if record["kind"] == "training"]
@@ -229,7 +232,10 @@ def test_a_checkpoint_says_what_the_model_is_told_of_where_it_looks(
     assert "  model.encoder.coordinates: positions -> moves\n" in capsys.readouterr().out
     assert rows(Path("there")) != before
     older = torch.load(trained / "checkpoints/last.ckpt", weights_only=True)  # from before there was the choice
-    del older["hyper_parameters"]["encoder"]["coordinates"], older["datamodule_hyper_parameters"]["train_scan"]
+    del (
+        older["hyper_parameters"]["encoder"]["init_args"]["coordinates"],
+        older["datamodule_hyper_parameters"]["train_scan"],
+    )
     torch.save(older, "older.ckpt")
     assert ClassifierModule.load_from_checkpoint("older.ckpt").encoder.config.coordinates == "moves"
     main(["validate", "--ckpt_path=older.ckpt", "--run_dir=older", "--trainer.accelerator=cpu"])
@@ -243,7 +249,11 @@ def test_a_checkpoint_says_what_the_model_is_told_of_where_it_looks(
         (["predict", "--ckpt_path=x.ckpt"], "--ckpt_path x.ckpt does not exist"),
         (["fit", "--data.train_scan=zigzag"], "no scan pattern is called 'zigzag': choose one of random, "),
         (["fit", "--data.scans=[zigzag]"], "no scan pattern is called 'zigzag': choose one of random, random_grid, "),
-        (["fit", "--data.patch_size=40"], "data.train.canvas is 32..64 pixels and a glimpse 40: give two sides"),
+        (["fit", "--data.patch_size=40"], "data.resolutions has 32, less than a glimpse of 40 pixels"),
+        (["fit", "--data.train.canvas=[8,64]"], "data.train.canvas is 8..64 pixels and a glimpse 16: give two sides"),
+        (["fit", "--model.encoder=Nobody"], "Nobody"),
+        (["fit", "--model.encoder.dpeth=3"], "dpeth"),
+        (["fit", "--data.scans=[policy]"], "data.scans has policy, and the model has none: give --model.policy"),
         (["fit", "--data.patch_size=32"], None),
         (["fit", "--data.resolutions=[8]"], "data.resolutions has 8, less than a glimpse of 16 pixels"),
         (["fit", "--data.train.inside_prob=1.5"], "data.train.inside_prob is 1.5: give a probability, 0 to 1"),
@@ -323,13 +333,12 @@ def test_every_argument_of_ours_has_a_sentence(command: str, capsys: pytest.Capt
         main([command, "--help"])
     assert stop.value.code == 0
     arguments = " ".join(capsys.readouterr().out.partition("options:")[2].split()).split(" --")
-    ours = [
-        words for words in arguments if words.startswith(("model.", "data.", "run_dir", "preemption.", "nonfinite."))
-    ]
+    named = ("model.", "data.", "run_dir", "preemption.", "nonfinite.")
+    ours = [words for words in arguments if words.startswith(named) and " for details. " not in words]  # of a link
     assert len(ours) > 25
     for words in ours:
         name, _, help_text = words.partition(" ")
-        sentence = help_text.partition("(type:")[0]
+        sentence = re.split(r"\((?:required, )?type:", help_text)[0]
         assert sentence.rstrip().endswith(".") and len(sentence.split()) > 3, name  # noqa: PT018
 
 

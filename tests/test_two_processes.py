@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FIT = """--data.train.num_glimpses=9 --data.evaluate.num_glimpses=9 --data.resolutions=[32,40] --data.loader.num_workers=0 --data.loader.batch_size=30
+FIT = """--data.train.num_glimpses=9 --data.evaluate.num_glimpses=9 --data.resolutions=[32,40]
+--data.loader.num_workers=0 --data.loader.batch_size=30
 --model.encoder.dim=16 --model.encoder.depth=1 --model.encoder.d_state=8 --model.encoder.headdim=8
 --trainer.max_epochs=2 --trainer.limit_train_batches=4 --trainer.log_every_n_steps=2"""
 

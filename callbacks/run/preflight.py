@@ -45,7 +45,8 @@ class Preflight(Callback):
             ("encoder", model_of(pl_module).backend),
             (
                 "optimizer step",
-                f"{step.images} images = {trainer.world_size} processes x {step.micro_batch} x {step.accumulation} accumulated",
+                f"{step.images} images = {trainer.world_size} processes x {step.micro_batch} x {step.accumulation} "
+                f"accumulated",
             ),
         ]
 

@@ -1,4 +1,12 @@
-"""Coverage: how much of an image a trajectory has shown (paper section 3.2)."""
+"""Coverage: how much of an image a trajectory has shown (paper section 3.2).
+
+Shapes: B images, T glimpses, K axes, P patch side, S... the sides of a canvas.
+"""
+
+from collections.abc import Sequence
+from copy import copy
+from itertools import product
+from math import prod
 
 import numpy as np
 import torch
@@ -8,93 +16,140 @@ from torch import Tensor
 from mambaeye.errors import InputError
 from mambaeye.geometry.box import Box
 
-TILE = 1024  # pixels along an axis that share_seen looks at together
+BLOCK = 1 << 20  # pixels that share_seen counts together
 
 
-def information_ratio(positions: Tensor | np.ndarray, box: Box | tuple | Tensor, patch_size: int) -> Tensor:
-    """r_t: the exact share of the box's pixels that the union of glimpses 0..t covers (paper section 3.2).
+def information_ratio(
+    positions: Tensor | np.ndarray, box: Sequence[int] | Sequence[Sequence[int]] | Tensor | np.ndarray, patch_size: int
+) -> Tensor:
+    """Return r_t: the exact share of the box's pixels that the union of glimpses 0..t covers (paper section 3.2).
 
     Overlaps count once; whatever part of a glimpse lies outside the box counts nothing.
 
     Args:
-        positions: (..., T, 2) integers, (row, col).
-        box: (row, col, height, width), one for all trajectories or (..., 4), one for each.
+        positions: (..., T, K) integers, each glimpse's first pixel.
+        box: a Box, one for all trajectories, or (..., 2 K), one for each.
         patch_size: side of a glimpse in pixels.
 
     Returns:
         (..., T) float64, non-decreasing, in [0, 1].
+
+    Raises:
+        InputError: a box has no pixels.
     """
     positions = np.asarray(positions)
-    leading, length = positions.shape[:-2], positions.shape[-2]
-    boxes = np.broadcast_to(np.asarray(box), (*leading, 4)).reshape(-1, 4)
-    ratios = np.empty((len(boxes), length))
-    for ratio, trajectory, (row, col, height, width) in zip(
-        ratios, positions.reshape(len(boxes), length, 2), boxes, strict=True
-    ):
-        if height < 1 or width < 1:
-            raise InputError(f"the box has {height} x {width} pixels: an information ratio needs at least one")
-        ratio[:] = newly_seen(trajectory - (row, col), height, width, patch_size).cumsum() / (height * width)
-    return torch.from_numpy(ratios.reshape(*leading, length))
+    *leading, num_glimpses, axes = positions.shape
+    boxes = np.broadcast_to(np.asarray(box), (*leading, 2 * axes)).reshape(-1, 2, axes)
+    ratios = np.empty((len(boxes), num_glimpses))
+    trajectories = positions.reshape(len(boxes), num_glimpses, axes)
+    for ratio, trajectory, (start, size) in zip(ratios, trajectories, boxes, strict=True):
+        sides = size.tolist()
+        if min(sides) < 1:
+            shape = " x ".join(map(str, sides))
+            raise InputError(f"the box has {shape} pixels: an information ratio needs at least one")
+        ratio[:] = newly_seen(trajectory - start, sides, patch_size).cumsum() / prod(sides)
+    return torch.from_numpy(ratios.reshape(*leading, num_glimpses))
 
 
 def share_seen(positions: np.ndarray, box: Box, patch_size: int) -> float:
-    """The last information ratio alone, in memory that grows with the positions but neither with the box nor the patch.
+    """Return the last information ratio alone, in the memory of the positions and of one block of pixels.
 
-    The box is gone through tile by tile, and each painted with the glimpses that touch it.
+    The box is gone through block by block, and each painted with the glimpses that touch it.
 
     Args:
-        positions: (T, 2) integers, (row, col).
+        positions: (T, K) integers, each glimpse's first pixel.
         box: the image's place.
         patch_size: side of a glimpse in pixels.
     """
-    seen, margin = 0, patch_size
-    for row in range(0, box.height, TILE):
-        for col in range(0, box.width, TILE):
-            size = min(TILE, box.height - row), min(TILE, box.width - col)
-            starts = positions - (box.row + row, box.col + col)
-            rows, cols = starts[((starts > -margin) & (starts < size)).all(axis=1)].T + margin
-            tile = np.zeros((size[0] + 2 * margin, size[1] + 2 * margin), dtype=bool)
-            sliding_window_view(tile, (patch_size, patch_size), writeable=True)[rows, cols] = True
-            seen += int(tile[margin:-margin, margin:-margin].sum())
-    return seen / (box.height * box.width)
+    seen, side = 0, round(BLOCK ** (1 / box.axes))
+    for corner in product(*(range(0, length, side) for length in box.size)):
+        size = np.minimum(side, np.subtract(box.size, corner))
+        starts = positions - np.add(box.start, corner)
+        touching = starts[((starts > -patch_size) & (starts < size)).all(axis=1)]
+        block = np.zeros(size + 2 * patch_size, dtype=bool)
+        _windows(block, patch_size)[tuple(touching.T + patch_size)] = True
+        seen += int(np.count_nonzero(block[(slice(patch_size, -patch_size),) * box.axes]))
+    return seen / prod(box.size)
 
 
-def newly_seen(positions: np.ndarray, height: int, width: int, patch_size: int) -> np.ndarray:
-    """Pixels of a (height, width) image that each glimpse is the first to show: (T, 2) -> (T,) integers.
+def newly_seen(positions: np.ndarray, size: Sequence[int], patch_size: int) -> np.ndarray:
+    """Return how many pixels of an image each glimpse is the first to show.
 
-    Glimpses are painted with their step, last to first, so that every pixel ends up with the step that saw it first; a
-    glimpse's new pixels are those that kept its number. A margin of one patch takes what falls outside the image.
+    Glimpses are painted with their step, from 1, so that every pixel ends up with the step that saw it first; a
+    glimpse's new pixels are those that bear its own. A margin of one patch takes what falls outside the image.
+
+    Painting all glimpses by one assignment, last to first, is by far the fastest, but NumPy does not promise that the
+    one written last stays where they overlap. Whichever stays is one of them: so every pixel has its first step if and
+    only if no glimpse shows a later one than its own, and if one does, they are painted again one by one.
+
+    Args:
+        positions: (T, K) integers, from the image's first pixel.
+        size: the image's K sides, pixels.
+        patch_size: side of a glimpse in pixels.
+
+    Returns:
+        (T,) uint32.
     """
-    length, margin = len(positions), patch_size
-    rows, cols = np.clip(positions, -margin, (height, width)).T + margin
-    steps = np.arange(length, dtype=np.min_scalar_type(length))[:, None, None]  # the smallest integers are the fastest
-    first_seen = np.full((height + 2 * margin, width + 2 * margin), length, dtype=steps.dtype)
-    windows = sliding_window_view(first_seen, (patch_size, patch_size), writeable=True)  # at each pixel, (P, P)
-    backwards = np.arange(length - 1, -1, -1)  # as indices, for NumPy may walk a reversed view from its other end
-    windows[rows[backwards], cols[backwards]] = steps[backwards]  # of overlapping windows the last one written stays
-    first_seen[:margin] = first_seen[margin + height :] = length
-    first_seen[:, :margin] = first_seen[:, margin + width :] = length
-    return (windows[rows, cols] == steps).sum(axis=(1, 2), dtype=np.uint32)
+    num_glimpses, axes = positions.shape
+    places = tuple(np.clip(positions, -patch_size, size).T + patch_size)  # K of (T,), in the painting
+    steps = np.arange(1, num_glimpses + 1, dtype=np.min_scalar_type(num_glimpses))  # the smallest are the fastest
+    own = steps.reshape(-1, *[1] * axes)
+    painting = np.zeros([side + 2 * patch_size for side in size], steps.dtype)
+    windows = _windows(painting, patch_size)  # at each pixel, (P, ...)
+    for paint in (_paint_at_once, _paint_one_by_one):
+        paint(windows, places, own)
+        _clear_margin(painting, patch_size)
+        shown = windows[places]  # (T, P, ...)
+        if (shown <= own).all():
+            break
+    new: np.ndarray = (shown == own).sum(axis=tuple(range(1, 1 + axes)), dtype=np.uint32)
+    return new
+
+
+def _windows(pixels: np.ndarray, patch_size: int) -> np.ndarray:
+    """Return a view that has, at each pixel, the glimpse that starts there."""
+    return sliding_window_view(pixels, (patch_size,) * pixels.ndim, writeable=True)
+
+
+def _paint_at_once(windows: np.ndarray, places: tuple[np.ndarray, ...], steps: np.ndarray) -> None:
+    backwards = np.arange(len(steps) - 1, -1, -1)  # as indices, for NumPy may walk a reversed view from its other end
+    windows[tuple(place[backwards] for place in places)] = steps[backwards]
+
+
+def _paint_one_by_one(windows: np.ndarray, places: tuple[np.ndarray, ...], steps: np.ndarray) -> None:
+    for place, step in reversed(list(zip(zip(*places, strict=True), steps, strict=True))):
+        windows[place] = step
+
+
+def _clear_margin(painting: np.ndarray, margin: int) -> None:
+    for axis in range(painting.ndim):
+        lines = painting.swapaxes(0, axis)
+        lines[:margin] = lines[-margin:] = 0
 
 
 class Coverage:
-    """Which pixels of a batch of canvases have been shown so far, kept on their device while a policy looks around.
+    """Which pixels of a batch of canvases were shown so far, kept on their device for policies.
 
     Attributes:
-        seen: (B, S...) bool, by pixel of the canvas.
         boxes: (B, 2 K) integers, the images' places; see Box.
+        seen: (B, S...) bool, the pixels of each canvas that were shown, its padding's too.
+        pixels: (B,) int64, how many of the image's own were shown.
     """
 
-    def __init__(self, size: tuple[int, ...], boxes: Tensor, patch_size: int) -> None:
-        """Start with nothing seen, on canvases of that size."""
-        self.boxes, self.patch_size = boxes, patch_size
+    def __init__(self, size: Sequence[int], boxes: Tensor, patch_size: int) -> None:
+        """Start with nothing seen.
+
+        Args:
+            size: the canvases' K sides, pixels.
+            boxes: (B, 2 K) integers, each wholly on its canvas.
+            patch_size: side of a glimpse in pixels.
+        """
+        self.boxes = boxes
         self.seen = torch.zeros(len(boxes), *size, dtype=torch.bool, device=boxes.device)
-        self.pixels = torch.zeros(len(boxes), dtype=torch.long, device=boxes.device)  # seen of each image
-        axes = len(size)
-        within = torch.arange(patch_size, device=boxes.device)
-        grid = torch.stack(torch.meshgrid([within] * axes, indexing="ij"), dim=-1).flatten(0, -2)  # (P^K, K)
-        self.offsets = grid
-        self.strides = torch.tensor([self.seen[0].stride(axis) for axis in range(axes)], device=boxes.device)
+        self.pixels = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
+        within = [torch.arange(patch_size, device=boxes.device)] * len(size)
+        self._offsets = torch.stack(torch.meshgrid(within, indexing="ij"), dim=-1).flatten(0, -2)  # (P^K, K)
+        self._strides = torch.tensor(self.seen.stride()[1:], device=boxes.device)
 
     def add(self, positions: Tensor) -> Tensor:
         """Show the next glimpses and return the information ratio after each, (B, n) float32.
@@ -102,26 +157,46 @@ class Coverage:
         Args:
             positions: (B, n, K) integers, every glimpse wholly on its canvas.
         """
-        first, size = self.boxes.long().unflatten(1, (2, -1)).unbind(1)  # (B, K) each
-        flat = self.seen.flatten(1)  # a view, (B, pixels)
-        total = size.prod(1)
-        ratios = []
-        for at in range(positions.shape[1]):
-            shown = positions[:, at, None].long() + self.offsets  # (B, P^K, K)
-            inside = ((shown >= first[:, None]) & (shown < (first + size)[:, None])).all(-1)
-            index = (shown * self.strides).sum(-1)
-            self.pixels = self.pixels + (inside & ~flat.gather(1, index)).sum(1)
-            flat.scatter_(1, index, True)
-            ratios.append(self.pixels.double() / total)
-        return torch.stack(ratios, dim=1).float()
+        new = torch.zeros(positions.shape[:2], dtype=torch.int64, device=positions.device)
+        for step in range(positions.shape[1]):
+            index, unseen = self._window(positions[:, step : step + 1])
+            new[:, step] = unseen.sum(2)[:, 0]
+            self.seen.flatten(1).scatter_(1, index[:, 0], True)  # into a view
+        ratios = self._share(self.pixels[:, None] + new.cumsum(1))
+        self.pixels = self.pixels + new.sum(1)
+        return ratios
+
+    def new_pixels(self, positions: Tensor) -> Tensor:
+        """Return how many of the image's pixels each of some glimpses would be the first to show: (B, n) int64.
+
+        Nothing is shown: these are alternatives, not a sequence. Takes memory for n P^K pixels an image.
+
+        Args:
+            positions: (B, n, K) integers, every glimpse wholly on its canvas.
+        """
+        return self._window(positions)[1].sum(2)
+
+    def _window(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the flat indices of the pixels of glimpses, and which are the image's and unseen: (B, n, P^K) each."""
+        first, size = self.boxes.reshape(len(self.boxes), 2, 1, 1, -1).unbind(1)  # (B, 1, 1, K) each
+        shown = positions[:, :, None].long() + self._offsets  # (B, n, P^K, K)
+        own = ((shown >= first) & (shown < first + size)).all(-1)
+        index = (shown * self._strides).sum(-1)
+        seen = self.seen.flatten(1).gather(1, index.flatten(1)).view_as(own)
+        return index, own & ~seen
 
     @property
     def information_ratio(self) -> Tensor:
         """Return the share of each image that was shown so far: (B,) float32."""
-        return (self.pixels.double() / self.boxes.long()[:, self.boxes.shape[1] // 2 :].prod(1)).float()
+        return self._share(self.pixels[:, None])[:, 0]
 
     def rows(self, index: Tensor) -> "Coverage":
-        """Return the coverage of some of the images."""
-        some = Coverage(tuple(self.seen.shape[1:]), self.boxes[index], self.patch_size)
-        some.seen, some.pixels = self.seen[index], self.pixels[index]
+        """Return a copy that goes on with some of the images: (b,) integers, or (B,) bool."""
+        some = copy(self)
+        some.boxes, some.seen, some.pixels = self.boxes[index], self.seen[index], self.pixels[index]
         return some
+
+    def _share(self, pixels: Tensor) -> Tensor:
+        """Return what share of each image so many pixels are, (B, n): float32, rounded once from float64."""
+        total = self.boxes[:, self.boxes.shape[1] // 2 :].long().prod(1, keepdim=True)
+        return (pixels.double() / total).float()

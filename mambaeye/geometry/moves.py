@@ -1,6 +1,6 @@
 """Positions -> moves -> sinusoidal embedding: the only way in which the model learns where it looks.
 
-Shapes: B images, T glimpses, K axes of a position (2: row, col), E values an axis.
+Shapes: B images, T glimpses, K axes of a position (2: row, col).
 """
 
 import torch
@@ -8,14 +8,14 @@ from torch import Tensor
 
 
 def moves(positions: Tensor, previous: Tensor | None = None) -> Tensor:
-    """The move that led to each glimpse, in raw pixels; the first is zero unless a previous position is carried.
+    """Return the move that led to each glimpse, in raw pixels; the first is zero unless a previous position is carried.
 
     Args:
         positions: (B, T, K) integers.
         previous: (B, K) integers, the position before the first one here.
 
     Returns:
-        (B, T, K), positions[t] - positions[t - 1], in the dtype of positions.
+        (B, T, K): positions[:, t] - positions[:, t - 1], in the dtype of positions.
     """
     if previous is None:
         previous = positions[:, 0]
@@ -23,7 +23,7 @@ def moves(positions: Tensor, previous: Tensor | None = None) -> Tensor:
 
 
 def embed_moves(moves: Tensor, dim: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Sinusoidal embedding of moves (paper section 3.1): axis after axis, dim/2 sines then dim/2 cosines.
+    """Embed moves sinusoidally (paper section 3.1): axis after axis, dim/2 sines then dim/2 cosines.
 
     The angle of pair i is move / 10000^(2i / dim), so that a zero move embeds as zeros and ones.
 

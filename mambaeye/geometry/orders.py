@@ -1,96 +1,144 @@
-"""Orders of the cells of a grid: (rows, cols) -> the numbers 0 .. rows * cols - 1, as they are visited.
+"""Orders in which to visit the tiles of a grid: its sides -> a permutation of 0 .. prod(sides) - 1.
 
-Cells are numbered row by row, from 0 at the top left.
+Tiles are numbered with the last axis fastest: row by row, from 0 at the top left. The last two axes are rows and
+columns; frames, or the slices of a volume, come before. Hilbert's curve, the spiral and the diagonals are of two axes;
+all others are of any number from 1 up.
 """
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, reduce, wraps
 from itertools import count
-from math import gcd
+from math import gcd, prod
+from operator import or_
+from typing import Protocol
 
 import numpy as np
+
+from mambaeye.errors import InputError
 
 GOLDEN_SECTION = (5**0.5 - 1) / 2
 
 
-def numbered(rows: int, cols: int) -> np.ndarray:
-    """The cells' numbers where they lie: (rows, cols)."""
-    return np.arange(rows * cols).reshape(rows, cols)
+class Order(Protocol):
+    """A pure function of a grid's sides, at least 1 each, that says in which order its tiles are visited."""
+
+    def __call__(self, *sides: int) -> np.ndarray:
+        """Return the tiles' numbers, (prod(sides),) integers, each of them once."""
 
 
-def row_raster(rows: int, cols: int) -> np.ndarray:
-    """Left to right, top to bottom, as one reads."""
-    return numbered(rows, cols).ravel()
+def numbered(*sides: int) -> np.ndarray:
+    """Return the tiles' numbers where they lie: an array of these sides."""
+    return np.arange(prod(sides)).reshape(sides)
 
 
-def column_raster(rows: int, cols: int) -> np.ndarray:
-    """Top to bottom, left to right."""
-    return numbered(rows, cols).T.ravel()
+def transposed(tiles: np.ndarray) -> np.ndarray:
+    """Swap rows and columns; a single axis stays as it is."""
+    return tiles.swapaxes(-1, max(-2, -tiles.ndim))
 
 
-def row_snake(rows: int, cols: int) -> np.ndarray:
-    """Rows from the top, every second one from right to left."""
-    return back_and_forth(numbered(rows, cols))
+def row_raster(*sides: int) -> np.ndarray:
+    """Order left to right, top to bottom, as one reads, and frame by frame."""
+    return numbered(*sides).ravel()
 
 
-def column_snake(rows: int, cols: int) -> np.ndarray:
-    """Columns from the left, every second one from the bottom up."""
-    return back_and_forth(numbered(rows, cols).T)
+def column_raster(*sides: int) -> np.ndarray:
+    """Order top to bottom, left to right, and frame by frame."""
+    return transposed(numbered(*sides)).ravel()
 
 
-def back_and_forth(lines: np.ndarray) -> np.ndarray:
-    """Line by line, every second one backwards: (N, M) -> (N * M,)."""
-    lines = lines.copy()
-    lines[1::2] = lines[1::2, ::-1]
-    return lines.ravel()
+def row_snake(*sides: int) -> np.ndarray:
+    """Order rows from the top, every second one from right to left, and every second frame from its last tile back."""
+    return back_and_forth(numbered(*sides))
 
 
+def column_snake(*sides: int) -> np.ndarray:
+    """Order columns from the left, every second one from the bottom up, and every second frame back."""
+    return back_and_forth(transposed(numbered(*sides)))
+
+
+def back_and_forth(tiles: np.ndarray) -> np.ndarray:
+    """Flatten line by line, every second one backwards, and so axis after axis: each step is to a neighbour."""
+    while tiles.ndim > 1:
+        tiles = tiles.copy()
+        tiles[1::2] = tiles[1::2, ::-1]
+        tiles = tiles.reshape(-1, *tiles.shape[2:])
+    return tiles
+
+
+def centre_out(*sides: int) -> np.ndarray:
+    """Order in shells a tile thick around the centre, the innermost first.
+
+    In two axes these are rings, each clockwise from the top; with more axes a shell is visited frame by frame.
+    """
+    centre = np.reshape(sides, (-1, 1)) - 1  # in half tiles
+    offset = np.indices(sides).reshape(len(sides), -1) - centre / 2  # (K, tiles)
+    shell = np.sqrt(np.square(offset).sum(axis=0)).astype(int)
+    row, col = offset[max(-2, -len(sides))], offset[-1]
+    clockwise = np.arctan2(col, -row) % (2 * np.pi)
+    return np.lexsort((clockwise, *offset[-3::-1], shell))  # the last key counts most
+
+
+def coarse_to_fine(*sides: int) -> np.ndarray:
+    """Order every 2^k-th tile along every axis from the centre, then every 2^(k-1)-th, ...: what is not visited yet."""
+    offsets: tuple[np.ndarray, ...] = np.ogrid[tuple(slice(-(side // 2), side - side // 2) for side in sides)]
+    bits = reduce(or_, offsets, np.array(2**30)).ravel()  # the centre's is 2^30, which every stride divides
+    stride = bits & -bits  # the lowest set bit: the largest power of two that divides the offset along every axis
+    return np.argsort(-stride, stable=True)
+
+
+def golden_ratio(*sides: int) -> np.ndarray:
+    """Order by number, with strides of the golden section of all tiles, or the next stride that meets every tile."""
+    tiles = prod(sides)
+    stride = next(stride for stride in count(int(tiles * GOLDEN_SECTION)) if gcd(stride, tiles) == 1)
+    return np.arange(tiles) * stride % tiles
+
+
+def planar(order: Callable[[int, int], np.ndarray]) -> Order:
+    """Make an order of rows and columns refuse grids with other axes.
+
+    Raises:
+        InputError: when the order is called with other than two sides.
+    """
+
+    @wraps(order)
+    def of_two_axes(*sides: int) -> np.ndarray:
+        if len(sides) != 2:
+            raise InputError(
+                f"the scan {order.__name__} takes boxes of 2 axes, and this one has {len(sides)}: choose another scan"
+            )
+        return order(*sides)
+
+    return of_two_axes
+
+
+@planar
 def diagonal(rows: int, cols: int) -> np.ndarray:
-    """Diagonals from the top left to the bottom right, each from its lower left end up."""
+    """Order diagonals from the top left to the bottom right, each from its lower left end up."""
     row, col = np.indices((rows, cols)).reshape(2, -1)
     return np.lexsort((col, row + col))
 
 
+@planar
 def spiral(rows: int, cols: int) -> np.ndarray:
-    """From the top left clockwise along the edge and on inwards."""
+    """Order from the top left clockwise along the edge and on inwards."""
     turn = np.arange(min(rows, cols))
     runs = np.stack((cols - turn, rows - 1 - turn), axis=1).ravel()  # across, down, back, up, ever shorter
     moves = np.resize((1, cols, -1, -cols), len(runs))
     return np.repeat(moves, runs).cumsum() - 1
 
 
-def centre_out(rows: int, cols: int) -> np.ndarray:
-    """Rings a cell wide around the centre, the innermost first, each clockwise from the top."""
-    row, col = np.indices((rows, cols)).reshape(2, -1) - np.array([[rows - 1], [cols - 1]]) / 2
-    ring = np.hypot(row, col).astype(int)
-    clockwise = np.arctan2(col, -row) % (2 * np.pi)
-    return np.lexsort((clockwise, ring))
-
-
-def coarse_to_fine(rows: int, cols: int) -> np.ndarray:
-    """Every 2^k-th row and column from the centre, then every 2^(k-1)-th, ...: each level what is not seen yet."""
-    row, col = np.ogrid[:rows, :cols]
-    offset = ((row - rows // 2) | (col - cols // 2) | 2**30).ravel()  # the centre's is 0, which every stride divides
-    stride = offset & -offset  # the lowest set bit: the largest power of two that divides row and column
-    return np.argsort(-stride, stable=True)
-
-
-def golden_ratio(rows: int, cols: int) -> np.ndarray:
-    """Row by row with strides of the golden section of all cells, or the next stride that meets every cell."""
-    cells = rows * cols
-    stride = next(stride for stride in count(int(cells * GOLDEN_SECTION)) if gcd(stride, cells) == 1)
-    return np.arange(cells) * stride % cells
-
-
+@planar
 def hilbert(rows: int, cols: int) -> np.ndarray:
-    """Hilbert's curve, for any rectangle: neighbour to neighbour, one part of the box after another."""
+    """Order along Hilbert's curve, for any rectangle: neighbour to neighbour, one part of the box after another."""
     if (cols % 2, -cols) <= (rows % 2, -rows):  # along the even side if one is, else along the longer
         return hilbert_curve(rows, cols)
-    return numbered(rows, cols).T.ravel()[hilbert_curve(cols, rows)]
+    curve: np.ndarray = column_raster(rows, cols)[hilbert_curve(cols, rows)]
+    return curve
 
 
 @lru_cache(maxsize=256)
 def hilbert_curve(rows: int, cols: int) -> np.ndarray:
-    """The curve from the top left to the top right; the few shapes that its parts have are worked out once.
+    """Return the curve from the top left to the top right; the few shapes that its parts have are worked out once.
 
     There is one in unit steps if cols is even or rows odd (on a chessboard, it changes colour with every step), unless
     it is a single column. The parts are cut so that they are of that kind again: a wide box in two side by side; any
@@ -99,13 +147,13 @@ def hilbert_curve(rows: int, cols: int) -> np.ndarray:
     """
     assert cols % 2 == 0 or rows % 2 == 1, f"{rows} x {cols}"
     assert cols > 1 or rows == 1, f"{rows} x {cols}"
-    cells = numbered(rows, cols)
+    tiles = numbered(rows, cols)
     if rows == 1 or cols == 2:  # across; or down, and up again
-        return np.concatenate((cells[:, 0], cells[::-1, 1:].ravel()))
+        return np.concatenate((tiles[:, 0], tiles[::-1, 1:].ravel()))
     if cols >= 2 * rows:
         middle = cols // 4 * 2
-        parts = cells[:, :middle], cells[:, middle:]
+        parts = [tiles[:, :middle], tiles[:, middle:]]
     else:
         upper, middle = (rows + 1) // 4 * 2, cols // 2
-        parts = cells[:upper, :middle].T, cells[upper:], cells[:upper, middle:][::-1, ::-1].T
+        parts = [tiles[:upper, :middle].T, tiles[upper:], tiles[:upper, middle:][::-1, ::-1].T]
     return np.concatenate([part.ravel()[hilbert_curve(*part.shape)] for part in parts])

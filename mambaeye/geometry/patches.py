@@ -1,4 +1,7 @@
-"""Cutting glimpses out of canvases: the only place where pixels become patches."""
+"""Cutting glimpses out of canvases: the only place where pixels become patches.
+
+Shapes: B canvases, S... their sides, C channels, K axes (as many as sides), T glimpses, P patch side.
+"""
 
 import numpy as np
 import torch
@@ -7,32 +10,37 @@ from torch import Tensor
 
 
 def cut_patches(canvas: np.ndarray, positions: np.ndarray, patch_size: int) -> np.ndarray:
-    """The glimpses at the given positions.
+    """Cut the glimpses at these positions out of a canvas.
 
     Args:
-        canvas: (H, W, 3) uint8.
-        positions: (T, 2) integers, (row, col) of each top-left pixel, every glimpse wholly on the canvas.
+        canvas: (S..., C) uint8.
+        positions: (T, K) integers, each glimpse's first pixel, every glimpse wholly on the canvas.
         patch_size: side of a glimpse in pixels, P.
 
     Returns:
-        (T, 3, P, P) uint8, a copy.
+        (T, C, P, ...) uint8, a copy.
     """
-    windows = sliding_window_view(canvas, (patch_size, patch_size), axis=(0, 1))  # (H-P+1, W-P+1, 3, P, P)
+    axes = positions.shape[-1]
+    assert canvas.ndim == axes + 1, f"a canvas of shape {canvas.shape} has not {axes} axes"
     assert positions.size == 0 or positions.min() >= 0, "a glimpse starts outside the canvas"
-    return windows[positions[:, 0], positions[:, 1]]
+    windows = sliding_window_view(canvas, (patch_size,) * axes, axis=tuple(range(axes)))  # (S-P+1..., C, P, ...)
+    patches: np.ndarray = windows[tuple(positions.T)]
+    return patches
 
 
 def cut_from_canvases(canvases: Tensor, positions: Tensor, patch_size: int) -> Tensor:
-    """The same from a batch of canvases, on their device.
+    """Cut the glimpses at these positions out of a batch of canvases, on their device.
 
     Args:
-        canvases: (B, H, W, 3) uint8.
-        positions: (B, T, 2) integers, every glimpse wholly on its canvas.
+        canvases: (B, S..., C) uint8.
+        positions: (B, T, K) integers, each glimpse's first pixel, every glimpse wholly on its canvas.
         patch_size: side of a glimpse in pixels, P.
 
     Returns:
-        (B, T, 3, P, P) uint8, a copy.
+        (B, T, C, P, ...) uint8, a copy.
     """
-    windows = canvases.unfold(1, patch_size, 1).unfold(2, patch_size, 1)  # (B, H-P+1, W-P+1, 3, P, P)
+    windows = canvases
+    for axis in range(1, canvases.ndim - 1):
+        windows = windows.unfold(axis, patch_size, 1)  # in the end (B, S-P+1..., C, P, ...)
     image = torch.arange(len(canvases), device=canvases.device)[:, None]
-    return windows[image, positions[..., 0], positions[..., 1]]
+    return windows[(image, *positions.unbind(-1))]

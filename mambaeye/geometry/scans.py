@@ -1,24 +1,26 @@
 """Scan patterns: in which order the glimpses fall on a box.
 
-A pattern is a pure function (box, patch_size, length, rng) -> (length, 2) int32 positions, (row, col); length may be 0
-or many times what it takes to see everything, and a shorter trajectory is the beginning of a longer one. Some draw any
-start. The others visit a grid, the starts a patch apart with the last row and column moved back to end at the edge:
-every cell once, and then again. Of those, all but random_grid are written as an order, (rows, cols) -> the numbers
-0 .. rows * cols - 1 of the cells (row by row, from 0 at the top left) as they are visited, and need no rng.
+Some draw any start. The others visit a grid, the starts a patch apart with the last one along an axis moved back to end
+at the edge: every start once, and then again. Of those, all but random_grid follow an order (see orders) and need no
+rng.
 
-Write a new one and name it in SCANS; docs/scans.md shows them all.
+A new one is a function like these: name it in SCANS, or give its import path for a scan's name, as in
+--data.scans "[random,my_scans.zigzag]". docs/scans.md shows all that have names.
 """
 
-from collections.abc import Callable
 from functools import partial
+from importlib import import_module
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch.quasirandom import SobolEngine
 
+from mambaeye.batch import CANVAS, POLICY
 from mambaeye.errors import InputError
 from mambaeye.geometry.box import Box, start_range
 from mambaeye.geometry.orders import (
+    Order,
     centre_out,
     coarse_to_fine,
     column_raster,
@@ -31,43 +33,62 @@ from mambaeye.geometry.orders import (
     spiral,
 )
 
-Scan = Callable[[Box, int, int, np.random.Generator], np.ndarray]
-Order = Callable[[int, int], np.ndarray]
+
+class Scan(Protocol):
+    """A pure function that says where glimpses fall on a box of K axes."""
+
+    def __call__(self, box: Box, patch_size: int, num_glimpses: int, rng: np.random.Generator, /) -> np.ndarray:
+        """Return the positions: (num_glimpses, K) int32, each within the box's start_range.
+
+        Fewer glimpses are the first of more, drawn alike.
+
+        Args:
+            box: K axes, 2 of an image, with sides of at least one pixel.
+            patch_size: side of a glimpse in pixels.
+            num_glimpses: 0, or many times what it takes to see everything.
+            rng: decides everything random.
+
+        Raises:
+            InputError: the scan is not for boxes with so many axes.
+        """
 
 
-def random(box: Box, patch_size: int, length: int, rng: np.random.Generator) -> np.ndarray:
-    """Independent positions, uniform over every valid start (the paper's training and main evaluation)."""
+def random(box: Box, patch_size: int, num_glimpses: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw independent positions, uniform over every valid start (the paper's training and main evaluation)."""
     first, last = start_range(box, patch_size)
-    return rng.integers(first, last, (length, 2), np.int32, endpoint=True)
+    return rng.integers(first, last, (num_glimpses, box.axes), np.int32, endpoint=True)
 
 
-def sobol(box: Box, patch_size: int, length: int, rng: np.random.Generator) -> np.ndarray:
-    """Any start, like random, but evenly spread at every length: a scrambled Sobol sequence, which rng seeds."""
-    engine = SobolEngine(2, scramble=True, seed=int(rng.integers(2**31)))
-    points = engine.draw(length + 1, dtype=torch.float64)[:length].numpy()  # in [0, 1); it cannot draw none
+def sobol(box: Box, patch_size: int, num_glimpses: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw any start, like random, but evenly spread at any count: a scrambled Sobol sequence, which rng seeds."""
+    engine = SobolEngine(box.axes, scramble=True, seed=int(rng.integers(2**31)))  # type: ignore[no-untyped-call]
+    points = engine.draw(num_glimpses + 1, dtype=torch.float64)[:num_glimpses].numpy()  # in [0, 1); it cannot draw none
     first, last = start_range(box, patch_size)
-    return first + (points * (last - first + 1)).astype(np.int32)
+    positions: np.ndarray = first + (points * (last - first + 1)).astype(np.int32)
+    return positions
 
 
-def random_grid(box: Box, patch_size: int, length: int, rng: np.random.Generator) -> np.ndarray:
-    """The grid in a random order, drawn anew for every pass."""
-    starts = grid(box, patch_size).reshape(-1, 2)
-    passes = np.tile(np.arange(len(starts)), (-(-length // len(starts)), 1))
-    return starts[rng.permuted(passes, axis=1).ravel()[:length]]
+def random_grid(box: Box, patch_size: int, num_glimpses: int, rng: np.random.Generator) -> np.ndarray:
+    """Visit the grid in a random order, drawn anew for every pass."""
+    starts = grid(box, patch_size).reshape(-1, box.axes)
+    passes = np.tile(np.arange(len(starts)), (-(-num_glimpses // len(starts)), 1))
+    positions: np.ndarray = starts[rng.permuted(passes, axis=1).ravel()[:num_glimpses]]
+    return positions
 
 
-def on_grid(order: Order, box: Box, patch_size: int, length: int, rng: np.random.Generator) -> np.ndarray:
-    """The grid in that order, begun again when it runs out."""
+def on_grid(order: Order, box: Box, patch_size: int, num_glimpses: int, rng: np.random.Generator) -> np.ndarray:
+    """Visit the grid in that order, begun again when it runs out."""
     starts = grid(box, patch_size)
-    rows, cols, _ = starts.shape
-    return starts.reshape(-1, 2)[np.resize(order(rows, cols), length)]
+    visits = np.resize(order(*starts.shape[:-1]), num_glimpses)
+    return starts.reshape(-1, box.axes)[visits]
 
 
 def grid(box: Box, patch_size: int) -> np.ndarray:
-    """The starts of glimpses side by side that cover a box: (rows, cols, 2) int32."""
-    ranges = zip(*start_range(box, patch_size), strict=True)
-    rows, cols = (np.minimum(np.arange(first, last + patch_size, patch_size, np.int32), last) for first, last in ranges)
-    return np.stack(np.meshgrid(rows, cols, indexing="ij"), axis=-1)
+    """Return the starts of glimpses side by side that cover a box: (tiles along every axis..., K) int32."""
+    first, last = start_range(box, patch_size)
+    ranges = zip(first.tolist(), last.tolist(), strict=True)
+    starts = [np.minimum(np.arange(low, high + patch_size, patch_size, dtype=np.int32), high) for low, high in ranges]
+    return np.stack(np.meshgrid(*starts, indexing="ij"), axis=-1)
 
 
 SCANS: dict[str, Scan] = {
@@ -88,11 +109,34 @@ SCANS: dict[str, Scan] = {
 
 
 def scan_pattern(name: str) -> Scan:
-    """The scan pattern of that name.
+    """Return the scan pattern of that name in SCANS, or import it by its path, package.module.function.
 
     Raises:
-        InputError: there is none; the message lists those there are.
+        InputError: there is none; the message says what there is.
     """
-    if name not in SCANS:
-        raise InputError(f"no scan pattern is called {name!r}: choose one of {', '.join(SCANS)}")
-    return SCANS[name]
+    if name in SCANS:
+        return SCANS[name]
+    if name in (POLICY, CANVAS):
+        leads = "the model's own policy" if name == POLICY else "an encoder that takes whole canvases"
+        raise InputError(f"{name!r} is no scan pattern but stands for {leads}: choose one of {', '.join(SCANS)}")
+    module, _, function = name.rpartition(".")
+    if not module or not all(part.isidentifier() for part in name.split(".")):
+        raise InputError(
+            f"no scan pattern is called {name!r}: choose one of {', '.join(SCANS)}, or give an import path"
+        )
+    return _imported(module, function)
+
+
+def _imported(module: str, function: str) -> Scan:
+    path = f"{module}.{function}"
+    try:
+        found: Scan | None = getattr(import_module(module), function, None)
+    except ModuleNotFoundError as error:
+        if not f"{module}.".startswith(f"{error.name}."):  # something that the module itself imports
+            raise
+        raise InputError(f"the scan pattern {path} cannot be imported: there is no module {error.name}") from None
+    if found is None:
+        raise InputError(f"the scan pattern {path} cannot be imported: {module} has no {function}")
+    if not callable(found):
+        raise InputError(f"the scan pattern {path} is of type {type(found).__name__}: give the path of a function")
+    return found
