@@ -133,6 +133,14 @@ def test_a_limit_counts_batches_of_images(data_dir: Path, limit: int | float, im
         assert len(keys) == len(set(keys)) == images
 
 
+def test_testing_has_a_limit_of_its_own(data_dir: Path) -> None:
+    data = data_module(data_dir, limit=2)
+    data.trainer.limit_test_batches = 3
+    data.setup("test")
+    data.setup("validate")
+    assert (len(data.val_dataloader()), len(data.test_dataloader())) == (2, 3)
+
+
 def test_a_share_of_less_than_a_batch(data_dir: Path) -> None:
     with pytest.raises(InputError, match="^0.1 of 7 batches is less than one: give .* at least 0.1429, or a number"):
         data_module(data_dir, limit=0.1).val_dataloader()
