@@ -312,7 +312,7 @@ def test_unreadable_images_are_listed_and_refused(
     assert 3 <= len(finished) < 5
     for path, data in zip(bad, whole, strict=True):
         path.write_bytes(data)
-    pack(images, out, *SMALL)  # continues with the mended images
+    pack(images, out, *SMALL)  # continues with the repaired images
     assert all((out / name).stat().st_mtime_ns == written for name, written in finished.items())
     pack(images, tmp_path / "at once", *SMALL)
     assert packed(out) == packed(tmp_path / "at once")

@@ -77,6 +77,21 @@ def test_all_canvases_of_an_optimizer_step_have_one_side_on_every_rank_and_worke
     assert all(height == width for some in sides for height, width, _ in some)
 
 
+@pytest.mark.parametrize("workers", [0, 2, 3])
+def test_canvases_that_stream_have_the_sides_of_their_steps(workers: int, data_dir: Path) -> None:
+    """Every worker has a run of its own, and still makes its part of every optimizer step."""
+    val = data_dir / "digits" / "val"
+    shards, index = f"pipe:cat {val}/val-{{000000..000001}}.tar", f"{val}/index.json"
+    given = {"train_shards": shards, "val_shards": shards, "train_index": index, "val_index": index, **FOR_CANVAS}
+    for rank in (0, 1):
+        sizes = {"loader__batch_size": 60, "loader__micro_batch_size": 10, "loader__num_workers": workers}
+        data = data_module(data_dir, rank, 2, **given, **sizes)
+        batches = list(data.train_dataloader())
+        assert len(batches) == 6 * 3
+        for number, batch in enumerate(batches):
+            assert batch.scene.canvases.shape[1] == side_of_step((32, 64), (0, 0, 0), number // 3)
+
+
 SMALL_STEPS = {"batch_size": 40, "micro_batch_size": 10}
 
 
