@@ -1,6 +1,5 @@
 # make quickstart   everything from an empty machine to a validated model
-# make test         lint, formatting and tests
-# make typecheck    mypy, as pyproject.toml says
+# make test         lint, formatting, types and tests
 # make setup        the environment alone
 # make long         the tests that take minutes
 
@@ -8,7 +7,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: setup quickstart test typecheck long
+.PHONY: setup quickstart test long
 
 setup: $(STAMP)
 
@@ -25,10 +24,8 @@ quickstart: setup
 test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
-
-typecheck: setup
 	$(BIN)/python -m mypy
+	$(BIN)/python -m pytest --numprocesses auto
 
 long: setup
 	$(BIN)/python -m pytest -m long

@@ -15,15 +15,15 @@ from torch.distributed import DistError
 
 import mambaeye.encoders
 import mambaeye.policies  # noqa: F401  # both define what the command line finds by class name
-from callbacks.reports.diagnosis import ScanDiagnosis
-from callbacks.reports.figures import ValidationFigures
+from callbacks.reports.curve_records import CurveRecords
 from callbacks.reports.film_strip import FilmStrip
 from callbacks.reports.glimpse_axis import GlimpseAxis
-from callbacks.reports.predictions import PredictionWriter
-from callbacks.reports.records import CurveRecords
+from callbacks.reports.prediction_writer import PredictionWriter
+from callbacks.reports.scan_diagnosis import ScanDiagnosis
 from callbacks.reports.throughput import Throughput
-from callbacks.reports.training import TrainingCurves
-from callbacks.reports.validation import ValidationReport
+from callbacks.reports.training_curves import TrainingCurves
+from callbacks.reports.validation_figures import ValidationFigures
+from callbacks.reports.validation_report import ValidationReport
 from callbacks.run.checkpointing import AtomicCheckpointIO, StepCheckpoint
 from callbacks.run.directory import (
     checkpoint_dir,
@@ -47,16 +47,18 @@ LINKS = {
     "data.num_classes": "model.encoder.init_args.num_classes",
     "data.patch_size": "model.encoder.init_args.patch_size",
 }
-ALWAYS = (Preflight, CurveRecords, GlimpseAxis, ValidationReport)
+ALWAYS = (Preflight, GlimpseAxis)
 SCANS = ("data.scans", "data.train_scan")
 IMAGES = "--data.images"
-# those that cost something, which a flag or a config may set; they come first, and CurveRecords has their numbers too
-COSTLY = {
+# those that a flag or a config may set, in the order in which Lightning calls them: the records have the others' numbers
+REPORTS = {
     "training_curves": TrainingCurves,
     "throughput": Throughput,
     "figures": ValidationFigures,
     "film_strip": FilmStrip,
     "diagnosis": ScanDiagnosis,
+    "report": ValidationReport,
+    "records": CurveRecords,
 }
 
 
@@ -103,8 +105,9 @@ class MambaEyeCLI(LightningCLI):
         for name, guard in (("preemption", Preemption), ("nonfinite", NonFiniteGuard)):
             parser.add_lightning_class_args(guard, name)
             parser.link_arguments("run_dir", f"{name}.last_checkpoint", compute_fn=last_checkpoint)
-        for name, callback in COSTLY.items():
+        for name, callback in REPORTS.items():
             parser.add_lightning_class_args(callback, name)
+        parser.link_arguments("report.plots", "records.plots")
         parser.set_defaults({"model.encoder": {"class_path": MambaEye.class_path()}})
         # an epoch that began under other ranks, workers or batch sizes has another length
         parser.set_defaults({"trainer.reload_dataloaders_every_n_epochs": 1})

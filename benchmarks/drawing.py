@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.suites import Claim, Suite
 from benchmarks.tables import BY_RESOLUTION, QUANTITIES, Curves, Entry, shift_columns
-from callbacks.plots.curves import glimpse_axis, save, share_axis
+from callbacks.plots.panels import glimpse_axis, save, share_axis
 
 
 def draw(suite: Suite, entries: list[Entry], path: Path) -> None:

@@ -144,3 +144,8 @@ class EvaluationCondition(NamedTuple):
     def name(self) -> str:
         """What it is called in metrics and charts: 48_random."""
         return f"{self.resolution}_{self.scan}"
+
+    @property
+    def title(self) -> str:
+        """What it is called in plots."""
+        return f"{self.resolution} px, {self.scan}"

@@ -25,6 +25,9 @@ TINY = {
     "trainer.accelerator": "cpu",
     "trainer.enable_progress_bar": "false",
     "trainer.enable_model_summary": "false",
+    "figures.every": 0,
+    "film_strip.images": 0,
+    "report.plots": "false",
 }
 
 

@@ -58,8 +58,8 @@ def test_a_run_whose_checkpoint_cannot_be_written_says_so_in_one_sentence(data_d
         main([*fit, "--ckpt_path=last", "--trainer.max_epochs=2"])
     size = f"{len(old) / 1e6:.1f} MB"
     assert str(stop.value) == (
-        f"error: the checkpoint {last.absolute()} of {size} cannot be written (File too large): make room or repair the "
-        f"folder, and continue with --ckpt_path last"
+        f"error: the checkpoint {last.absolute()} of {size} cannot be written (File too large): "
+        f"make room or repair the folder, and continue with --ckpt_path last"
     )
     assert last.read_bytes() == old
     assert [path.name for path in last.parent.iterdir()] == ["last.ckpt"]

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageSequence
 
 import datamodules.loading.files
-from callbacks.reports.predictions import picture_name
+from callbacks.reports.prediction_writer import picture_name
 from datamodules.loading.config import LoaderConfig
 from datamodules.loading.files import FileLoader
 from datamodules.views.predict import FileCanvases, PredictView

@@ -36,7 +36,7 @@ def test_it_says_what_is_about_to_happen(data_dir: Path, capsys: pytest.CaptureF
         "optimizer step 64 images = 1 processes x 16 x 4 accumulated",
         "training 1400 samples in",
         "validation 397 samples in 2 shards, of the sizes in their index",
-        "epoch 84 batches a process; 56 samples of 1400 stay over, others every time",
+        "epoch 84 batches a process; 56 of 1400 samples are left out, others every time",
         "loader workers 1 in all",
         "GiB free in run; a checkpoint takes",
     ):

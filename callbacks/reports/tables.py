@@ -1,73 +1,99 @@
-"""A validation's rows as tables, for the console and in Markdown: each a title, headings and lines."""
+"""A validation as tables: on the console, in Markdown and as CSV."""
 
-from typing import Any
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-AS_GOOD = 0.005  # top-1 that an answer given early may cost
+from mambaeye.atomic import atomic_write
+from mambaeye.evaluation.result import Row, ValidationResult
 
-Row = dict[str, Any]
+AS_GOOD = 0.005  # top-1 that exiting early may cost
 
 
-def accuracy_table(rows: list[Row], most: int | None = None) -> tuple[str, list[str], list[list[str]]]:
-    """Top-1 by glimpses for every canvas side and scan; after the last one top-5, mean confidence and ECE. All in %.
+class TextTable(NamedTuple):
+    """A table in words and numbers, whatever shows it."""
 
-    Title, headings and lines; at most so many glimpse counts if a number is given, up to the last.
+    title: str
+    headings: list[str]
+    lines: list[list[str]]
+
+
+def accuracy_table(result: ValidationResult, most: int | None = None) -> TextTable:
+    """Return top-1 by glimpses under every condition; after the last one top-5, mean confidence and ECE. All in %.
+
+    Args:
+        result: of the validation.
+        most: glimpse counts at most, the last one among them; null for all that are reported.
     """
-    steps = sorted({row["step"] for row in rows})
+    first = result.conditions[0]
+    steps = first.report_at
     while most and len(steps) > most:
         steps = steps[::-2][::-1]
     lines = []
-    for resolution, scan in cells(rows):
-        cell = {row["step"]: row for row in rows if (row["resolution"], row["scan"]) == (resolution, scan)}
-        last = cell[steps[-1]]
-        shares = [*(cell[step]["top1"] for step in steps), last["top5"], last["confidence"], last["ece"]]
+    for condition in result.conditions:
+        last = condition.at(steps[-1])
+        shares = [*(condition["top1"][condition.at(step)] for step in steps)]
+        shares += [condition[metric][last] for metric in ("top5", "confidence", "ece")]
+        resolution, scan = condition.condition
         lines.append([str(resolution), scan, *(f"{100 * share:.1f}" for share in shares)])
-    headings = ["side", "scan", *map(str, steps), "top-5", "sure", "ECE"]
-    return f"Top-1 (%) after so many glimpses, {rows[0]['samples']} images", headings, lines
+    title = f"Top-1 (%) after so many glimpses, {first.samples[first.at(steps[-1])]} images"
+    return TextTable(title, ["side", "scan", *map(str, steps), "top-5", "sure", "ECE"], lines)
 
 
-def early_table(rows: list[Row], early: list[Row]) -> tuple[str, list[str], list[list[str]]]:
-    """What stopping early saves: for each rule, the threshold that takes the fewest glimpses while top-1 stays within
-    half a point of the last glimpse's, and how many that are on average. Title, headings and lines."""
-    last = max(row["step"] for row in rows)
-    kinds = list(dict.fromkeys(row["rule"] for row in early))
+def early_exit_table(result: ValidationResult) -> TextTable:
+    """Return what exiting early saves under every condition.
+
+    For each rule: the threshold that takes the fewest glimpses while top-1 stays within half a point of the last
+    glimpse's, and how many that are on average.
+    """
+    last = result.conditions[0].steps[-1]
+    rules = list(dict.fromkeys(exited.rule for exited in result.early_exit))
     lines = []
-    for resolution, scan in cells(rows):
-        here = (resolution, scan)
-        whole = next(row for row in rows if (row["resolution"], row["scan"], row["step"]) == (*here, last))
-        line = [str(resolution), scan, f"{100 * whole['top1']:.1f}"]
-        for kind in kinds:
+    for condition in result.conditions:
+        resolution, scan = condition.condition
+        top1 = condition["top1"][-1]
+        line = [str(resolution), scan, f"{100 * top1:.1f}"]
+        for rule in rules:
             good = [
-                row
-                for row in early
-                if (row["resolution"], row["scan"], row["rule"]) == (*here, kind)
-                and row["top1"] >= whole["top1"] - AS_GOOD
+                exited
+                for exited in result.early_exit
+                if exited.condition == condition.condition
+                and exited.rule == rule
+                and exited.metrics["top1"] >= top1 - AS_GOOD
             ]
-            best = min(good, key=lambda row: row["glimpses"], default=None)
-            line += [f"{best['threshold']:g}", f"{best['glimpses']:.1f}"] if best else ["-", "-"]
+            best = min(good, key=lambda exited: exited.glimpses, default=None)
+            line += [f"{best.threshold:g}", f"{best.glimpses:.1f}"] if best else ["-", "-"]
         lines.append(line)
-    headings = ["side", "scan", f"at {last}", *(name for kind in kinds for name in (kind[:4], "took"))]
-    return f"Stopping early within half a point of top-1 at {last}: threshold, glimpses on average", headings, lines
+    headings = ["side", "scan", f"at {last}", *(name for rule in rules for name in (rule[:4], "took"))]
+    title = f"Early exit within half a point of top-1 at {last}: threshold, glimpses on average"
+    return TextTable(title, headings, lines)
 
 
-def cells(rows: list[Row]) -> list[tuple[int, str]]:
-    """The cells that rows are of."""
-    return list(dict.fromkeys((row["resolution"], row["scan"]) for row in rows))
+def on_console(table: TextTable) -> Table:
+    """Return a table for the console."""
+    shown = Table(title=table.title, box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    for heading in table.headings:
+        shown.add_column(heading, justify="left" if heading == "scan" else "right", no_wrap=True)
+    for line in table.lines:
+        shown.add_row(*line)
+    return shown
 
 
-def on_console(title: str, headings: list[str], lines: list[list[str]]) -> Table:
-    """A table for the console."""
-    table = Table(title=title, box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading == "scan" else "right", no_wrap=True)
-    for line in lines:
-        table.add_row(*line)
-    return table
+def markdown(table: TextTable) -> str:
+    """Return a table in Markdown."""
+    rule = [":--" if heading == "scan" else "--:" for heading in table.headings]
+    rows = (table.headings, rule, *table.lines)
+    return "\n".join([f"{table.title}:", "", *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
 
 
-def markdown(title: str, headings: list[str], lines: list[list[str]]) -> str:
-    """The same in Markdown."""
-    rule = [":--" if heading == "scan" else "--:" for heading in headings]
-    return "\n".join([f"{title}:", "", *(f"| {' | '.join(line)} |" for line in (headings, rule, *lines))]) + "\n"
+def write_csv(path: Path, rows: Sequence[Row]) -> None:
+    """Write rows as a CSV file; what a row does not have stays empty."""
+    columns = dict.fromkeys(name for row in rows for name in row)
+    with atomic_write(path) as partial, partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(columns))
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole, between two optimizer steps, or not there."""
+"""Checkpoints: complete or not there, and always of a moment between two optimizer steps."""
 
 import io
 from pathlib import Path
@@ -15,10 +15,10 @@ from mambaeye.errors import InputError
 
 
 class StepCheckpoint(ModelCheckpoint):
-    """Lightning's ModelCheckpoint, but never within an optimizer step, nor between an epoch's last and its validation.
+    """Saves as Lightning's ModelCheckpoint does, but not within an optimizer step or before an epoch's validation.
 
-    Gradients are in no checkpoint; and a run that continued from an epoch's last batch would leave out the validation
-    and count its batches wrong from then on. What is due there is saved when the epoch has ended.
+    Gradients are in no checkpoint; and a run that continued from an epoch's last optimizer step would leave out the
+    validation and count its batches wrong from then on. What is due there is saved when the epoch has ended.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -45,7 +45,8 @@ class StepCheckpoint(ModelCheckpoint):
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside the one that it replaces, to the disk itself, and then renames it.
 
-    A kill at any moment leaves the old file or the new one, whole; see atomic_write.
+    A kill at any moment leaves the old file or the new one. What it may leave besides, such as .last.ckpt.partial, the
+    next checkpoint of that name overwrites; see atomic_write.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:

@@ -7,11 +7,13 @@ from typing import Any, BinaryIO
 
 from lightning import Callback, LightningModule, Trainer
 
+from mambaeye.batch import CanvasBatch, GlimpseBatch
+
 BLOCK = 1 << 16  # bytes read at once when looking for the last line's end
 
 
 class SampleLedger(Callback):
-    """Appends one JSON line a micro-batch to <run directory>/ledger-<rank>.jsonl, a file a rank.
+    """Appends one JSON line a micro-batch to <run directory>/ledger-<rank>.jsonl, a file for each rank.
 
     A line is {"epoch", "step", "batch", "keys", "loss"}: `step` counts the optimizer steps before the one that the
     micro-batch is part of, `batch` its place in the epoch, `keys` are the samples that were trained on (rows that only
@@ -32,11 +34,18 @@ class SampleLedger(Callback):
         self.file.truncate(end_of_last_line(self.file))
         self.file.seek(0, os.SEEK_END)
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: GlimpseBatch | CanvasBatch, batch_idx: int
+    ) -> None:
         self.step = trainer.global_step
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: dict[str, Any], batch: Any, batch_idx: int
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: GlimpseBatch | CanvasBatch,
+        batch_idx: int,
     ) -> None:
         line = {
             "epoch": trainer.current_epoch,
@@ -53,7 +62,7 @@ class SampleLedger(Callback):
 
 
 def end_of_last_line(file: BinaryIO) -> int:
-    """Bytes up to and with the last line break of a file; 0 if there is none."""
+    """Return the number of bytes up to and with the last line break of a file; 0 if there is none."""
     end = file.seek(0, os.SEEK_END)
     while end:
         start = max(0, end - BLOCK)

@@ -11,6 +11,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from callbacks.run.shutdown import detach_launcher, save_last
+from mambaeye.batch import CanvasBatch, GlimpseBatch
 from mambaeye.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -18,7 +19,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Skipped:
-    """An optimizer step that was skipped: the losses and sample keys of this rank's micro-batches."""
+    """An optimizer step that was skipped, with the losses and sample keys of this rank's micro-batches."""
 
     step: int
     losses: list[float]
@@ -61,7 +62,12 @@ class NonFiniteGuard(Callback):
             optimizer.zero_grad(set_to_none=True)  # an optimizer leaves parameters without a gradient alone
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: dict[str, Any], batch: Any, batch_idx: int
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: GlimpseBatch | CanvasBatch,
+        batch_idx: int,
     ) -> None:
         loss = outputs["loss"] * trainer.accumulate_grad_batches  # Lightning has divided it
         self.micro_batches.append((loss, batch.keys, batch.valid))

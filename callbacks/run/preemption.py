@@ -1,10 +1,11 @@
-"""Giving a machine back: all ranks save and leave together, between two optimizer steps."""
+"""Preemption: all ranks save and leave together, between two optimizer steps, when the machine is wanted back."""
 
 import os
 import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -14,10 +15,12 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
+from callbacks.run.lightning_internals import disable_signal_handlers
 from callbacks.run.shutdown import detach_launcher, save_last
 
+Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-OUT_OF_TIME = 1  # the number of no signal above
+OUT_OF_TIME = 1  # not the number of a signal above
 
 
 class Preemption(Checkpoint):  # which runs after all other callbacks
@@ -31,14 +34,14 @@ class Preemption(Checkpoint):  # which runs after all other callbacks
     Args:
         last_checkpoint: Path of the checkpoint that is saved.
         time_limit: Hours after which the run saves and leaves as on a signal; null for no limit.
-        requeue: Whether a job of SLURM's is put back into its queue (scontrol requeue) when it leaves.
+        requeue: Whether a SLURM job is put back into its queue (scontrol requeue) when it leaves.
     """
 
     def __init__(self, last_checkpoint: str, time_limit: float | None = None, requeue: bool = True) -> None:
         self.last_checkpoint, self.requeue = last_checkpoint, requeue
         self.seconds = float("inf") if time_limit is None else time_limit * 3600
         self.received = 0
-        self.handlers: dict[int, Any] = {}
+        self.handlers: dict[int, Handler] = {}  # as they were before the fit
         self.group: dist.ProcessGroup | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -46,9 +49,7 @@ class Preemption(Checkpoint):  # which runs after all other callbacks
             return
         self.start = time.monotonic()
         self.handlers = {number: signal.signal(number, self._remember) for number in SIGNALS}
-        # Lightning's own handlers talk to the other ranks wherever they happen to be, requeue before all have saved,
-        # and end validations
-        trainer._signal_connector.register_signal_handlers = lambda: None
+        disable_signal_handlers(trainer)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self.received = number
@@ -79,7 +80,7 @@ class Preemption(Checkpoint):  # which runs after all other callbacks
             self._leave(trainer)
 
     def _agree(self, number: int) -> str | None:
-        """Why to leave, if any rank has a reason; the same on every rank."""
+        """Return why to leave, if any rank has a reason; the same on every rank."""
         if self.group:
             highest = torch.tensor(number)
             dist.all_reduce(highest, dist.ReduceOp.MAX, self.group)
@@ -111,7 +112,7 @@ class Preemption(Checkpoint):  # which runs after all other callbacks
 
 @rank_zero_only
 def requeue() -> None:
-    """Put this job of SLURM's, if it is one, back into the queue."""
+    """Put this process's SLURM job, if it is part of one, back into the queue."""
     job, scontrol = os.environ.get("SLURM_JOB_ID"), shutil.which("scontrol")
     if job and scontrol:
         done = subprocess.run([scontrol, "requeue", job], capture_output=True, text=True, check=False)

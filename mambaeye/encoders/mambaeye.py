@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from mambaeye.encoders.base import CausalEncoder, PublishedWeights
 from mambaeye.errors import InputError
 from mambaeye.geometry.moves import embed_moves, moves
+from mambaeye.ops.block import Block, add_norm
 from mambaeye.ops.kernels import (
-    CudaKernels,
     Kernels,
     in_place,
     require_kernels,
@@ -118,37 +118,6 @@ class EncoderState(NamedTuple):
         return EncoderState(*(part.to(device) for part in self))
 
 
-class Block(nn.Module):
-    """Pre-norm residual block: x + Mamba2(RMSNorm(x)), with the sum left to the next norm."""
-
-    def __init__(self, config: EncoderConfig) -> None:
-        super().__init__()
-        self.norm = nn.RMSNorm(config.dim, eps=1e-5)
-        self.mixer = Mamba2(config.dim, config.d_state, config.d_conv, config.expand, config.headdim)
-
-    def forward(
-        self, x: Tensor, residual: Tensor | None, state: MixerState | None, kernels: CudaKernels | None
-    ) -> tuple[Tensor, Tensor, MixerState | None]:
-        """Add x to the residual stream, norm, mix.
-
-        Returns:
-            What the mixer adds, the residual stream to add it to, and the mixer's state.
-        """
-        if kernels is None:
-            x, residual = add_norm(x, residual, self.norm)
-            x, state = self.mixer(x, state)
-        else:
-            x, residual = kernels.add_norm(x, residual, self.norm)
-            x, state = kernels.mix(self.mixer, x, state)
-        return x, residual, state
-
-
-def add_norm(x: Tensor, residual: Tensor | None, norm: nn.RMSNorm) -> tuple[Tensor, Tensor]:
-    """Return norm(residual + x), and the sum, which stays as wide as the residual stream."""
-    residual = x if residual is None else residual + x
-    return norm(residual).to(norm.weight.dtype), residual
-
-
 class MambaEye(CausalEncoder):
     """Glimpses and their positions -> class logits after every glimpse.
 
@@ -173,7 +142,8 @@ class MambaEye(CausalEncoder):
             require_kernels(self.unsupported_reason)
         glimpse = 3 * config.patch_size**2 + config.axes * config.move_embedding_dim
         self.projection = nn.Linear(glimpse, config.dim)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        mixer = (config.dim, config.d_state, config.d_conv, config.expand, config.headdim)
+        self.blocks = nn.ModuleList(Block(*mixer) for _ in range(config.depth))
         self.norm = nn.RMSNorm(config.dim, eps=1e-5)
         self.head = nn.Linear(config.dim, config.num_classes)
         self.reset_residuals()

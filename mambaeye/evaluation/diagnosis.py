@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from mambaeye.encoders.base import State
+from mambaeye.encoders.base import Encoder, State
 from mambaeye.errors import InputError
 from mambaeye.rollout import Rollout
 
@@ -46,6 +46,17 @@ class Diagnosis(NamedTuple):
     """(B, T, K): where the glimpses were."""
 
 
+def require_recurrent(encoder: Encoder) -> RecurrentEncoder:
+    """Return the encoder as what it must be to be diagnosed.
+
+    Raises:
+        InputError: it has no recurrent states.
+    """
+    if not isinstance(encoder, RecurrentEncoder):
+        raise InputError(f"{type(encoder).__name__} has no recurrent states to diagnose: set --diagnosis.images 0")
+    return encoder
+
+
 @torch.no_grad()
 def diagnose(walk: Rollout) -> Diagnosis:
     """Walk to the end, glimpse by glimpse, on whatever kernels the encoder runs; no state is kept but the last two.
@@ -56,10 +67,8 @@ def diagnose(walk: Rollout) -> Diagnosis:
     Raises:
         InputError: the encoder has no recurrent states.
     """
-    encoder = walk.encoder
+    encoder = require_recurrent(walk.encoder)
     assert walk.at_once == 1
-    if not isinstance(encoder, RecurrentEncoder):
-        raise InputError(f"{type(encoder).__name__} has no recurrent states to diagnose: set --diagnosis.images 0")
     norms, changes, writings, log_decays, positions = [], [], [], [], []
     before: Tensor | None = None
     with encoder.record_log_decays() as recorded:

@@ -61,7 +61,7 @@ class ConditionResult:
     @property
     def title(self) -> str:
         """Return what the condition is called in a picture."""
-        return f"{self.condition.resolution} px, {self.condition.scan}"
+        return self.condition.title
 
     @property
     def ratio_scheduled(self) -> np.ndarray:

@@ -61,7 +61,7 @@ def random(box: Box, patch_size: int, num_glimpses: int, rng: np.random.Generato
 
 def sobol(box: Box, patch_size: int, num_glimpses: int, rng: np.random.Generator) -> np.ndarray:
     """Draw any start, like random, but evenly spread at any count: a scrambled Sobol sequence, which rng seeds."""
-    engine = SobolEngine(box.axes, scramble=True, seed=int(rng.integers(2**31)))  # type: ignore[no-untyped-call]
+    engine = SobolEngine(box.axes, scramble=True, seed=int(rng.integers(2**31)))
     points = engine.draw(num_glimpses + 1, dtype=torch.float64)[:num_glimpses].numpy()  # in [0, 1); it cannot draw none
     first, last = start_range(box, patch_size)
     positions: np.ndarray = first + (points * (last - first + 1)).astype(np.int32)

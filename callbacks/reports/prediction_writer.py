@@ -7,20 +7,24 @@ import os
 import warnings
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
+from torch import Tensor
 
-from callbacks.plots.curves import save
-from callbacks.plots.prediction import Look, animate, draw
+from callbacks.plots.panels import save
+from callbacks.plots.prediction import PredictedImage, animate, draw
+from callbacks.plots.wording import counted
 from mambaeye.atomic import atomic_write
-from mambaeye.contracts import data_of
+from mambaeye.batch import FileBatch, ImageFile
+from mambaeye.contracts import data_of, model_of
 from mambaeye.errors import InputError, on_all_ranks
+from mambaeye.evaluation.prediction import Prediction
 
 DIGITS = 6  # of a probability
-NAME_BYTES = 100  # of an image's name that are in its picture's
+NAME_BYTES = 100  # of an image's name that are in its plot's
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +44,10 @@ class PredictionWriter(Callback):
 
     def __init__(self, pictures: bool = False, animate: bool = False) -> None:
         self.pictures, self.animate = pictures, animate
+        self.file: TextIO | None = None
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        path = part(trainer, trainer.global_rank)
+        path = part_path(trainer, trainer.global_rank)
         path.parent.mkdir(parents=True, exist_ok=True)
         # what of a name is not UTF-8 is escaped as JSON does
         self.file = path.open("w", buffering=1, encoding="utf-8", errors="backslashreplace")
@@ -51,85 +56,87 @@ class PredictionWriter(Callback):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: list[Any],
-        batch: Any,
+        outputs: list[Prediction | None],
+        batch: FileBatch,
         batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
+        assert self.file is not None
+        model, folder = model_of(pl_module), Path(trainer.default_root_dir)
+        patch_size = data_of(trainer).patch_size if model.takes == "glimpses" else None
         for row, (file, prediction) in enumerate(zip(batch.files, outputs, strict=True)):
             if prediction is None:
                 log.warning("%s", file.error)
                 line = {"path": file.path, "error": file.error}
             else:
-                names = class_names(pl_module.classes, prediction.classes.tolist())
+                assert batch.scene is not None
+                names = class_names(model.classes, prediction.classes.tolist())
                 line = described(file, prediction, names)
-                if self.pictures or self.animate:
-                    scene, patch_size = batch.scene.rows(slice(row, row + 1)), data_of(trainer).patch_size
-                    look = Look.at(scene, patch_size, file, prediction, names)
-                    line |= self.draw(Path(trainer.default_root_dir), file.path, look)
+                if (self.pictures or self.animate) and data_of(trainer).axes == 2:
+                    predicted = PredictedImage.of(batch.scene, row, file, prediction, names, patch_size)
+                    line |= self._draw(folder, file.path, predicted)
             self.file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
-    def draw(self, folder: Path, path: str, look: Look) -> dict[str, str]:
-        """Write what was asked for, and say where, below the folder."""
+    def _draw(self, folder: Path, path: str, predicted: PredictedImage) -> dict[str, str]:
+        """Write what was asked for, and return where, below the folder."""
         written, name = {}, picture_name(path)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing")  # letters that the font lacks become boxes
             if self.pictures:
                 written["picture"] = f"predictions/{name}.png"
-                save(draw(look), folder / written["picture"])
+                save(draw(predicted), folder / written["picture"])
             if self.animate:
                 written["animation"] = f"predictions/{name}.webp"
                 with atomic_write(folder / written["animation"]) as partial:
-                    partial.write_bytes(animate(look))
+                    partial.write_bytes(animate(predicted))
         return written
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.file.close()
+        self._close()
         trainer.strategy.barrier()
         with on_all_ranks():
-            self.finish(trainer)
+            self._join(trainer)
 
     @rank_zero_only
-    def finish(self, trainer: Trainer) -> None:
-        """Put the processes' lines together, in turns as they took files, and say how it went."""
+    def _join(self, trainer: Trainer) -> None:
+        """Put the processes' lines together, in turns as they took files, and print how it went."""
         path = Path(trainer.default_root_dir) / "predictions.jsonl"
-        parts = [part(trainer, rank) for rank in range(trainer.world_size)]
+        parts = [part_path(trainer, rank) for rank in range(trainer.world_size)]
         files = [part.open("rb") for part in parts]
         lines = failed = 0
-        with atomic_write(path) as partial, partial.open("wb") as whole:
+        with atomic_write(path) as partial, partial.open("wb") as joined:
             for turn in zip_longest(*files):
                 for line in filter(None, turn):
-                    whole.write(line)
+                    joined.write(line)
                     lines += 1
                     failed += "error" in json.loads(line)
-        for file, part_path in zip(files, parts, strict=True):
+        for file, part in zip(files, parts, strict=True):
             file.close()
-            part_path.unlink()
+            part.unlink()
         if failed == lines:
             raise InputError(f"none of the {counted(lines, 'file')} could be read as an image: {path} says why")
         said = [f"{path} has {counted(lines - failed, 'predicted image')}"]
         if failed:
             said.append(f"{counted(failed, 'file')} could not be read")
-        if left_out := data_of(trainer).skipped_files:
-            said.append(f"{counted(left_out, 'file')} without an image's extension left out")
+        if skipped := data_of(trainer).skipped_files:
+            said.append(f"{counted(skipped, 'file')} without an image's extension left out")
         Console().print(", ".join(said), soft_wrap=True)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if file := getattr(self, "file", None):
-            file.close()
+        self._close()
+
+    def _close(self) -> None:
+        if self.file is not None:
+            self.file.close()
 
 
-def counted(number: int, what: str) -> str:
-    """So many of them."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def part(trainer: Trainer, rank: int) -> Path:
-    """What a process writes while it predicts."""
+def part_path(trainer: Trainer, rank: int) -> Path:
+    """Return the file that a process writes while it predicts."""
     return Path(trainer.default_root_dir) / f"predictions-{rank}.jsonl"
 
 
-def described(file: Any, prediction: Any, names: list[str]) -> dict[str, Any]:
-    """An image's line."""
+def described(file: ImageFile, prediction: Prediction, names: list[str]) -> dict[str, Any]:
+    """Return an image's line."""
     line: dict[str, Any] = {"path": file.path, "size": list(file.size)}
     if file.frames > 1:
         line["frames"] = file.frames
@@ -143,18 +150,18 @@ def described(file: Any, prediction: Any, names: list[str]) -> dict[str, Any]:
     }
 
 
-def rounded(numbers: Any) -> list[float]:
-    """A tensor's numbers, as many digits as are worth writing."""
+def rounded(numbers: Tensor) -> list[float]:
+    """Return a tensor's numbers with as many digits as are worth writing."""
     return [round(number, DIGITS) for number in numbers.tolist()]
 
 
-def class_names(classes: list[str], numbers: list[int]) -> list[str]:
-    """The names of classes, or their numbers where no names are known."""
-    return [classes[number] if classes else str(number) for number in numbers]
+def class_names(classes: list[str], indices: list[int]) -> list[str]:
+    """Return the names of classes, or their indices where no names are known."""
+    return [classes[index] if classes else str(index) for index in indices]
 
 
 def picture_name(path: str) -> str:
-    """What an image's picture is called: its name, and a few digits that tell it from others of that name elsewhere."""
+    """Return what an image's plot is called: its name, and digits that tell it from others of that name elsewhere."""
     encoded = os.fsencode(path)
     start = os.fsdecode(os.path.basename(encoded)[:NAME_BYTES])
     return f"{start}-{hashlib.sha256(encoded).hexdigest()[:8]}"

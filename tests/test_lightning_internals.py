@@ -1,0 +1,96 @@
+"""What Lightning does not promise to keep is where the project expects it: a failure here says what has moved."""
+
+import signal
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from callbacks.run import lightning_internals
+from callbacks.run.lightning_internals import child_processes, disable_signal_handlers
+
+MOVED = f"Lightning {lightning.__version__} has moved it: adapt callbacks/run/lightning_internals.py"
+
+
+def test_the_installed_lightning_is_one_that_the_project_allows() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    requirements = {r.name: r.specifier for r in map(Requirement, project["dependencies"])}
+    assert lightning.__version__ in requirements["lightning"]
+    assert Version("2.7") not in requirements["lightning"], "2.7 may move what lightning_internals.py uses"
+    assert Version(lightning.__version__) < Version("2.7")
+
+
+def test_the_launcher_keeps_its_children_in_a_list_that_can_be_cleared() -> None:
+    launcher = lightning_internals._SubprocessScriptLauncher(LightningEnvironment(), num_processes=2, num_nodes=1)
+    assert launcher.procs == [], MOVED
+    trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_checkpointing=False)
+    trainer.strategy._configure_launcher()
+    assert isinstance(trainer.strategy.launcher, lightning_internals._SubprocessScriptLauncher), MOVED
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    trainer.strategy.launcher.procs.append(child)
+    assert child_processes(trainer) == [child], MOVED
+    child_processes(trainer).clear()
+    assert trainer.strategy.launcher.procs == [], MOVED
+
+
+def test_a_single_process_has_no_children() -> None:
+    trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
+    assert child_processes(trainer) == []
+
+
+class HandlerInTraining(Callback):
+    """Notes who handles SIGTERM while a fit goes on; disables Lightning's handlers if told to."""
+
+    def __init__(self, disable: bool) -> None:
+        self.disable, self.handler = disable, None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self.disable:
+            disable_signal_handlers(trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.handler = signal.getsignal(signal.SIGTERM)
+
+
+@pytest.fixture
+def own_handler() -> Iterator[Any]:
+    def handler(number: int, frame: object) -> None:
+        """Do nothing."""
+
+    before = signal.signal(signal.SIGTERM, handler)
+    yield handler
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("disable", [True, False])
+def test_signal_handlers_are_lightnings_unless_they_are_disabled(disable: bool, own_handler: Any) -> None:
+    """Without the second half, the first would pass of a Lightning that registers no handlers, or elsewhere."""
+    callback = HandlerInTraining(disable)
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        callbacks=[callback],
+    )
+    trainer.fit(BoringModel(), torch.utils.data.DataLoader(torch.zeros(4, 32)))
+    assert (callback.handler is own_handler) == disable, MOVED
+
+
+def test_the_trainer_says_how_often_it_logs() -> None:
+    assert Trainer(accelerator="cpu", logger=False, log_every_n_steps=7).log_every_n_steps == 7, MOVED
