@@ -1,6 +1,8 @@
 """What the callbacks write, against what it should be: on the digits, with a model of a few thousand parameters."""
 
+import csv
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,57 +11,87 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from lightning import Callback, LightningModule, Trainer
-from matplotlib.colors import to_rgb
+from lightning.pytorch.loggers import TensorBoardLogger
+from mean_colour import MeanColour
+from scenes import glimpses_of
 
-from callbacks.reports.film_strip import UNSEEN, Film, FilmStrip, film_strip, seen
-from callbacks.reports.records import CurveRecords, budgets, plain, read_records, validation_records
+from callbacks.reports.curve_records import CurveRecords
+from callbacks.reports.film_strip import FilmStrip
+from callbacks.reports.glimpse_axis import GlimpseAxis
 from callbacks.reports.throughput import Throughput
-from callbacks.reports.training import TrainingCurves
+from callbacks.reports.training_curves import TrainingCurves
+from callbacks.reports.validation_figures import ValidationFigures
+from callbacks.reports.validation_report import ValidationReport
 from datamodules.datamodule import ShardDataModule
-from datamodules.loading.loader import EpochLoader
+from datamodules.loading.config import LoaderConfig
+from datamodules.loading.loader import ShardAccess
+from datamodules.views.evaluate import EvaluateView
+from datamodules.views.train import TrainView
 from mambaeye.batch import GlimpseBatch
-from mambaeye.encoders.mambaeye import EncoderConfig
+from mambaeye.encoders.base import Encoder
+from mambaeye.encoders.mambaeye import MambaEye
+from mambaeye.evaluation.result import METRICS, ValidationResult
+from mambaeye.flops import training_flops
 from mambaeye.module import ClassifierModule
 from mambaeye.optim import OptimizerConfig
 
 LENGTH, BATCH = 9, 50
 
 
+def small_encoder() -> Encoder:
+    torch.manual_seed(0)
+    return MambaEye(num_classes=10, dim=16, depth=1, d_state=8, headdim=8)
+
+
+def digits(data_dir: Path, accumulate: int = 1, **arguments: Any) -> ShardDataModule:
+    """397 digits to train on, and to validate on at two resolutions."""
+    shards = str(data_dir / "digits" / "val")
+    return ShardDataModule(
+        shards,
+        shards,
+        resolutions=(32, 40),
+        train=TrainView(num_glimpses=LENGTH),
+        evaluate=EvaluateView(num_glimpses=LENGTH),
+        loader=LoaderConfig(batch_size=accumulate * BATCH, micro_batch_size=BATCH, num_workers=0),
+        **arguments,
+    )
+
+
 def fit(
-    run_dir: Path, data_dir: Path, *callbacks: Callback, lr: float = 0.0, accumulate: int = 1, **trainer: Any
+    run_dir: Path,
+    data_dir: Path,
+    *callbacks: Callback,
+    lr: float = 0.0,
+    accumulate: int = 1,
+    encoder: Encoder | None = None,
+    ckpt_path: Path | None = None,
+    **trainer: Any,
 ) -> Trainer:
     """A short fit without a logger; with no learning rate, so that weights stay."""
-    shards = str(data_dir / "digits" / "val")
-    batches = {"batch_size": accumulate * BATCH, "micro_batch_size": BATCH, "num_workers": 0}
-    data = ShardDataModule(shards, shards, length=LENGTH, validation_length=LENGTH, resolutions=(32, 40), **batches)
-    torch.manual_seed(0)
-    sizes = EncoderConfig(num_classes=10, dim=16, depth=1, d_state=8, headdim=8)
-    module = ClassifierModule(sizes, OptimizerConfig(lr=lr, warmup_epochs=0))
+    module = ClassifierModule(encoder or small_encoder(), optimizer=OptimizerConfig(lr=lr, warmup_epochs=0))
     settings = {"max_epochs": 1, "limit_train_batches": 4, "log_every_n_steps": 1, "limit_val_batches": 0} | trainer
     runner = Trainer(
         accelerator="cpu",
         default_root_dir=run_dir,
-        logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
         callbacks=list(callbacks),
-        **settings,
+        **{"logger": False} | settings,
     )
-    runner.fit(module, data)
+    runner.fit(module, digits(data_dir, accumulate), ckpt_path=ckpt_path, weights_only=True)
     return runner
 
 
-def training_lines(run_dir: Path) -> list[dict[str, Any]]:
-    return [line for line in read_records(run_dir / "curves.jsonl") if line["kind"] == "training"]
+def lines_of(run_dir: Path, kind: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run_dir / "curves.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == kind]
 
 
 def test_training_curves_are_those_of_the_batch(data_dir: Path, tmp_path: Path) -> None:
-    """Weights stay, so what is probed after a step is what the step had: thirds add up to the loss."""
+    """Weights stay, so the loss after a step is what the step had: thirds add up to it."""
     seen_norms, confidences = [], []
 
     class Independently(Callback):
@@ -76,7 +108,7 @@ def test_training_curves_are_those_of_the_batch(data_dir: Path, tmp_path: Path) 
 
     fifths = [(0, 0.2), (0.2, 0.4), (0.4, 0.6), (0.6, 0.8), (0.8, 1.1)]
     fit(tmp_path, data_dir, Independently(), TrainingCurves(images=BATCH), CurveRecords())
-    lines = training_lines(tmp_path)
+    lines = lines_of(tmp_path, "training")
     assert [line["optimizer_step"] for line in lines] == [1, 2, 3, 4]
     for line, norm, expected in zip(lines, seen_norms, confidences, strict=True):
         thirds = [line[f"train_loss_by_glimpse/{name}"] for name in ("early", "middle", "late")]
@@ -92,34 +124,34 @@ def test_training_curves_are_those_of_the_batch(data_dir: Path, tmp_path: Path) 
 def test_only_logged_steps_cost(
     every: int, accumulate: int, steps: list[int], data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    probed, probe = [], ClassifierModule.probe
+    asked, per_step_loss = [], ClassifierModule.per_step_loss
 
     def counted(self: ClassifierModule, *arguments: Any) -> Any:
-        probed.append(self.trainer.global_step)
-        return probe(self, *arguments)
+        asked.append(self.trainer.global_step)
+        return per_step_loss(self, *arguments)
 
-    monkeypatch.setattr(ClassifierModule, "probe", counted)
+    monkeypatch.setattr(ClassifierModule, "per_step_loss", counted)
     settings = {"log_every_n_steps": every, "accumulate": accumulate}
     fit(tmp_path, data_dir, TrainingCurves(), Throughput(), CurveRecords(), **settings)
-    assert [line["optimizer_step"] for line in training_lines(tmp_path)] == probed == steps
+    assert [line["optimizer_step"] for line in lines_of(tmp_path, "training")] == asked == steps
 
 
 def test_throughput_counts_images_and_the_time_waited(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A loader that sleeps before every batch: what is logged gives back the clock's time and the time slept."""
-    nap, batches = 0.05, EpochLoader.batches
+    nap, batches = 0.05, ShardAccess.batches
 
-    def slowly(self: EpochLoader, *arguments: Any) -> Iterator[GlimpseBatch]:
+    def slowly(self: ShardAccess, *arguments: Any) -> Iterator[GlimpseBatch]:
         for batch in batches(self, *arguments):
             time.sleep(nap)
             yield batch
 
-    monkeypatch.setattr(EpochLoader, "batches", slowly)
+    monkeypatch.setattr(ShardAccess, "batches", slowly)
     start = time.perf_counter()
     trainer = fit(tmp_path, data_dir, Throughput(peak_flops=1e9), CurveRecords(), log_every_n_steps=2)
     passed = time.perf_counter() - start
-    lines, seconds = training_lines(tmp_path), 0.0
+    lines, seconds = lines_of(tmp_path, "training"), 0.0
     assert len(lines) == 2
     for line in lines:
         rate = line["throughput/images_per_second"]
@@ -127,7 +159,7 @@ def test_throughput_counts_images_and_the_time_waited(
         window = 2 * BATCH / rate
         seconds += window
         assert 2 * nap <= line["throughput/data_wait"] * window <= window
-        flops = trainer.lightning_module.flops_an_image(LENGTH)
+        flops = training_flops(trainer.lightning_module.encoder, glimpses_of(2, LENGTH, 16, 10))
         assert line["throughput/mfu"] == pytest.approx(rate * flops / 1e9, rel=1e-3)
         assert 0.01 < line["throughput/memory_gib"] < 100
     assert 4 * nap < seconds < passed
@@ -139,65 +171,104 @@ def test_a_continued_run_takes_its_steps_again(data_dir: Path, tmp_path: Path) -
     text = "".join(json.dumps(line) + "\n" for line in lines) + '{"kind": "trai'
     (tmp_path / "curves.jsonl").write_text(text)
     fit(tmp_path, data_dir, CurveRecords())
-    assert [line["optimizer_step"] for line in training_lines(tmp_path)] == [-1, 0, 1, 2, 3, 4]
+    assert [line["optimizer_step"] for line in lines_of(tmp_path, "training")] == [-1, 0, 1, 2, 3, 4]
 
 
-def test_records_are_the_curves(data_dir: Path, tmp_path: Path) -> None:
+class KeepResults(Callback):
+    """Keeps what every validation measured."""
+
+    def __init__(self) -> None:
+        self.results: list[ValidationResult] = []
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.results.append(pl_module.result)
+
+
+def test_records_are_the_results(data_dir: Path, tmp_path: Path) -> None:
     """What is written down is what the module says."""
-    said = []
-
-    class Ask(Callback):
-        def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-            said.append(pl_module.validation_curves)
-
-    fit(tmp_path, data_dir, CurveRecords(), Ask(), limit_val_batches=None, max_epochs=2, lr=0.01)
-    lines = [line for line in read_records(tmp_path / "curves.jsonl") if line["kind"] == "validation"]
+    keep = KeepResults()
+    fit(tmp_path, data_dir, CurveRecords(), keep, limit_val_batches=None, max_epochs=2, lr=0.01)
+    lines = lines_of(tmp_path, "validation")
     assert [(line["epoch"], line["resolution"]) for line in lines] == [(0, 32), (0, 40), (1, 32), (1, 40)]
-    for line, curves in zip(lines, [*said[0], *said[1]], strict=True):
+    for line, result in zip(lines, [one for told in keep.results for one in told.conditions], strict=True):
         assert line["steps"] == list(range(1, LENGTH + 1))
         assert line["samples"] == [397] * LENGTH
-        for name in ("top1", "confidence", "ece", "adaptive_ece", "nll"):
-            assert line[name] == pytest.approx(curves[name].tolist(), abs=1e-6)
+        for name in METRICS:
+            assert line[name] == pytest.approx(result[name].tolist(), abs=1e-6)
         assert [bins["step"] for bins in line["reliability"]] == [1, 2, 4, 9]
         assert all(sum(bins["bin_count"]) == 397 for bins in line["reliability"])
 
 
-@given(length=st.integers(1, 5000))
-def test_budgets_are_few_kept_steps_from_first_to_last(length: int) -> None:
-    steps = [step for step in range(1, length + 1) if step < 10 or step % 7 == 0 or step == length]
-    some = budgets(steps)
-    assert some == sorted(set(some))
-    assert {1, length} <= set(some) <= set(steps)
-    assert len(some) <= 4
+def test_the_history_of_figures_goes_through_a_checkpoint(data_dir: Path, tmp_path: Path) -> None:
+    """A continued run knows the ECE of the epochs before, whatever files there are."""
+
+    class Save(Callback):
+        def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            trainer.save_checkpoint(tmp_path / f"{trainer.current_epoch}.ckpt")
+
+    settings = {"limit_val_batches": 2, "max_epochs": 3, "lr": 0.01, "limit_train_batches": 2}
+    whole, keep = ValidationFigures(), KeepResults()
+    fit(tmp_path / "one", data_dir, whole, keep, Save(), **settings)
+    assert [(entry.epoch, entry.title) for entry in whole.history] == [
+        (epoch, f"{side} px, random") for epoch in range(3) for side in (32, 40)
+    ]
+    measured = [one["ece"] for result in keep.results for one in result.conditions]
+    for entry, ece in zip(whole.history, measured, strict=True):
+        assert entry.ece == pytest.approx(ece, abs=5e-4)  # half precision
+    continued = ValidationFigures()
+    fit(tmp_path / "two", data_dir, continued, ckpt_path=tmp_path / "1.ckpt", **settings)
+    for entry, other in zip(whole.history, continued.history, strict=True):
+        assert entry[:3] == other[:3]
+        assert entry.ece.tolist() == other.ece.tolist()
 
 
-def test_plain_numbers() -> None:
-    assert plain(torch.tensor([[0.12345678, torch.nan], [1, 2]])) == [[0.123457, None], [1, 2]]
-    assert plain(torch.tensor(7)) == 7
+def test_without_figures_no_history(data_dir: Path, tmp_path: Path) -> None:
+    figures = ValidationFigures(every=0)
+    fit(tmp_path, data_dir, figures, limit_val_batches=1)
+    assert figures.history == []
+    assert figures.state_dict() == {}
 
 
-@given(
-    places=st.lists(st.tuples(st.integers(-2, 7), st.integers(-2, 7)), min_size=1, max_size=6), steps=st.integers(0, 6)
-)
-def test_what_was_seen(places: list[tuple[int, int]], steps: int) -> None:
-    """A pixel is gray until a glimpse shows it, and then as the image has it; glimpses may stand over the canvas."""
-    around = np.random.default_rng(0).integers(0, 199, (14, 14, 3), dtype=np.uint8)
-    image = around[3:-3, 3:-3]
-    patches = np.stack([around[3 + row : 6 + row, 3 + col : 6 + col].transpose(2, 0, 1) for row, col in places])
-    picture = seen(Film(patches, np.array(places), np.zeros((len(places), 2)), 0), steps, 8)
-    for row in range(8):
-        for col in range(8):
-            shown = any(r <= row < r + 3 and c <= col < c + 3 for r, c in places[:steps])
-            assert (picture[row, col] == (image[row, col] if shown else UNSEEN)).all()
+def test_a_validation_shows_the_training_that_led_there(data_dir: Path, tmp_path: Path) -> None:
+    """Drawn by who owns curves.jsonl, from it alone; a directory without one has no training to show."""
+    trainer = fit(tmp_path, data_dir, CurveRecords(), ValidationReport(), limit_val_batches=1, max_epochs=2, lr=0.01)
+    folder = tmp_path / "validation"
+    assert not folder.exists()
+    trainer.validate(trainer.lightning_module, datamodule=trainer.datamodule, verbose=False)
+    assert {"training.csv", "training.png", "ece_by_epoch.png"} <= {path.name for path in folder.iterdir()}
+    with (folder / "training.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["optimizer_step"]) for row in rows] == list(range(1, 9))
+    (tmp_path / "curves.jsonl").unlink()
+    trainer.test(trainer.lightning_module, datamodule=trainer.datamodule, verbose=False)
+    assert (tmp_path / "test" / "curves.csv").exists()
+    assert not (tmp_path / "test" / "training.png").exists()
 
 
-def test_a_film_strip_of_one_glimpse_and_two_classes() -> None:
-    film = Film(np.zeros((1, 3, 2, 2), np.uint8), np.zeros((1, 2), int), np.array([[0.25, 0.75]]), 1)
-    bars, way = film_strip([film], 6, ["a", "b"]).axes[0].collections
-    lengths = [end[0] - start[0] for start, end in bars.get_segments()]
-    assert lengths == pytest.approx([0.95 * 0.75, 0.95 * 0.25])  # the winner first
-    assert [tuple(color[:3]) for color in bars.get_colors()] == [to_rgb("tab:green"), to_rgb("0.7")]
-    assert len(way.get_segments()) == 0  # no turn was taken
+def test_every_report_copes_with_an_encoder_that_answers_once(
+    data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An encoder of canvases: no film, no glimpses a second, no loss by glimpse; all else as for others."""
+    film, figures = FilmStrip(), ValidationFigures()
+    reports = [Throughput(peak_flops=1e9), TrainingCurves(), ValidationReport(), CurveRecords(), GlimpseAxis()]
+    logger = TensorBoardLogger(tmp_path, name="", version="")
+    trainer = fit(
+        tmp_path, data_dir, film, figures, *reports, encoder=MeanColour(10), limit_val_batches=1, logger=logger
+    )
+    assert film.films == []
+    assert len(figures.history) == 2
+    (line, *_) = lines_of(tmp_path, "training")
+    assert line["throughput/images_per_second"] > 0
+    assert line["throughput/mfu"] > 0
+    assert "throughput/glimpses_per_second" not in line
+    assert not [name for name in line if name.startswith("train_loss_by_glimpse")]
+    assert [name for name in line if "information_ratio" in name] == ["train_confidence_by_information_ratio/0.8"]
+    assert list((tmp_path / "by_glimpse/epoch_000").glob("events*"))
+    trainer.validate(trainer.lightning_module, datamodule=trainer.datamodule, verbose=False)
+    said = capsys.readouterr().out
+    assert re.search(r"\b100 canvases in [\d.]+ s", said), said
+    assert not (tmp_path / "validation" / "film_strip.png").exists()
+    assert (tmp_path / "validation" / "early_exit.png").exists()
 
 
 def test_films_are_of_the_same_images_every_epoch(data_dir: Path, tmp_path: Path) -> None:
@@ -215,10 +286,3 @@ def test_films_are_of_the_same_images_every_epoch(data_dir: Path, tmp_path: Path
         assert (before.positions == after.positions).all()
         assert before.label == after.label
         assert not np.allclose(before.probabilities, after.probabilities)
-
-
-def test_a_validation_alone_has_records(data_dir: Path, tmp_path: Path) -> None:
-    trainer = fit(tmp_path, data_dir)
-    trainer.limit_val_batches = 1.0
-    trainer.validate(trainer.lightning_module, datamodule=trainer.datamodule, verbose=False)
-    assert [record["resolution"] for record in validation_records(trainer)] == [32, 40]

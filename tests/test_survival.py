@@ -48,7 +48,7 @@ def lines(path: Path) -> int:
 
 def kill_at(moment: str, run: subprocess.Popen[str], draw: random.Random) -> None:
     """Wait for a moment of a run after some steps of its own, and kill it with all its processes."""
-    book, partial = Path("run/ledger-0.jsonl"), Path("run/checkpoints/checkpoint.partial")
+    book, partial = Path("run/ledger-0.jsonl"), Path("run/checkpoints/.last.ckpt.partial")
     begun = lines(book)
     wanted = begun + draw.randint(1, 12)
     end = time.monotonic() + 120

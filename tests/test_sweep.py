@@ -1,14 +1,18 @@
-"""Sweeps on the command line: one validate over many cells is what separate runs give, and what it leaves behind."""
+"""Sweeps on the command line: one validate under many conditions is what separate runs give; what it leaves behind."""
 
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commands import TINY, flags
 
-from callbacks.reports.tables import accuracy_table, early_table, markdown
+from callbacks.reports.tables import accuracy_table, early_exit_table, markdown
+from mambaeye.batch import EvaluationCondition
+from mambaeye.evaluation.result import METRICS, ConditionResult, EarlyExitResult, ValidationResult
 from train import main
 
 SIDES, SCANS, BUDGETS = (24, 40, 33), ("random", "spiral", "sobol"), (5, 40, 12)
@@ -47,7 +51,7 @@ def sweep(checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_dir
 
 
-def test_a_sweep_is_its_cells_one_by_one(sweep: Path, checkpoint: str, tmp_path: Path) -> None:
+def test_a_sweep_is_its_conditions_one_by_one(sweep: Path, checkpoint: str, tmp_path: Path) -> None:
     """Other runs, each with one resolution, one scan and one budget, in other batches."""
     whole = json.loads((sweep / "validation.json").read_text())
     steps = {1, 2, 4, 8, 16, 32, 40, 5, 12}
@@ -94,15 +98,22 @@ def test_a_validation_says_how_long_it_waited(checkpoint: str, tmp_path: Path, c
     assert 0 <= int(found[3]) <= 100
 
 
-ROWS = [
-    {"resolution": 8, "scan": "random", "step": step, "samples": 9, "top1": top1, "top5": 1, "confidence": 0, "ece": 0}
-    for step, top1 in ((1, 0.2), (2, 0.3), (4, 0.5), (8, 0.8))
-]
+def accuracies(*exits: EarlyExitResult) -> ValidationResult:
+    """Nine images, whose top-1 grows with what was seen of them."""
+    steps = [1, 2, 4, 8]
+    metrics = {name: np.zeros(4) for name in METRICS} | {"top1": np.array([0.2, 0.3, 0.5, 0.8]), "top5": np.ones(4)}
+    empty: dict[str, np.ndarray] = {}
+    one = ConditionResult(CONDITION, 10, steps, steps, np.full(4, 9), metrics, np.zeros(0), empty, empty)
+    return ValidationResult([one], list(exits))
+
+
+CONDITION = EvaluationCondition(8, "random")
 
 
 @pytest.mark.parametrize(("most", "columns"), [(None, "1 2 4 8"), (4, "1 2 4 8"), (3, "2 8"), (1, "8")])
 def test_a_table_has_no_more_columns_than_asked(most: int | None, columns: str) -> None:
-    _, headings, lines = accuracy_table(ROWS, most)
+    title, headings, lines = accuracy_table(accuracies(), most)
+    assert title == "Top-1 (%) after so many glimpses, 9 images"
     assert headings == ["side", "scan", *columns.split(), "top-5", "sure", "ECE"]
     shares = {"1": "20.0", "2": "30.0", "4": "50.0", "8": "80.0"}
     assert lines == [["8", "random", *(shares[column] for column in columns.split()), "100.0", "0.0", "0.0"]]
@@ -111,13 +122,14 @@ def test_a_table_has_no_more_columns_than_asked(most: int | None, columns: str) 
 def test_the_table_of_early_answers_takes_the_cheapest_that_is_as_good() -> None:
     thresholds = {0.5: (2.0, 0.5), 0.7: (4.0, 0.796), 0.9: (5.5, 0.81), 1.0: (8.0, 0.8)}
     early = [
-        {"resolution": 8, "scan": "random", "rule": "confidence", "threshold": tau, "glimpses": taken, "top1": top1}
+        EarlyExitResult(CONDITION, "confidence", tau, taken, 1.0, 9, {"top1": top1})
         for tau, (taken, top1) in thresholds.items()
     ]
-    early.append(early[0] | {"rule": "stable", "threshold": 2})
-    title, headings, lines = early_table(ROWS, early)
-    assert lines == [["8", "random", "80.0", "0.7", "4.0", "-", "-"]]
-    assert markdown(title, headings, lines).splitlines()[-1] == "| 8 | random | 80.0 | 0.7 | 4.0 | - | - |"
+    early.append(replace(early[0], rule="stable", threshold=2))
+    table = early_exit_table(accuracies(*early))
+    assert table.headings == ["side", "scan", "at 8", "conf", "took", "stab", "took"]
+    assert table.lines == [["8", "random", "80.0", "0.7", "4.0", "-", "-"]]
+    assert markdown(table).splitlines()[-1] == "| 8 | random | 80.0 | 0.7 | 4.0 | - | - |"
 
 
 @pytest.mark.parametrize(
