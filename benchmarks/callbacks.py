@@ -17,16 +17,23 @@ from typing import Any
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import Timer
 
-from datamodules.datamodule import ShardDataModule
-from mambaeye.module import ClassifierModule
-from train import ALWAYS, MambaEyeCLI
+from train import MambaEyeCLI
 
 CONFIG = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
 STEP_HOOKS = ("on_train_batch_start", "on_train_batch_end", "on_before_optimizer_step")
 
 
-class WithoutCallbacks(MambaEyeCLI):
-    """The command line, whose runs leave nothing but checkpoints and Lightning's own logs."""
+class Timed(MambaEyeCLI):
+    """The command line, with a timer."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        trainer = super().instantiate_trainer(**kwargs)
+        trainer.callbacks.insert(0, Timer())
+        return trainer
+
+
+class WithoutCallbacks(Timed):
+    """The command line, but its runs leave nothing except checkpoints and Lightning's own logs."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer = super().instantiate_trainer(**kwargs)
@@ -35,41 +42,31 @@ class WithoutCallbacks(MambaEyeCLI):
 
 
 def ours(callback: Callback) -> bool:
-    """Whether a callback is one of this project's."""
+    """Tell whether a callback is one of this project's."""
     return type(callback).__module__.startswith("callbacks.")
 
 
-def fit(epochs: int, data_dir: str, cli: type[MambaEyeCLI] = MambaEyeCLI) -> tuple[float, Trainer]:
-    """Seconds of a fit, and its trainer."""
-    timer = Timer()
+def fit(epochs: int, data_dir: str, cli: type[Timed]) -> tuple[float, Trainer]:
+    """Return the seconds of a fit, and its trainer."""
     with tempfile.TemporaryDirectory() as run_dir:
-        run = cli(
-            ClassifierModule,
-            ShardDataModule,
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            trainer_defaults={
-                "callbacks": [*(callback() for callback in ALWAYS), timer],
-                "profiler": {
-                    "class_path": "lightning.pytorch.profilers.SimpleProfiler",
-                    "init_args": {"dirpath": run_dir, "filename": "profile"},
-                },
-                "enable_progress_bar": False,
-                "enable_model_summary": False,
-            },
-            args=[
-                "fit",
-                f"--config={CONFIG}",
-                f"--run_dir={run_dir}",
-                f"--data.data_dir={data_dir}",
-                f"--trainer.max_epochs={epochs}",
-            ],
-        )
-    return timer.time_elapsed("train"), run.trainer
+        flags = {
+            "config": CONFIG,
+            "run_dir": run_dir,
+            "data.data_dir": data_dir,
+            "trainer.max_epochs": epochs,
+            "trainer.enable_progress_bar": "false",
+            "trainer.enable_model_summary": "false",
+            "trainer.profiler": "lightning.pytorch.profilers.SimpleProfiler",
+            "trainer.profiler.dirpath": run_dir,
+            "trainer.profiler.filename": "profile",
+        }
+        trainer = cli(["fit", *(f"--{name}={value}" for name, value in flags.items())]).trainer
+    (timer,) = (callback for callback in trainer.callbacks if isinstance(callback, Timer))
+    return timer.time_elapsed("train"), trainer
 
 
 def by_callback(trainer: Trainer, hooks: tuple[str, ...] | None = None) -> dict[str, float]:
-    """Seconds of each of our callbacks, in all hooks or in those."""
+    """Return the seconds of each of our callbacks, in all hooks or in those."""
     names = [type(callback).__name__ for callback in trainer.callbacks if ours(callback)]
     seconds = dict.fromkeys(names, 0.0)
     for action, times in trainer.profiler.recorded_durations.items():
@@ -86,7 +83,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3, help="short fits with and without callbacks")
     parser.add_argument("--data_dir", default="data", help="where the digits are packed")
     options = parser.parse_args()
-    seconds, trainer = fit(options.epochs, options.data_dir)
+    seconds, trainer = fit(options.epochs, options.data_dir, Timed)
     costs = by_callback(trainer)
     in_steps = sum(by_callback(trainer, STEP_HOOKS).values())
     steps = sum(trainer.profiler.recorded_durations["run_training_batch"])
@@ -99,7 +96,7 @@ def main() -> None:
     print(json.dumps(report), flush=True)
     ratios = []
     for _ in range(options.pairs):
-        with_all, without = (fit(5, options.data_dir, cli)[0] for cli in (MambaEyeCLI, WithoutCallbacks))
+        with_all, without = (fit(5, options.data_dir, cli)[0] for cli in (Timed, WithoutCallbacks))
         ratios.append(round(with_all / without, 4))
         print(json.dumps({"with": round(with_all, 1), "without": round(without, 1), "ratio": ratios[-1]}), flush=True)
 
