@@ -163,7 +163,7 @@ def test_continue_a_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 def test_last_is_the_last_even_if_the_best_was_earlier(data_dir: Path) -> None:
     settings = {**TINY, "run_dir": "flat", "model.optimizer.lr": 0, "trainer.max_epochs": 3, "data.scans": "[random]"}
-    short = ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1", "--data.resolutions=[32]"]
+    short = ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=2", "--data.resolutions=[32]"]
     main(["fit", f"--data.data_dir={data_dir}", *flags(settings), *short])
     steps = {
         name: torch.load(f"flat/checkpoints/{name}.ckpt", weights_only=True)["global_step"] for name in ("best", "last")
@@ -175,7 +175,7 @@ def test_last_is_the_last_even_if_the_best_was_earlier(data_dir: Path) -> None:
 def test_last_without_a_checkpoint_starts_afresh_in_fit_alone(
     data_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    short = ["--trainer.limit_train_batches=1", "--trainer.limit_val_batches=0", f"--data.data_dir={data_dir}"]
+    short = ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=0", f"--data.data_dir={data_dir}"]
     main(["fit", "--ckpt_path=last", *flags(TINY), *short])
     assert "runs/default/checkpoints/last.ckpt does not exist: starting afresh" in capsys.readouterr().out
     said = fails(["validate", "--ckpt_path=last", "--run_dir=nothing"], capsys)
@@ -199,7 +199,7 @@ def test_weights_alone_can_be_validated_and_fine_tuned(
     module = ClassifierModule.load_from_checkpoint(last, map_location="cpu")
     weights.save(module.encoder, "exported")
     data = f"--data.data_dir={data_dir}"
-    short = ["--trainer.limit_val_batches=2", "--trainer.limit_train_batches=1", "--trainer.max_epochs=1", data]
+    short = ["--trainer.limit_val_batches=2", "--trainer.limit_train_batches=2", "--trainer.max_epochs=1", data]
     for run_dir, source in (("a", "--ckpt_path=" + str(last)), ("b", "--model.init_from=exported/model.safetensors")):
         main(["validate", *QUIET, *flags({**TINY, "run_dir": run_dir}), *short, source])
     assert Path("a/validation.json").read_text() == Path("b/validation.json").read_text()
@@ -253,7 +253,7 @@ def test_a_checkpoint_says_what_the_model_is_told_of_where_it_looks(
         (["predict", "--ckpt_path=x.ckpt"], "--ckpt_path x.ckpt does not exist"),
         (["fit", "--data.train_scan=zigzag"], "no scan pattern is called 'zigzag': choose one of random, "),
         (["fit", "--data.scans=[zigzag]"], "no scan pattern is called 'zigzag': choose one of random, random_grid, "),
-        (["fit", "--data.patch_size=40"], "data.resolutions has 32, less than a glimpse of 40 pixels"),
+        (["fit", "--data.patch_size=40"], "data.train.canvas is 32..64 pixels and a glimpse 40: give two sides"),
         (["fit", "--data.train.canvas=[8,64]"], "data.train.canvas is 8..64 pixels and a glimpse 16: give two sides"),
         (["fit", "--model.encoder=Nobody"], "Nobody"),
         (["fit", "--model.encoder.dpeth=3"], "dpeth"),
@@ -274,7 +274,7 @@ def test_mistakes_end_in_one_sentence(
     arguments: list[str], said: str | None, data_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if arguments[0] == "fit":
-        short = ["--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1", f"--data.data_dir={data_dir}"]
+        short = ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=2", f"--data.data_dir={data_dir}"]
         arguments = ["fit", *flags(TINY), *short, *arguments[1:]]
     if said is None:  # a glimpse as large as the smallest canvas is no mistake
         main(arguments)
