@@ -50,7 +50,7 @@ LINKS = {
 ALWAYS = (Preflight, GlimpseAxis)
 SCANS = ("data.scans", "data.train_scan")
 IMAGES = "--data.images"
-# those that a flag or a config may set, in the order in which Lightning calls them: the records have the others' numbers
+# those that a flag or a config may set, as Lightning calls them one after the other: records have what others log
 REPORTS = {
     "training_curves": TrainingCurves,
     "throughput": Throughput,

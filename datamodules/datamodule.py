@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning import LightningDataModule, Trainer
 
@@ -13,16 +13,17 @@ from datamodules.loading.config import LoaderConfig
 from datamodules.loading.files import FileLoader
 from datamodules.loading.loader import NO_EPOCH, EpochLoader, FixedLoader, ShardAccess
 from datamodules.shards.index import ShardIndex
-from datamodules.shards.locate import open_index
+from datamodules.shards.locate import open_split
 from datamodules.shards.order import LoaderLayout, batches_of
-from datamodules.views.evaluate import EvaluateView, EvaluationCanvases, evaluation_conditions
-from datamodules.views.plan import AXES
+from datamodules.views.evaluate import EvaluateView, EvaluationCanvases, evaluation_conditions, require_resolutions
+from datamodules.views.plan import AXES, require_scans
 from datamodules.views.predict import FileCanvases, PredictView
-from datamodules.views.train import TrainingCanvases, TrainingGlimpses, TrainingSamples, TrainView
-from mambaeye.batch import CANVAS, POLICY, EvaluationCondition
-from mambaeye.contracts import ModelSpec, OptimizerStep, SplitSummary, model_of
+from datamodules.views.train import TrainView, training_samples
+from mambaeye.batch import EvaluationCondition
+from mambaeye.contracts import DataSpec, ModelSpec, OptimizerStep, SplitSummary, model_of
 from mambaeye.errors import InputError, on_all_ranks
-from mambaeye.geometry.scans import scan_pattern
+
+LIMIT_VAL, LIMIT_TEST = "limit_val_batches", "limit_test_batches"  # the trainer's arguments
 
 
 class ShardDataModule(LightningDataModule):
@@ -73,20 +74,11 @@ class ShardDataModule(LightningDataModule):
         self.save_hyperparameters(ignore=["images", "predict"], logger=False)  # of one prediction, not of a run
         # plain containers, so that a checkpoint loads with weights_only=True
         self.hparams.update(train=asdict(train), evaluate=asdict(evaluate), loader=asdict(loader))
-        for resolution in resolutions:
-            if resolution < patch_size:
-                raise InputError(
-                    f"data.resolutions has {resolution}, less than a glimpse of {patch_size} pixels: "
-                    f"give canvas sides of at least data.patch_size"
-                )
-        for name, values in (("resolutions", resolutions), ("scans", scans)):
-            if not values:
-                raise InputError(f"data.{name} is empty: give at least one")
-        for scan in (train_scan, *scans):
-            if scan != POLICY:
-                scan_pattern(scan)
         train.require_room(patch_size)
         predict.require_room(patch_size)
+        require_resolutions(resolutions, patch_size)
+        require_scans(scans)
+        require_scans([train_scan])
         embedded = Path(data_dir) / "digits"
         self.embedded = embedded if train_shards is None or val_shards is None else None
         self.shards = {
@@ -98,12 +90,13 @@ class ShardDataModule(LightningDataModule):
         self.train_scan, self.resolutions, self.scans = train_scan, resolutions, scans
         self.train, self.evaluate, self.predict, self.loader = train, evaluate, predict, loader
         self.canvas_range, self.num_workers = train.canvas, loader.num_workers
-        self.num_glimpses, self.report_at = evaluate.num_glimpses, evaluate.report_at
+        self.num_glimpses = evaluate.num_glimpses
+        self.report_at: Sequence[int] = evaluate.report_at
         self.conditions: Sequence[EvaluationCondition] = ()
         self.classes: list[str] = []
         self.image_paths = [images] if isinstance(images, str) else list(images or ())
         self.found = FoundFiles([], 0)
-        self.limit: int | float = 1.0  # of batches of images in validation
+        self.limits: dict[str, int | float] = {}  # of batches of images, by trainer argument
         self.train_loader: EpochLoader | None = None
         self.fixed_loader: FixedLoader | None = None
         self.loader_state: dict[str, Any] = dict(NO_EPOCH)  # of the run that is continued
@@ -130,23 +123,15 @@ class ShardDataModule(LightningDataModule):
                 self.found = find_images(self.image_paths)
                 return
             if stage == "fit":
-                if self.train_scan == POLICY and takes != "canvas" and not has_policy:
-                    raise InputError(f"data.train_scan is {POLICY}, and the model has none: give --model.policy")
+                self.samples = training_samples(self.train, self.patch_size, self.train_scan, takes, has_policy)
                 self._set_accumulation()
                 self._open_index("train")
-            self._take_limit("limit_test_batches" if stage == "test" else "limit_val_batches")
+            self._take_limit(LIMIT_TEST if stage == "test" else LIMIT_VAL)
             self._open_index("val")
 
     def _open_index(self, split: str) -> None:
-        shards, where = self.shards[split]
-        index = open_index(shards, where)
-        if len(index.classes) != self.num_classes:
-            raise InputError(
-                f"{shards} has {len(index.classes)} classes in its index and data.num_classes is {self.num_classes}: "
-                f"set --data.num_classes {len(index.classes)}, or give other shards"
-            )
-        self.indices[split] = index
-        self.classes = self.indices.get("train", index).classes
+        self.indices[split] = open_split(*self.shards[split], self.num_classes)
+        self.classes = self.indices.get("train", self.indices[split]).classes
 
     def _set_accumulation(self) -> None:
         """Tell the trainer how many batches make an optimizer step; Lightning knows no other way."""
@@ -163,7 +148,7 @@ class ShardDataModule(LightningDataModule):
         """Keep a limit to this side: Lightning would count a batch of images once for every condition."""
         limit = getattr(self._trainer, name)
         if limit and (isinstance(limit, int) or limit < 1):  # 0 is left to Lightning, which then has no validation
-            self.limit = limit
+            self.limits[name] = limit
             setattr(self._trainer, name, 1.0)
 
     @property
@@ -218,31 +203,26 @@ class ShardDataModule(LightningDataModule):
         return self.found.skipped
 
     def train_dataloader(self) -> EpochLoader:
-        """Load every training sample once over all ranks, in an order of this epoch's own.
-
-        Glimpses are cut out by the workers, unless the encoder or a policy is to see the canvas.
-        """
-        takes_canvas = self._model.takes == "canvas"
-        if takes_canvas or self.train_scan == POLICY:
-            samples: TrainingSamples = TrainingCanvases(self.train, self.patch_size, CANVAS if takes_canvas else POLICY)
-        else:
-            samples = TrainingGlimpses(self.train, self.patch_size, self.train_scan)
+        """Load every training sample once over all ranks, in an order of this epoch's own."""
         layout = self.loader.training_layout(self.indices["train"], self._trainer.world_size)
         access = self._access("train", layout)
-        self.train_loader = EpochLoader(access, samples, self.seed, epoch=lambda: self._trainer.current_epoch)
+        self.train_loader = EpochLoader(access, self.samples, self.seed, epoch=lambda: self._trainer.current_epoch)
         self.train_loader.load_state_dict(self.loader_state)
         return self.train_loader
 
     def val_dataloader(self) -> FixedLoader:
         """Load every validation sample once over all ranks and under every condition, at fixed positions."""
-        layout = self.loader.evaluation_layout(self.indices["val"], self._trainer.world_size)
-        samples = EvaluationCanvases(self.conditions, self.patch_size, self.num_glimpses, self.evaluate.shift)
-        self.fixed_loader = FixedLoader(self._access("val", layout), samples, self.seed, self.limit)
-        return self.fixed_loader
+        return self._fixed_loader(LIMIT_VAL)
 
     def test_dataloader(self) -> FixedLoader:
         """Load the validation shards: testing is validating under another name."""
-        return self.val_dataloader()
+        return self._fixed_loader(LIMIT_TEST)
+
+    def _fixed_loader(self, limit: str) -> FixedLoader:
+        layout = self.loader.evaluation_layout(self.indices["val"], self._trainer.world_size)
+        samples = EvaluationCanvases(self.conditions, self.patch_size, self.num_glimpses, self.evaluate.shift)
+        self.fixed_loader = FixedLoader(self._access("val", layout), samples, self.seed, self.limits.get(limit, 1.0))
+        return self.fixed_loader
 
     def predict_dataloader(self) -> FileLoader:
         """Open the image files of --data.images; ranks take turns."""
@@ -271,3 +251,7 @@ class ShardDataModule(LightningDataModule):
 def summary(index: ShardIndex) -> SplitSummary:
     """Return a split in numbers."""
     return SplitSummary(len(index), len(index.sources), index.streaming)
+
+
+if TYPE_CHECKING:
+    _: DataSpec = ShardDataModule()

@@ -42,9 +42,10 @@ def find_images(paths: Sequence[str]) -> FoundFiles:
             raise InputError(f"{path!r} of --data.images {reason}: give files, folders or patterns of images")
         extension = os.path.splitext(path)[1]
         any_name = exists or (extension != "" and not glob.has_magic(extension))
-        for match in matches:
+        entered: set[str] = set()
+        for match in without_circles(matches):
             is_folder = os.path.isdir(match)
-            for file in walk(match) if is_folder else [match]:
+            for file in walk(match, entered) if is_folder else [match]:
                 if (any_name and not is_folder) or is_named_like_an_image(file):
                     files[file] = None
                 else:
@@ -57,9 +58,21 @@ def find_images(paths: Sequence[str]) -> FoundFiles:
     return FoundFiles(list(files), len(others - files.keys()))
 
 
-def walk(folder: str) -> Iterator[str]:
+def without_circles(matches: Sequence[str]) -> list[str]:
+    """Leave out what a pattern finds in a folder that it also reaches by a shorter path: links may lead in circles."""
+
+    def folder_of(match: str) -> str:
+        return os.path.normpath(match if os.path.isdir(match) else os.path.dirname(match))
+
+    shortest: dict[str, str] = {}  # name of every folder
+    for folder in sorted({folder_of(match) for match in matches}, key=lambda name: (name.count(os.sep), name)):
+        shortest.setdefault(os.path.realpath(folder), folder)
+    names = set(shortest.values())
+    return [match for match in matches if folder_of(match) in names]
+
+
+def walk(folder: str, entered: set[str]) -> Iterator[str]:
     """Yield the files below a folder that are not hidden, sorted, following links but entering no folder twice."""
-    entered = set()
     for here, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
         place = os.path.realpath(here)
         if place in entered:

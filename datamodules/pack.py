@@ -210,9 +210,11 @@ def write_shards(packing: Packing, tasks: list[Task], classes: list[str], how: d
     """
     (packing.folder / INDEX_NAME).unlink(missing_ok=True)
     names = {task.name for task in tasks}
-    for path in packing.folder.iterdir():  # of an earlier run with other arguments, and what a kill left half written
-        if path.name not in {*names, NOTES}:
+    for path in packing.folder.glob("*.tar"):  # of an earlier run with other arguments
+        if path.name not in names:
             path.unlink()
+    for path in packing.folder.glob(".*.partial"):  # which a kill left half written
+        path.unlink()
     total = sum(len(task.entries) for task in tasks)
     done = in_parallel(packing.write, tasks, jobs, total, "packing, images")
     unreadable = {name: reason for result in done for name, reason in result.unreadable.items()}

@@ -22,6 +22,7 @@ class RateColumn(ProgressColumn):
     """The column of steps a second."""
 
     def render(self, task: Task) -> Text:
+        """Return what the column shows."""
         speed = task.finished_speed or task.speed
         return Text(f"{speed:,.0f}/s" if speed else "")
 

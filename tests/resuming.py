@@ -27,7 +27,7 @@ class Interrupted(Exception):  # noqa: N818, it is no error
 class Recorder(LightningModule):
     """Learns nothing; keeps what it was given: (epoch, keys, a digest of pixels and positions) a batch.
 
-    Of canvases also (epoch, optimizer steps before, side) a batch.
+    Of canvases also (optimizer steps before, side) a batch.
     """
 
     takes, has_policy = "glimpses", True
@@ -36,12 +36,12 @@ class Recorder(LightningModule):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(()))
         self.seen: list[tuple[int, tuple[str, ...], int]] = []
-        self.sides: list[tuple[int, int, int]] = []
+        self.sides: list[tuple[int, int]] = []
 
     def training_step(self, batch: GlimpseBatch | CanvasBatch, batch_idx: int) -> Tensor:
         if isinstance(batch, CanvasBatch):  # a side of its own for every optimizer step
             pixels, positions = batch.scene.canvases, batch.scene.positions
-            self.sides.append((self.current_epoch, self.global_step, pixels.shape[1]))
+            self.sides.append((self.global_step, pixels.shape[1]))
         else:
             pixels, positions = batch.patches, batch.positions
         digest = int(pixels.long().sum()) * 1_000_003 + int((positions.long() ** 2).sum())
@@ -67,16 +67,22 @@ class InterruptAfter(Callback):
             raise Interrupted
 
 
-def run(
+def run(data_dir: Path, *callbacks: Callback, **settings: object) -> list[tuple[int, tuple[str, ...], int]]:
+    """What a run over 397 digits sees, up to its end or its interruption."""
+    return record(data_dir, *callbacks, **settings).seen
+
+
+def record(
     data_dir: Path,
     *callbacks: Callback,
     ckpt_path: Path | None = None,
     validate: bool = True,
     devices: int = 1,
+    epochs: int = EPOCHS,
     train_scan: str = "random",
     **loader: int,
-) -> list[tuple[int, tuple[str, ...], int]]:
-    """What a run over 397 digits sees, up to its end or its interruption."""
+) -> Recorder:
+    """The recorder of such a run."""
     shards = str(data_dir / "digits" / "val")
     data = ShardDataModule(
         shards,
@@ -92,7 +98,7 @@ def run(
         accelerator="cpu",
         devices=devices,
         strategy="auto" if devices == 1 else "ddp",
-        max_epochs=EPOCHS,
+        max_epochs=epochs,
         logger=False,
         enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
         enable_progress_bar=False,
@@ -104,7 +110,7 @@ def run(
     )
     with suppress(Interrupted):
         trainer.fit(recorder, data, ckpt_path=ckpt_path, weights_only=True)
-    return recorder.seen
+    return recorder
 
 
 def main(arguments: str) -> None:

@@ -98,23 +98,24 @@ def test_a_condition_is_the_same_alone(data_dir: Path) -> None:
     """With other conditions or without, in other batches, by other workers, as the beginning of a longer trajectory."""
 
     def conditions(**arguments: object) -> dict[tuple, tuple]:
-        data = data_module(data_dir, **arguments)
+        data = data_module(data_dir, limit=2, **arguments)
         rows = {}
         for batch in data.val_dataloader():
             for key, canvas, *rest, ratio in zip(batch.keys, *batch.scene, batch.information_ratio, strict=True):
                 if key:
-                    box, positions, seed = (part.tolist() for part in rest)
-                    drawn = canvas.numpy().tobytes(), box, positions[:6], seed, ratio[:6].tolist()
+                    box, positions, seed = rest
+                    beginning = positions[:6].tolist(), ratio[:6].tolist()
+                    drawn = canvas.numpy().tobytes(), box.tolist(), int(seed), beginning
                     rows[*data.conditions[batch.condition], key] = drawn
         return rows
 
     together = {"resolutions": (32, 45), "scans": ("random", "sobol", "hilbert")}
     sweep = conditions(**together, loader__num_workers=2, evaluate__num_glimpses=300, evaluate__report_at=(6,))
-    assert len(sweep) == 6 * 397
+    assert len(sweep) == 6 * 128
     for resolution in together["resolutions"]:
         for scan in together["scans"]:
             alone = conditions(resolutions=(resolution,), scans=(scan,), loader__batch_size=50)
-            assert len(alone) == 397
+            assert len(alone) == 100
             assert all(sweep[row] == drawn for row, drawn in alone.items())
 
 
@@ -130,6 +131,14 @@ def test_a_limit_counts_batches_of_images(data_dir: Path, limit: int | float, im
     for condition in (0, 1):
         keys = [key for batch in batches if batch.condition == condition for key in batch.keys if key]
         assert len(keys) == len(set(keys)) == images
+
+
+def test_testing_has_a_limit_of_its_own(data_dir: Path) -> None:
+    data = data_module(data_dir, limit=2)
+    data.trainer.limit_test_batches = 3
+    data.setup("test")
+    data.setup("validate")
+    assert (len(data.val_dataloader()), len(data.test_dataloader())) == (2, 3)
 
 
 def test_a_share_of_less_than_a_batch(data_dir: Path) -> None:

@@ -16,9 +16,12 @@ SMALL = [
     "--trainer.devices=1",
     "--trainer.precision=32-true",
     "--trainer.max_steps=2",
-    "--trainer.limit_val_batches=1",
+    "--trainer.limit_val_batches=2",
     "--trainer.check_val_every_n_epoch=1",
     "--trainer.enable_progress_bar=false",
+    "--figures.every=0",
+    "--film_strip.images=0",
+    "--report.plots=false",
     "--model.encoder.depth=1",
     "--data.train_shards=null",
     "--data.val_shards=null",
@@ -55,7 +58,14 @@ def test_the_imagenet_recipe_runs_is_fine_tuned_and_validated(
     change = max((end[name] - start[name]).abs().max().item() for name in start)
     assert 0 < change < 0.01  # two small steps from where the first run ended
     capsys.readouterr()
-    main(["validate", f"--ckpt_path={tmp_path}/runs/finetune-small/checkpoints/last.ckpt", "--trainer.accelerator=cpu"])
+    main(
+        [
+            "validate",
+            f"--ckpt_path={tmp_path}/runs/finetune-small/checkpoints/last.ckpt",
+            "--trainer.accelerator=cpu",
+            "--report.plots=false",
+        ]
+    )
     assert "not as in the checkpoint" not in capsys.readouterr().out
     assert (tmp_path / "runs/finetune-small/validate.yaml").exists()
 

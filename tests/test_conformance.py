@@ -192,9 +192,9 @@ def test_two_steps_on_the_command_line(
     settings = {name: value for name, value in TINY.items() if not name.startswith("model.encoder")}
     small = {f"model.encoder.{name}": value for name, value in SMALL[system.__name__].items() if name != "patch_size"}
     settings |= {"model.encoder": system.__name__, **small, "data.data_dir": data_dir, "run_dir": "run"}
-    settings |= {"trainer.max_steps": 2, "trainer.limit_val_batches": 1}
+    settings |= {"trainer.max_steps": 2, "trainer.limit_val_batches": 2}
     main(["fit", *flags(settings)])
-    main(["validate", "--ckpt_path=run/checkpoints/last.ckpt", "--trainer.limit_val_batches=1"])
+    main(["validate", "--ckpt_path=run/checkpoints/last.ckpt", "--trainer.limit_val_batches=2", "--report.plots=false"])
     encoder = mambaeye.load("run/checkpoints/last.ckpt")
     assert type(encoder) is system
     assert encoder.num_classes == 10

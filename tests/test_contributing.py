@@ -15,7 +15,13 @@ PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 EXAMPLES = dict(re.findall(r"^`(\w+\.py)`:\n\n```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))
 COMMANDS = re.findall(r"^    python train\.py (.+)$", PAGE, re.MULTILINE)
 FIT = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.check_val_every_n_epoch=1"]
-QUIET = ["--trainer.limit_val_batches=2", "--trainer.enable_progress_bar=false", "--figures.every=0"]
+QUIET = [
+    "--trainer.limit_val_batches=2",
+    "--trainer.enable_progress_bar=false",
+    "--figures.every=0",
+    "--film_strip.images=0",
+    "--report.plots=false",
+]
 ENCODER = ["dim=16", "depth=1", "d_state=8", "headdim=8"]
 FEW = ["--data.train.num_glimpses=6", "--data.evaluate.num_glimpses=6"]
 

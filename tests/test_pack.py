@@ -220,14 +220,15 @@ def run_until() -> Iterator[Callable[..., bool]]:
 def test_killed_at_any_moment_it_continues_to_the_same_bytes(
     run_until: Callable[..., bool], images: Path, tmp_path: Path
 ) -> None:
-    pack(images, tmp_path / "whole", *SMALL)
+    flags = ["--samples_per_shard", 10, "--jobs", 1]
+    pack(images, tmp_path / "whole", *flags)
     expected = packed(tmp_path / "whole")
     moment = 0
-    while run_until(moment, images, tmp_path / f"{moment}", *SMALL, "--jobs", 1):
+    while run_until(moment, images, tmp_path / f"{moment}", *flags):
         out = tmp_path / f"{moment}"
         assert not out.exists() or packed(out) == expected
         kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob(f"{moment}.packing/notes/*.json")}
-        pack(images, out, *SMALL)
+        pack(images, out, *flags)
         assert packed(out) == expected
         for note, written in kept.items():  # what had been finished was not made again
             assert (out / note.stem).stat().st_mtime_ns <= written
@@ -312,7 +313,7 @@ def test_unreadable_images_are_listed_and_refused(
     assert 3 <= len(finished) < 5
     for path, data in zip(bad, whole, strict=True):
         path.write_bytes(data)
-    pack(images, out, *SMALL)  # continues with the mended images
+    pack(images, out, *SMALL)  # continues with the repaired images
     assert all((out / name).stat().st_mtime_ns == written for name, written in finished.items())
     pack(images, tmp_path / "at once", *SMALL)
     assert packed(out) == packed(tmp_path / "at once")

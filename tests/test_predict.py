@@ -209,7 +209,7 @@ def about(line: dict[str, Any]) -> dict[str, Any]:
 
 def test_a_line_does_not_depend_on_what_else_is_predicted(checkpoint: Path) -> None:
     """One by one the same bytes, from workers too, and alone; a copy differs in its path; batches, by rounding."""
-    for number in range(7):
+    for number in range(5):
         noise(33, 41, number).save(f"{number}.png")
     Path("copy of 3.png").write_bytes(Path("3.png").read_bytes())
     stop = {"model.exit_criteria.confidence": 0.992}
@@ -219,7 +219,7 @@ def test_a_line_does_not_depend_on_what_else_is_predicted(checkpoint: Path) -> N
     pictures = {path.name: path.read_bytes() for path in Path("out/predictions").iterdir()}
     lines_of = {line["path"]: line for line in one_by_one}
     original, copied = lines_of["3.png"], lines_of["copy of 3.png"]
-    assert len(pictures) == 8
+    assert len(pictures) == 6
     assert copied == original | {"path": "copy of 3.png", "picture": copied["picture"]}
 
     predict(checkpoint, "*.png", "workers", **singly, **{"data.loader.num_workers": 2})
@@ -231,7 +231,7 @@ def test_a_line_does_not_depend_on_what_else_is_predicted(checkpoint: Path) -> N
             assert path.read_bytes() == pictures[path.name]
 
     for line, together in zip(
-        one_by_one, predict(checkpoint, "*.png", **stop, **{"data.loader.batch_size": 5}), strict=True
+        one_by_one, predict(checkpoint, "*.png", **stop, **{"data.loader.batch_size": 4}), strict=True
     ):
         assert together == about({key: value for key, value in line.items() if key != "picture"})
     assert predict(checkpoint, "3.png", **stop, seed_everything=4)[0]["top5"] != original["top5"]
@@ -335,6 +335,7 @@ def test_odd_files_have_lines_of_their_own(
     everything = {line["path"] for line in predict(checkpoint, "**")}
     assert everything >= {"x.gif", *(f"folder/{name}" for name in broken)}
     assert "image.dat" not in everything
+    assert not any("/up/" in path for path in everything)  # nothing again, through the link that leads in a circle
 
 
 def test_pictures(checkpoint: Path) -> None:
@@ -343,7 +344,7 @@ def test_pictures(checkpoint: Path) -> None:
     for number, name in enumerate(names):
         Path(name).parent.mkdir(exist_ok=True)
         noise(3 + 400 * number, 1000, number).save(name)
-    got = predict(checkpoint, list(names), pictures=None, animate=None, **{"data.evaluate.num_glimpses": 6})
+    got = predict(checkpoint, list(names), pictures=None, animate=None, **{"data.evaluate.num_glimpses": 4})
     assert len({line["picture"] for line in got} | {line["animation"] for line in got}) == 6
     assert sorted(Path("out/predictions").iterdir()) == sorted(
         Path("out", line[kind]) for line in got for kind in ("picture", "animation")
@@ -354,7 +355,7 @@ def test_pictures(checkpoint: Path) -> None:
         assert len(np.unique(drawn, axis=0)) > 200
         frames = [np.asarray(frame.convert("RGB"), int) for frame in ImageSequence.Iterator(
             Image.open(Path("out", line["animation"])))]  # fmt: skip
-        assert len(frames) == 6
+        assert len(frames) == 4
         assert all(np.abs(one - other).max() > 50 for one, other in pairwise(frames))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from test_datamodule import set_up
 
 from datamodules.datamodule import ShardDataModule
@@ -206,7 +207,8 @@ def test_unreadable_samples_are_counted_and_past_a_threshold_fatal(
                 list(data.val_dataloader())
 
 
-def test_storage_that_hangs_ends_the_run(val: Path) -> None:
+def test_storage_that_hangs_ends_the_run(val: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.5)  # how long it waits for its workers
     shards = f"pipe:cat {val}/val-000000.tar | (head -c 50000; sleep 30)"
     index = {"train_index": f"{val}/index.json", "val_index": f"{val}/index.json"}
     data = loaders(shards, LoaderConfig(150, timeout=1.0), **index)

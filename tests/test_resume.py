@@ -28,6 +28,12 @@ def uninterrupted(data_dir: Path) -> dict[int, list]:
     return runs
 
 
+@pytest.fixture(scope="module")
+def draws(data_dir: Path) -> dict[tuple[int, tuple[str, ...]], int]:
+    """What every sample alone looks like in every epoch: a digest by (epoch, keys)."""
+    return {(epoch, keys): digest for epoch, keys, digest in run(data_dir, batch_size=1)}
+
+
 @pytest.mark.parametrize("validate", [True, False])
 @pytest.mark.parametrize("after", [1, 3, BATCHES - 1, BATCHES, BATCHES + 1, 2 * BATCHES, EPOCHS * BATCHES - 1])
 def test_the_same_layout_goes_on_bit_for_bit(
@@ -70,7 +76,9 @@ def test_checkpoints_of_an_epoch_s_end(
         [{"batch_size": 10}, {"batch_size": 100}],
     ],
 )
-def test_other_layouts_see_what_is_left_once(layouts: list[dict[str, int]], data_dir: Path, tmp_path: Path) -> None:
+def test_other_layouts_see_what_is_left_once(
+    layouts: list[dict[str, int]], draws: dict[tuple[int, tuple[str, ...]], int], data_dir: Path, tmp_path: Path
+) -> None:
     seen, place = [], None
     for number, layout in enumerate(layouts[:-1]):
         at = tmp_path / f"{number}.ckpt"
@@ -84,10 +92,7 @@ def test_other_layouts_see_what_is_left_once(layouts: list[dict[str, int]], data
         keys = list(itertools.chain.from_iterable(keys for e, keys, _ in seen if e == epoch))
         assert set(keys) <= everything
         assert len(keys) == len(set(keys)) > 397 - last
-    draws = {}  # who draws a sample does not matter: the same epoch gives it the same canvas and positions
-    for epoch, keys, digest in run(data_dir, batch_size=1):
-        draws[epoch, keys] = digest
-    for epoch, keys, digest in seen:
+    for epoch, keys, digest in seen:  # who draws a sample does not matter
         assert sum(draws[epoch, (key,)] for key in keys) == digest
     lengths = [sum(1 for e, *_ in seen if e == epoch) for epoch in range(EPOCHS)]
     assert lengths[1:] == [397 // last] * (EPOCHS - 1)

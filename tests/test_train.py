@@ -15,6 +15,9 @@ from mambaeye import weights
 from mambaeye.module import ClassifierModule
 from train import main
 
+DRAWN = {"figures.every": 1, "film_strip.images": 3}
+QUIET = ["--report.plots=false", "--film_strip.images=0"]
+
 
 @pytest.fixture(autouse=True)
 def somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,7 +32,7 @@ def trained(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("trained") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["train.py"])
-        main(["fit", f"--run_dir={run_dir}", f"--data.data_dir={data_dir}", *flags(TINY)])
+        main(["fit", f"--run_dir={run_dir}", f"--data.data_dir={data_dir}", *flags(TINY | DRAWN)])
     return run_dir
 
 
@@ -122,20 +125,20 @@ def test_validate_needs_only_the_checkpoint(trained: Path, capsys: pytest.Captur
 
 def test_flags_win_over_the_checkpoint(trained: Path) -> None:
     last = f"--ckpt_path={trained}/checkpoints/last.ckpt"
-    main(["validate", last, "--run_dir=elsewhere", "--data.resolutions=[56]", "--data.loader.batch_size=100"])
+    main(["validate", *QUIET, last, "--run_dir=elsewhere", "--data.resolutions=[56]", "--data.loader.batch_size=100"])
     assert {(row["resolution"], row["scan"]) for row in rows(Path("elsewhere"))} == {(56, "random"), (56, "row_raster")}
 
 
 def test_batch_size_and_workers_do_not_change_the_numbers(trained: Path) -> None:
     last = f"--ckpt_path={trained}/checkpoints/last.ckpt"
-    main(["validate", last, "--run_dir=other", "--data.loader.batch_size=50", "--data.loader.num_workers=2"])
+    main(["validate", *QUIET, last, "--run_dir=other", "--data.loader.batch_size=50", "--data.loader.num_workers=2"])
     for row, expected in zip(rows(Path("other")), rows(trained), strict=True):
         for name in ("samples", *QUANTITIES):
             assert row[name] == pytest.approx(expected[name], abs=1e-6)
 
 
 def test_test_gives_the_numbers_of_validate(trained: Path) -> None:
-    main(["test", f"--ckpt_path={trained}/checkpoints/last.ckpt", "--run_dir=tested"])
+    main(["test", *QUIET, f"--ckpt_path={trained}/checkpoints/last.ckpt", "--run_dir=tested"])
     assert rows(Path("tested"), "test.json") == rows(trained)
 
 
@@ -160,7 +163,7 @@ def test_continue_a_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 def test_last_is_the_last_even_if_the_best_was_earlier(data_dir: Path) -> None:
     settings = {**TINY, "run_dir": "flat", "model.optimizer.lr": 0, "trainer.max_epochs": 3, "data.scans": "[random]"}
-    short = ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1", "--data.resolutions=[32]"]
+    short = ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=2", "--data.resolutions=[32]"]
     main(["fit", f"--data.data_dir={data_dir}", *flags(settings), *short])
     steps = {
         name: torch.load(f"flat/checkpoints/{name}.ckpt", weights_only=True)["global_step"] for name in ("best", "last")
@@ -172,7 +175,7 @@ def test_last_is_the_last_even_if_the_best_was_earlier(data_dir: Path) -> None:
 def test_last_without_a_checkpoint_starts_afresh_in_fit_alone(
     data_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    short = ["--trainer.limit_train_batches=1", "--trainer.limit_val_batches=0", f"--data.data_dir={data_dir}"]
+    short = ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=0", f"--data.data_dir={data_dir}"]
     main(["fit", "--ckpt_path=last", *flags(TINY), *short])
     assert "runs/default/checkpoints/last.ckpt does not exist: starting afresh" in capsys.readouterr().out
     said = fails(["validate", "--ckpt_path=last", "--run_dir=nothing"], capsys)
@@ -196,9 +199,9 @@ def test_weights_alone_can_be_validated_and_fine_tuned(
     module = ClassifierModule.load_from_checkpoint(last, map_location="cpu")
     weights.save(module.encoder, "exported")
     data = f"--data.data_dir={data_dir}"
-    short = ["--trainer.limit_val_batches=2", "--trainer.limit_train_batches=1", "--trainer.max_epochs=1", data]
+    short = ["--trainer.limit_val_batches=2", "--trainer.limit_train_batches=2", "--trainer.max_epochs=1", data]
     for run_dir, source in (("a", "--ckpt_path=" + str(last)), ("b", "--model.init_from=exported/model.safetensors")):
-        main(["validate", *flags({**TINY, "run_dir": run_dir}), *short, source])
+        main(["validate", *QUIET, *flags({**TINY, "run_dir": run_dir}), *short, source])
     assert Path("a/validation.json").read_text() == Path("b/validation.json").read_text()
 
     fit = ["fit", *flags({**TINY, "run_dir": "c", "model.optimizer.lr": 0}), *short]
@@ -226,10 +229,10 @@ def test_a_checkpoint_says_what_the_model_is_told_of_where_it_looks(
     assert ClassifierModule.load_from_checkpoint(last).encoder.config.coordinates == "positions"
     before = rows(Path("there"))
     capsys.readouterr()
-    main(["validate", f"--ckpt_path={last}", "--trainer.accelerator=cpu"])
+    main(["validate", *QUIET, f"--ckpt_path={last}", "--trainer.accelerator=cpu"])
     assert rows(Path("there")) == before
     assert "not as in the checkpoint" not in capsys.readouterr().out
-    main(["validate", f"--ckpt_path={last}", "--trainer.accelerator=cpu", "--model.encoder.coordinates=moves"])
+    main(["validate", *QUIET, f"--ckpt_path={last}", "--trainer.accelerator=cpu", "--model.encoder.coordinates=moves"])
     assert "  model.encoder.coordinates: positions -> moves\n" in capsys.readouterr().out
     assert rows(Path("there")) != before
     older = torch.load(trained / "checkpoints/last.ckpt", weights_only=True)  # from before there was the choice
@@ -239,7 +242,7 @@ def test_a_checkpoint_says_what_the_model_is_told_of_where_it_looks(
     )
     torch.save(older, "older.ckpt")
     assert ClassifierModule.load_from_checkpoint("older.ckpt").encoder.config.coordinates == "moves"
-    main(["validate", "--ckpt_path=older.ckpt", "--run_dir=older", "--trainer.accelerator=cpu"])
+    main(["validate", *QUIET, "--ckpt_path=older.ckpt", "--run_dir=older", "--trainer.accelerator=cpu"])
     assert rows(Path("older")) == rows(trained)
 
 
@@ -250,7 +253,7 @@ def test_a_checkpoint_says_what_the_model_is_told_of_where_it_looks(
         (["predict", "--ckpt_path=x.ckpt"], "--ckpt_path x.ckpt does not exist"),
         (["fit", "--data.train_scan=zigzag"], "no scan pattern is called 'zigzag': choose one of random, "),
         (["fit", "--data.scans=[zigzag]"], "no scan pattern is called 'zigzag': choose one of random, random_grid, "),
-        (["fit", "--data.patch_size=40"], "data.resolutions has 32, less than a glimpse of 40 pixels"),
+        (["fit", "--data.patch_size=40"], "data.train.canvas is 32..64 pixels and a glimpse 40: give two sides"),
         (["fit", "--data.train.canvas=[8,64]"], "data.train.canvas is 8..64 pixels and a glimpse 16: give two sides"),
         (["fit", "--model.encoder=Nobody"], "Nobody"),
         (["fit", "--model.encoder.dpeth=3"], "dpeth"),
@@ -271,7 +274,7 @@ def test_mistakes_end_in_one_sentence(
     arguments: list[str], said: str | None, data_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if arguments[0] == "fit":
-        short = ["--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1", f"--data.data_dir={data_dir}"]
+        short = ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=2", f"--data.data_dir={data_dir}"]
         arguments = ["fit", *flags(TINY), *short, *arguments[1:]]
     if said is None:  # a glimpse as large as the smallest canvas is no mistake
         main(arguments)

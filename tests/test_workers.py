@@ -4,14 +4,20 @@ import os
 import signal
 import sys
 import time
-from multiprocessing import set_start_method
+from multiprocessing import Process, set_forkserver_preload, set_start_method
 from pathlib import Path
 
 import pytest
+import torch
 from commands import start
 from torch.utils.data import DataLoader, IterableDataset
 
+from datamodules.loading import workers
 from datamodules.loading.workers import PATIENCE, block_signals, exit_with_parent
+
+if __name__ in ("__main__", "__mp_main__"):  # what is started below waits less long, in every process of it
+    workers.PATIENCE = 1
+    torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 1.0
 
 
 class Stuck(IterableDataset):
@@ -25,6 +31,11 @@ class Stuck(IterableDataset):
 def main(method: str, timeout: str) -> None:
     """Two workers that get stuck, and the end of this process when nothing came for a while."""
     set_start_method(method)
+    set_forkserver_preload(["pytest", "commands", "datamodules.loading.workers"])
+    first = Process(target=os.getpid)
+    with block_signals():
+        first.start()
+    first.join()  # now the fork server has imported what workers need
     loader = DataLoader(Stuck(), None, num_workers=2, timeout=float(timeout), worker_init_fn=exit_with_parent)
     with block_signals():
         batches = iter(loader)
@@ -43,7 +54,7 @@ def gone(process: int) -> bool:
 @pytest.mark.parametrize("method", ["fork", "forkserver"])
 @pytest.mark.parametrize("end", ["of itself", "killed"])
 def test_stuck_workers_end_with_their_parent(end: str, method: str) -> None:
-    run = start([method, "6" if end == "of itself" else "100"], Path(__file__))
+    run = start([method, "3" if end == "of itself" else "100"], Path(__file__))
     workers = [int(word) for word in run.stdout.readline().split()]
     assert len(workers) == 2
     for number in (signal.SIGTERM, signal.SIGUSR1):

@@ -39,6 +39,21 @@ def open_index(shards: str, where: str | None = None) -> ShardIndex:
     return index
 
 
+def open_split(shards: str, where: str | None, num_classes: int) -> ShardIndex:
+    """Open the index of a split, which must have so many classes; see open_index.
+
+    Raises:
+        InputError: it has another number of classes, or cannot be opened.
+    """
+    index = open_index(shards, where)
+    if len(index.classes) != num_classes:
+        raise InputError(
+            f"{shards} has {len(index.classes)} classes in its index and data.num_classes is {num_classes}: "
+            f"set --data.num_classes {len(index.classes)}, or give other shards"
+        )
+    return index
+
+
 def is_pattern(shards: str) -> bool:
     """Tell whether a string names shards one by one."""
     return "{" in shards or shards.endswith(".tar")

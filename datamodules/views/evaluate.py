@@ -41,6 +41,22 @@ class EvaluateView:
             raise InputError(f"data.evaluate.shift is {list(self.shift)}: give rows and columns of at least 0 pixels")
 
 
+def require_resolutions(resolutions: Sequence[int], patch_size: int) -> None:
+    """Refuse canvases on which no glimpse fits.
+
+    Raises:
+        InputError: a canvas is smaller than a glimpse, or none is given.
+    """
+    if not resolutions:
+        raise InputError("data.resolutions is empty: give at least one")
+    for resolution in resolutions:
+        if resolution < patch_size:
+            raise InputError(
+                f"data.resolutions has {resolution}, less than a glimpse of {patch_size} pixels: "
+                f"give canvas sides of at least data.patch_size"
+            )
+
+
 def evaluation_conditions(
     resolutions: Sequence[int], scans: Sequence[str], takes: Takes, has_policy: bool
 ) -> tuple[EvaluationCondition, ...]:

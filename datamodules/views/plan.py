@@ -1,5 +1,7 @@
 """The trajectory that an image is given before anything of it is seen, under every name that a scan may have."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,6 +16,22 @@ AXES = 2
 """Axes of an image, and of a position on it: (row, col)."""
 FALLBACK = "sobol"
 """What is planned where a policy leads: it spreads evenly after any number of glimpses."""
+
+
+def require_scans(scans: Sequence[str]) -> None:
+    """Refuse scans that there are not.
+
+    Args:
+        scans: names or import paths of scan patterns, or POLICY.
+
+    Raises:
+        InputError: there is no such pattern, or none is given.
+    """
+    if not scans:
+        raise InputError("data.scans is empty: give at least one")
+    for scan in scans:
+        if scan != POLICY:
+            scan_pattern(scan)
 
 
 def plan(scan: str, area: Box, patch_size: int, num_glimpses: int, rng: np.random.Generator) -> np.ndarray:

@@ -14,7 +14,7 @@ from datamodules.transforms.mixing import Mixing, cutmix, mixup
 from datamodules.views.keys import draw_seed
 from datamodules.views.plan import AXES, plan, ratio_of_plan
 from datamodules.views.samples import row_of, scene_of
-from mambaeye.batch import CANVAS, CanvasBatch, GlimpseBatch
+from mambaeye.batch import CANVAS, POLICY, CanvasBatch, GlimpseBatch, Takes
 from mambaeye.errors import InputError
 from mambaeye.geometry.box import Box
 from mambaeye.geometry.patches import cut_patches
@@ -171,6 +171,28 @@ class TrainingCanvases:
         canvas, positions = np.zeros((side, side, 3), np.uint8), np.zeros((num_glimpses, AXES), np.int32)
         scene = scene_of(canvas, Box(0, 0, side, side), positions, 0)
         return CanvasBatch(scene, torch.zeros(num_glimpses), *row_of(key, False), 0)
+
+
+def training_samples(view: TrainView, patch_size: int, scan: str, takes: Takes, has_policy: bool) -> TrainingSamples:
+    """Return what makes training samples: glimpses, unless the encoder takes canvases or a policy is to see them.
+
+    Args:
+        view: how training looks at an image.
+        patch_size: side of a glimpse in pixels.
+        scan: name or import path of a scan pattern, or POLICY.
+        takes: what the encoder takes.
+        has_policy: whether the model has a policy.
+
+    Raises:
+        InputError: a policy is asked for that is not there.
+    """
+    if takes == "canvas":
+        return TrainingCanvases(view, patch_size, CANVAS)
+    if scan != POLICY:
+        return TrainingGlimpses(view, patch_size, scan)
+    if not has_policy:
+        raise InputError(f"data.train_scan is {POLICY}, and the model has none: give --model.policy")
+    return TrainingCanvases(view, patch_size, POLICY)
 
 
 def draw_side(view: TrainView, rng: np.random.Generator) -> int:
