@@ -2,11 +2,16 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: on tensors this small, threads only wait
 
+from functools import cache
 from pathlib import Path
 
+import docstring_parser
 import pytest
 
 from datamodules.digits import ensure_digits
+
+# what jsonargparse reads of every class's source, once a process and not once a command line
+docstring_parser.parse_from_object = cache(docstring_parser.parse_from_object)
 
 
 @pytest.fixture(scope="session")
