@@ -48,6 +48,13 @@ LINKS = {
     "data.patch_size": "model.encoder.init_args.patch_size",
 }
 ALWAYS = (Preflight, GlimpseAxis)
+# warnings that nobody who runs this can act on: Lightning's use of other libraries, and what every continued run does
+NOT_FOR_USERS = (
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    r"(?s)\s*.* deprecated in v4\.",
+    r"The dirpath has changed from",
+    r"Checkpoint directory .* exists and is not empty",
+)
 SCANS = ("data.scans", "data.train_scan")
 IMAGES = "--data.images"
 # those that a flag or a config may set, as Lightning calls them one after the other: records have what others log
@@ -232,7 +239,8 @@ def main(args: list[str] | None = None) -> None:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # classes and scans of one's own, in the folder where one is
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    warnings.filterwarnings("ignore", message="`isinstance\\(treespec, LeafSpec\\)` is deprecated")  # Lightning's own
+    for message in NOT_FOR_USERS:
+        warnings.filterwarnings("ignore", message)
     try:
         MambaEyeCLI(sys.argv[1:] if args is None else args)
     except (InputError, MisconfigurationException) as error:
