@@ -6,9 +6,13 @@ from functools import cache
 from pathlib import Path
 
 import docstring_parser
+import hypothesis
 import pytest
 
 from datamodules.digits import ensure_digits
+
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 # what jsonargparse reads of every class's source, once a process and not once a command line
 docstring_parser.parse_from_object = cache(docstring_parser.parse_from_object)
