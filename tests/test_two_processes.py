@@ -35,9 +35,9 @@ def test_two_processes_give_the_numbers_of_one(data_dir: Path, tmp_path: Path) -
 
     run("validate", "--ckpt_path=two/checkpoints/last.ckpt", "--run_dir=both", *two)
     content, expected = (json.loads((tmp_path / f"{name}/validation.json").read_text()) for name in ("both", "one"))
-    for part in ("rows", "stopping"):
+    for part in ("rows", "early_exit"):
         assert content[part] == [pytest.approx(row, abs=1e-6) for row in expected[part]]
-    assert {row["samples"] for row in content["stopping"]} == {397}
+    assert {row["samples"] for row in content["early_exit"]} == {397}
 
     lines = [json.loads(line) for line in (tmp_path / "two/curves.jsonl").read_text().splitlines()]
     places = [(line["kind"], line["optimizer_step"]) for line in lines]
