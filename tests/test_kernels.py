@@ -5,12 +5,15 @@ import warnings
 
 import pytest
 import torch
+from scenes import scene_of
 from torch import Tensor
 
+from mambaeye.batch import Scene
 from mambaeye.encoders.mambaeye import EncoderConfig, MambaEye
 from mambaeye.errors import InputError
 from mambaeye.evaluation.diagnosis import diagnose
 from mambaeye.ops import kernels
+from mambaeye.rollout import Rollout
 
 SMALL = {"num_classes": 10, "dim": 64, "depth": 2, "d_state": 16, "headdim": 16, "move_embedding_dim": 16}
 # largest difference of logits, and of gradients as a share of each tensor's largest. float32: reduced-precision
@@ -90,9 +93,11 @@ def test_glimpse_by_glimpse_is_plain_torch_and_spares_the_state(dtype: torch.dty
 @pytest.mark.usefixtures("on_gpu")
 def test_a_diagnosis_is_that_of_plain_torch() -> None:
     """The kernels change states in place, and the diagnosis compares each with the one before."""
-    patches, positions = glimpses(3, 40)
-    got, expected = (diagnose(model, patches, positions) for model in two_models())
-    for part, other in zip(got, expected, strict=True):
+    torch.manual_seed(0)
+    scene = Scene(*(part.cuda() for part in scene_of(3, 40, side=16, size=(200, 220))))
+    got, expected = (diagnose(Rollout(model, scene, at_once=1)) for model in two_models())
+    assert got.positions.equal(expected.positions)
+    for part, other in zip(got[:-1], expected[:-1], strict=True):
         assert (part - other).abs().max() <= TOLERANCES[torch.float32][1] * other.abs().max()
 
 
