@@ -24,7 +24,7 @@ from mambaeye.flops import training_flops
 from mambaeye.loss import Schedule, scheduled_cross_entropy_of_features, step_losses
 from mambaeye.optim import Decaying, OptimizerConfig, build_optimizer, build_schedule, override_hparams
 from mambaeye.policies.base import Policy
-from mambaeye.rollout import GLIMPSES_AT_ONCE, Rollout, Step
+from mambaeye.rollout import GLIMPSES_AT_ONCE, Rollout, Step, require_causal
 
 
 class ClassifierModule(LightningModule):
@@ -71,6 +71,8 @@ class ClassifierModule(LightningModule):
             },
             logger=False,
         )
+        if policy is not None:
+            require_causal(encoder)
         self.encoder, self.policy = encoder, policy
         if init_from is not None:
             weights.init_from(self.encoder, init_from, new_head)
@@ -117,7 +119,7 @@ class ClassifierModule(LightningModule):
             StepMetrics(data.num_glimpses, self.metrics_config, data.report_at, self.answers_at)
             for _ in data.conditions
         )
-        rules = self.early_exit.rules if stage == "validate" else []
+        rules = self.early_exit.rules if stage == "validate" and len(self.answers_at) > 1 else []
         self.early_exit_metrics = nn.ModuleList(
             EarlyExitMetrics(rules, self.metrics_config.bins) for _ in data.conditions if rules
         )

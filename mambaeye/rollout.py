@@ -65,11 +65,8 @@ class Rollout:
         at_once: int = GLIMPSES_AT_ONCE,
     ) -> None:
         policy = FixedScan() if policy is None else policy
-        if not isinstance(policy, FixedScan) and not isinstance(encoder, CausalEncoder):
-            raise InputError(
-                f"model.policy decides glimpse by glimpse, and {type(encoder).__name__} answers only once: choose an "
-                f"encoder with a carried state, such as MambaEye"
-            )
+        if not isinstance(policy, FixedScan):
+            require_causal(encoder)
         self.encoder, self.scene, self.policy, self.at_once = encoder, scene, policy, at_once
         self.information_ratio = information_ratio
         self.num_glimpses = scene.positions.shape[1]
@@ -152,3 +149,16 @@ class Rollout:
         self.seen = self.num_glimpses
         ratio = None if self.information_ratio is None else self.information_ratio[:, -1:]
         return Step(self.num_glimpses - 1, positions, patches, ratio, logits, None)
+
+
+def require_causal(encoder: Encoder) -> None:
+    """Check that a policy can lead the encoder.
+
+    Raises:
+        InputError: the encoder answers only once.
+    """
+    if not isinstance(encoder, CausalEncoder):
+        raise InputError(
+            f"model.policy decides glimpse by glimpse, and {type(encoder).__name__} answers only once: choose an "
+            f"encoder with a carried state, such as MambaEye"
+        )

@@ -79,3 +79,10 @@ def test_a_policy_needs_a_model_that_has_one(folder: Path, monkeypatch: pytest.M
     for words in (["--data.train_scan=policy"], ["--data.scans=[policy]"]):
         with pytest.raises(SystemExit, match="policy, and the model has none: give --model.policy"):
             run(["fit", "--config", "configs/quickstart.yaml", "--run_dir=runs/none", *words])
+
+
+def test_a_policy_leads_no_encoder_that_answers_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    both = ["--model.encoder=pooled.PooledConvolutions", "--model.policy=most_unseen.MostUnseen"]
+    with pytest.raises(SystemExit, match="PooledConvolutions answers only once: choose an encoder with a carried"):
+        main(["fit", "--run_dir=runs/both", *both])
