@@ -119,7 +119,7 @@ class ClassifierModule(LightningModule):
             StepMetrics(data.num_glimpses, self.metrics_config, data.report_at, self.answers_at)
             for _ in data.conditions
         )
-        rules = self.early_exit.rules if stage == "validate" and len(self.answers_at) > 1 else []
+        rules = self.early_exit.rules if stage == "validate" else []
         self.early_exit_metrics = nn.ModuleList(
             EarlyExitMetrics(rules, self.metrics_config.bins) for _ in data.conditions if rules
         )
