@@ -88,7 +88,7 @@ def newly_seen(positions: np.ndarray, size: Sequence[int], patch_size: int) -> n
         patch_size: side of a glimpse in pixels.
 
     Returns:
-        (T,) uint32.
+        (T,), the smallest unsigned integers that hold P^K.
     """
     num_glimpses, axes = positions.shape
     places = tuple(np.clip(positions, -patch_size, size).T + patch_size)  # K of (T,), in the painting
@@ -102,7 +102,7 @@ def newly_seen(positions: np.ndarray, size: Sequence[int], patch_size: int) -> n
         shown = windows[places]  # (T, P, ...)
         if (shown <= own).all():
             break
-    new: np.ndarray = (shown == own).sum(axis=tuple(range(1, 1 + axes)), dtype=np.uint32)
+    new: np.ndarray = (shown == own).sum(axis=tuple(range(1, 1 + axes)), dtype=np.min_scalar_type(patch_size**axes))
     return new
 
 
