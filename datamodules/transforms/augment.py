@@ -101,7 +101,7 @@ def augment(
 
     canvas, box = black_canvas((side, side), drawn.size)
     result = canvas[box.slices]
-    result[:] = resize(part, drawn.size)
+    resize(part, drawn.size, result)
     if drawn.erased:
         row, col, height, width = drawn.erased
         result[row : row + height, col : col + width] = 0

@@ -81,25 +81,29 @@ def cut_source(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> 
     return image[top : max(bottom, top + 1), left : max(right, left + 1)], matrix @ translation(left, top)
 
 
-def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize(image: np.ndarray, size: tuple[int, int], result: np.ndarray | None = None) -> np.ndarray:
     """Resize with a cubic kernel, as wide as it takes to skip no pixel where the image gets smaller.
 
     Args:
         image: (H, W, 3) uint8.
         size: height and width of the result.
+        result: (height, width, 3) uint8 to write to; null to make one.
 
     Returns:
-        (height, width, 3) uint8; the image itself if it has that size.
+        (height, width, 3) uint8; without a result to write to, the image itself if it has that size.
     """
     height, width = image.shape[:2]
-    if size == (height, width):
-        return image
-    if size[0] >= height and size[1] >= width:
-        return cv2.resize(image, size[::-1], interpolation=cv2.INTER_CUBIC)
-    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]  # (1, 3, H, W)
-    smaller = interpolate(pixels, size, mode="bicubic", antialias=True)  # of uint8: fast, and as Pillow's to 2 steps
-    resized: np.ndarray = smaller[0].permute(1, 2, 0).numpy()
-    return resized
+    if size[0] >= height and size[1] >= width and (result is not None or size != (height, width)):
+        return cv2.resize(image, size[::-1], dst=result, interpolation=cv2.INTER_CUBIC)
+    resized = image
+    if size != (height, width):
+        pixels = torch.from_numpy(image)[None].permute(0, 3, 1, 2)  # (1, 3, H, W), channels last
+        smaller = interpolate(pixels, size, mode="bicubic", antialias=True)  # in uint8: fast, and close to Pillow's
+        resized = smaller[0].permute(1, 2, 0).numpy()
+    if result is None:
+        return resized
+    result[:] = resized
+    return result
 
 
 def warp(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], border: int) -> np.ndarray:
