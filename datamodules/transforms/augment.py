@@ -35,16 +35,10 @@ from datamodules.transforms.color import blur_kernel, color_matrix, turn_hue
 from datamodules.transforms.draws import Augmentation, Draw, draw
 from datamodules.transforms.images import black_canvas, decode_image
 from datamodules.transforms.jpeg import decode_reduced, jpeg_reduction, jpeg_size
-from datamodules.transforms.warping import (
-    cut_source,
-    flip_matrix,
-    perspective_matrix,
-    resize,
-    scaling,
-    translation,
-    warp,
-)
+from datamodules.transforms.warping import cut_source, perspective_matrix, resize, stretch, warp
 from mambaeye.geometry.box import Box
+
+FINEST = 1.5  # pixels of a perspective to one of the source; more would show nothing more
 
 
 def augment(
@@ -80,7 +74,7 @@ def augment(
         reduction = jpeg_reduction(max(y_scale, x_scale))
         image = decode_reduced(data, reduction, what)
 
-    matrix = source_to_drawn(height, width, drawn, size) @ scaling(reduction, reduction)
+    matrix = source_to_drawn(height, width, drawn, size) @ stretch(reduction, reduction)
     source, rest = cut_source(image, matrix, size)
     rows, cols = source.shape[:2]
     scaled = size if rest is None else (ceil(rows * reduction * y_scale), ceil(cols * reduction * x_scale))
@@ -97,7 +91,7 @@ def augment(
     part = resize(part, scaled)
     if rest is not None:
         border = cv2.BORDER_REPLICATE if drawn.corners is None else cv2.BORDER_CONSTANT
-        part = warp(part, rest @ scaling(cols / scaled[1], rows / scaled[0]), size, border)
+        part = warp(part, rest @ stretch(cols / scaled[1], rows / scaled[0]), size, border)
 
     canvas, box = black_canvas((side, side), drawn.size)
     result = canvas[box.slices]
@@ -109,14 +103,16 @@ def augment(
 
 
 def drawn_size(height: int, width: int, drawn: Draw) -> tuple[int, int]:
-    """Return the height and width at which the image is drawn before it is enlarged to the result's.
+    """Return the height and width at which an image of (height, width) pixels is drawn, to be resized to the result's.
 
-    What the fit has shrunk, and what goes through a perspective, has no more detail than the crop has pixels, however
-    large the result.
+    The result's own, with two exceptions: what the fit has shrunk has no more detail than the crop has pixels, however
+    large the result; and a perspective is drawn before the resize, but at most at FINEST times the source's scale.
     """
+    fit = max(drawn.fitted) / max(height, width)
     if drawn.corners is not None:
-        return drawn.crop.size
-    if max(drawn.fitted) >= max(height, width):
+        share = min(1.0, FINEST / fit)
+        return ceil(share * drawn.crop.height), ceil(share * drawn.crop.width)
+    if fit >= 1:
         return drawn.size
     return min(drawn.size[0], drawn.crop.height), min(drawn.size[1], drawn.crop.width)
 
@@ -124,13 +120,12 @@ def drawn_size(height: int, width: int, drawn: Draw) -> tuple[int, int]:
 def source_to_drawn(height: int, width: int, drawn: Draw, size: tuple[int, int]) -> np.ndarray:
     """Return what takes points of the source, (height, width) pixels, to those of what is drawn: (3, 3) float64."""
     fitted, crop = drawn.fitted, drawn.crop
-    matrix = scaling(fitted[1] / width, fitted[0] / height)
-    if drawn.flip:
-        matrix = flip_matrix(fitted[1]) @ matrix
+    x, y = fitted[1] / width, fitted[0] / height
+    matrix = stretch(-x, y, fitted[1]) if drawn.flip else stretch(x, y)
     if drawn.corners is not None:
         matrix = perspective_matrix(*fitted, drawn.corners) @ matrix
-    kept = scaling(size[1] / crop.width, size[0] / crop.height) @ translation(-crop.col, -crop.row)
-    result: np.ndarray = kept @ matrix
+    x, y = size[1] / crop.width, size[0] / crop.height
+    result: np.ndarray = stretch(x, y, -x * crop.col, -y * crop.row) @ matrix
     return result
 
 

@@ -25,7 +25,10 @@ def color_matrix(brightness: float, contrast: float, saturation: float, mean: tu
 def turn_hue(image: np.ndarray, turns: float) -> np.ndarray:
     """Turn the hue in HSV, with 256 steps to a turn: (h, w, 3) uint8 -> same."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
-    hsv[..., 0] += np.uint8(round(turns * 256) % 256)  # wraps around
+    turn = np.zeros(hsv.shape[1:], np.uint8)  # (w, 3)
+    turn[:, 0] = round(turns * 256) % 256
+    rows = hsv.reshape(len(hsv), -1)  # in which NumPy adds without a stride, in a third of the time
+    rows += turn.ravel()  # wraps around
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
 
 

@@ -16,19 +16,14 @@ from torch.nn.functional import interpolate
 SNAP = 1 / 128  # share of a crop's side that its edges may be moved by
 
 
-def scaling(x: float, y: float) -> np.ndarray:
-    """Return the (3, 3) matrix that multiplies both coordinates."""
-    return np.array([[x, 0.0, 0.0], [0.0, y, 0.0], [0.0, 0.0, 1.0]])
+def stretch(x_scale: float, y_scale: float, x: float = 0.0, y: float = 0.0) -> np.ndarray:
+    """Return the (3, 3) matrix that multiplies the coordinates, and then adds to them."""
+    return np.array([[x_scale, 0.0, x], [0.0, y_scale, y], [0.0, 0.0, 1.0]])
 
 
-def translation(x: float, y: float) -> np.ndarray:
-    """Return the (3, 3) matrix that adds to both coordinates."""
-    return np.array([[1.0, 0.0, x], [0.0, 1.0, y], [0.0, 0.0, 1.0]])
-
-
-def flip_matrix(width: float) -> np.ndarray:
-    """Return the (3, 3) matrix that mirrors an image of that width left to right."""
-    return np.array([[-1.0, 0.0, width], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+def shift(x: float, y: float) -> np.ndarray:
+    """Return the (3, 3) matrix that adds to the coordinates."""
+    return stretch(1.0, 1.0, x, y)
 
 
 def perspective_matrix(height: float, width: float, corners: np.ndarray) -> np.ndarray:
@@ -78,7 +73,7 @@ def cut_source(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> 
     left, right = (min(max(edge, 0), image.shape[1]) for edge in (floor(min(x)) - 1, ceil(max(x)) + 1))
     top, bottom = (min(max(edge, 0), image.shape[0]) for edge in (floor(min(y)) - 1, ceil(max(y)) + 1))
     left, top = min(left, image.shape[1] - 1), min(top, image.shape[0] - 1)
-    return image[top : max(bottom, top + 1), left : max(right, left + 1)], matrix @ translation(left, top)
+    return image[top : max(bottom, top + 1), left : max(right, left + 1)], matrix @ shift(left, top)
 
 
 def resize(image: np.ndarray, size: tuple[int, int], result: np.ndarray | None = None) -> np.ndarray:
@@ -118,6 +113,6 @@ def warp(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], border: i
     Returns:
         (height, width, 3) uint8.
     """
-    on_centers = translation(-0.5, -0.5) @ matrix @ translation(0.5, 0.5)  # OpenCV's points start at the centre
+    on_centers = shift(-0.5, -0.5) @ matrix @ shift(0.5, 0.5)  # OpenCV's points start at the centre
     with_alpha = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)  # four channels take half the time of three
     return cv2.cvtColor(cv2.warpPerspective(with_alpha, on_centers, size[::-1], borderMode=border), cv2.COLOR_RGBA2RGB)
