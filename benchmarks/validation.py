@@ -19,7 +19,7 @@ from datamodules.loading.config import LoaderConfig
 from datamodules.loading.loader import FixedLoader, ShardAccess
 from datamodules.shards.locate import open_index
 from datamodules.transforms.images import Interpolation
-from datamodules.views.evaluate import EvaluationCanvases
+from datamodules.views.evaluate import EvaluateView, EvaluationCanvases
 from mambaeye.batch import EvaluationCondition
 
 PAPER = (224, 256, 384, 512, 640, 768, 1024, 1280, 1408, 1536)  # pixels

@@ -93,8 +93,8 @@ def fitted_size(height: int, width: int, side: int, truncate: bool = False) -> t
             of 224, float64 then leaves one pixel less than side.
     """
     scale = side / max(height, width)
-    to_integer = int if truncate else round
-    return max(1, to_integer(scale * height)), max(1, to_integer(scale * width))
+    rows, cols = (int(length) if truncate else round(length) for length in (scale * height, scale * width))
+    return max(1, rows), max(1, cols)
 
 
 def scaled(image: np.ndarray, size: tuple[int, int], interpolation: Interpolation) -> np.ndarray:
