@@ -122,12 +122,16 @@ def resized(
         interpolation: see Interpolation.
         truncate: see fitted_size.
     """
+
+    def fitted(image: np.ndarray) -> np.ndarray:
+        height, width = image.shape[:2]
+        return scaled(image, fitted_size(height, width, side, truncate), interpolation)
+
     if max(image.shape[:2]) > side:
-        image = scaled(image, fitted_size(*image.shape[:2], side, truncate), interpolation)
-    if resize == "none":
-        return image
-    size = (side, side) if resize == "full" else fitted_size(*image.shape[:2], side, truncate)
-    return scaled(image, size, interpolation)
+        image = fitted(image)
+    if resize == "fit":
+        return fitted(image)
+    return scaled(image, (side, side), interpolation) if resize == "full" else image
 
 
 def black_canvas(
