@@ -173,4 +173,4 @@ def test_one_glimpse_and_one_rule(checkpoint: str, tmp_path: Path) -> None:
 def test_no_rules(checkpoint: str, tmp_path: Path) -> None:
     none = [f"--model.early_exit.{kind}=[]" for kind in ("confidence", "stable", "entropy")]
     content = validate(checkpoint, tmp_path, (24,), ("random",), (2,), *none, "--trainer.limit_val_batches=2")
-    assert content.keys() == {"rows"}
+    assert content.keys() == {"protocol", "rows"}
