@@ -34,6 +34,24 @@ def require_scans(scans: Sequence[str]) -> None:
             scan_pattern(scan)
 
 
+def without_edge(box: Box, canvas: tuple[int, ...], patch_size: int) -> Box:
+    """Return the part of an image that ends a glimpse's side less one before its canvas does: what the authors scan.
+
+    Their evaluation takes the side of a glimpse off the canvas, as if what is left were to hold starts, and off that
+    again, as if it were to hold pixels: so the last patch_size - 1 rows and columns of a canvas never show.
+
+    Args:
+        box: the image's place on its canvas.
+        canvas: sides of the canvas, in pixels.
+        patch_size: side of a glimpse in pixels; where the image has room for one, so has the part.
+    """
+    sides = (
+        max(min(side, patch_size), min(side, whole - patch_size + 1 - first))
+        for first, side, whole in zip(box.start, box.size, canvas, strict=True)
+    )
+    return Box(*box.start, *sides)
+
+
 def plan(scan: str, area: Box, patch_size: int, num_glimpses: int, rng: np.random.Generator) -> np.ndarray:
     """Return where the glimpses of an image shall fall: (T, 2) int32.
 
