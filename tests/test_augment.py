@@ -367,6 +367,17 @@ def test_odd_shapes_work(shape: tuple[int, int]) -> None:
         assert canvas.shape == (256, 256, 3)
 
 
+def test_fitted_sides_are_truncated_where_that_is_asked_for() -> None:
+    for height, width in ((375, 500), (333, 500), (306, 200), (1, 900)):
+        drawn = draw(height, width, 224, replace(NOTHING, truncate=True), np.random.default_rng(0))
+        scale = 224 / max(height, width)
+        assert drawn.fitted == (max(1, int(height * scale)), max(1, int(width * scale)))
+    assert draw(333, 500, 224, NOTHING, np.random.default_rng(0)).fitted == (149, 224)
+    assert draw(333, 500, 224, replace(NOTHING, truncate=True), np.random.default_rng(0)).fitted == (149, 224)
+    assert draw(334, 500, 224, NOTHING, np.random.default_rng(0)).fitted == (150, 224)
+    assert draw(334, 500, 224, replace(NOTHING, truncate=True), np.random.default_rng(0)).fitted == (149, 224)
+
+
 def test_frequencies_are_the_configured_ones() -> None:
     rng = np.random.default_rng(0)
     draws = [draw(375, 500, 640, AUTHORS, rng) for _ in range(4000)]

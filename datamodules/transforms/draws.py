@@ -16,8 +16,10 @@ ERASE_TRIALS = 10  # rectangles drawn to find one that fits, as in torchvision
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How often and how strongly each augmentation acts; the defaults are the authors'."""
+    """How often and how strongly each augmentation acts; the defaults are the authors', but for truncate."""
 
+    truncate: bool = False
+    """Cut fractions of a pixel off the sides of the fitted image, as the authors do, instead of rounding them."""
     flip: float = 0.5
     """Probability of mirroring left to right."""
     jitter: float = 0.4
@@ -123,7 +125,7 @@ def draw(height: int, width: int, side: int, config: Augmentation, rng: np.rando
     shares = uniform[21:29].tolist()
     trials = uniform[29:].reshape(ERASE_TRIALS, 2).tolist()
 
-    fitted = fitted_size(height, width, side)
+    fitted = fitted_size(height, width, side, config.truncate)
     corners, (height, width) = None, fitted
     if perspective:
         distance = config.distortion * min(fitted) / 2
