@@ -41,6 +41,7 @@ from mambaeye.batch import Scene
 from mambaeye.checkpoints import DATA, read_checkpoint
 from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.evaluation.diagnosis import diagnose
+from mambaeye.geometry.authors_scans import random_fixed_grid
 from mambaeye.geometry.box import Box, start_range
 from mambaeye.geometry.coverage import information_ratio
 from mambaeye.geometry.moves import moves
@@ -64,11 +65,6 @@ def random_again(box: Box, patch_size: int, num_glimpses: int, rng: np.random.Ge
     """As many random places as the grid has cells, each visited once before any is visited again."""
     places = random(box, patch_size, grid(box, patch_size)[..., 0].size, rng)
     return np.concatenate([rng.permutation(places) for _ in range(-(-num_glimpses // len(places)))])[:num_glimpses]
-
-
-def grid_again(box: Box, patch_size: int, num_glimpses: int, rng: np.random.Generator) -> np.ndarray:
-    """The grid in a random order, the same for every pass."""
-    return np.resize(rng.permutation(grid(box, patch_size).reshape(-1, 2)), (num_glimpses, 2))
 
 
 def with_returns(
@@ -268,7 +264,7 @@ def main() -> None:
         print_result("patterns", side, bench, top1=bench.top1_by_pattern(side))
         print_result("rates", side, bench, top1=rates(bench, side))
         print_result("gates", side, bench, by_move=gates(bench, side))
-        again = {scan.__name__: bench.top1(scan, side) for scan in (random_again, grid_again)}
+        again = {scan.__name__: bench.top1(scan, side) for scan in (random_again, random_fixed_grid)}
         print_result("repeated", side, bench, top1=again)
         print_result("returns", side, bench, top1=returns(bench, side))
         print_result("where", side, bench, error=where(bench, side))
