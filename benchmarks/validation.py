@@ -11,13 +11,15 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import get_args
 
 import torch
 
 from datamodules.loading.config import LoaderConfig
 from datamodules.loading.loader import FixedLoader, ShardAccess
 from datamodules.shards.locate import open_index
-from datamodules.views.evaluate import EvaluationCanvases
+from datamodules.transforms.images import Interpolation
+from datamodules.views.evaluate import EvaluateView, EvaluationCanvases
 from mambaeye.batch import EvaluationCondition
 
 PAPER = (224, 256, 384, 512, 640, 768, 1024, 1280, 1408, 1536)  # pixels
@@ -49,12 +51,13 @@ def validate(ckpt_path: str, data_dir: str, settings: dict[str, str]) -> tuple[f
     return seconds, peak, waited, rows
 
 
-def loading(shards: str, batch_size: int = 8, batches: int = 5) -> float:
+def loading(shards: str, interpolation: Interpolation, batch_size: int = 8, batches: int = 5) -> float:
     """Return one worker's processor seconds per image and condition, decoding included."""
     torch.set_num_threads(1)
     index, config = open_index(shards), LoaderConfig(batch_size, num_workers=0)
     access = ShardAccess(index, config.evaluation_layout(index, ranks=1), rank=0, config=config)
-    samples = EvaluationCanvases([EvaluationCondition(side, "random") for side in PAPER], 16, 4096)
+    view = EvaluateView(4096, interpolation=interpolation)
+    samples = EvaluationCanvases([EvaluationCondition(side, "random") for side in PAPER], 16, view)
     loader = FixedLoader(access, samples, seed=0, limit=batches)
     began = time.process_time()
     seen = sum(len(batch.labels) for batch in loader)
@@ -67,10 +70,11 @@ def main() -> None:
     parser.add_argument("--data_dir", default="data", help="folder of the embedded digits")
     parser.add_argument("--shards", help="indexed shards of photographs")
     arguments = parser.parse_args()
-    if arguments.shards:
-        seconds = loading(arguments.shards)
+    for interpolation in get_args(Interpolation) if arguments.shards else ():
+        milliseconds = 1e3 * loading(arguments.shards, interpolation)
         print(
-            f"one loader worker, {len(PAPER)} resolutions, T 4096: {1e3 * seconds:.2f} ms an image and condition",
+            f"one loader worker, {len(PAPER)} resolutions, T 4096, {interpolation}: {milliseconds:.2f} ms an image and "
+            f"condition",
             flush=True,
         )
     base = arguments.ckpt_path, arguments.data_dir

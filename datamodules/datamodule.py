@@ -1,7 +1,7 @@
 """The LightningDataModule: which shards are streamed or files opened, and how they become batches for the model."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,8 +90,6 @@ class ShardDataModule(LightningDataModule):
         self.train_scan, self.resolutions, self.scans = train_scan, resolutions, scans
         self.train, self.evaluate, self.predict, self.loader = train, evaluate, predict, loader
         self.canvas_range, self.num_workers = train.canvas, loader.num_workers
-        self.num_glimpses = evaluate.num_glimpses
-        self.report_at: Sequence[int] = evaluate.report_at
         self.conditions: Sequence[EvaluationCondition] = ()
         self.classes: list[str] = []
         self.image_paths = [images] if isinstance(images, str) else list(images or ())
@@ -116,7 +114,7 @@ class ShardDataModule(LightningDataModule):
             takes, has_policy = self._model.takes, self._model.has_policy
             self.conditions = evaluation_conditions(self.resolutions, self.scans, takes, has_policy)
             if takes == "canvas":
-                self.num_glimpses, self.report_at = 1, ()
+                self.evaluate = replace(self.evaluate, num_glimpses=1, report_at=())
             if stage == "predict":
                 if not self.image_paths:
                     raise InputError("predict has no images: give --data.images files, folders or patterns")
@@ -159,6 +157,21 @@ class ShardDataModule(LightningDataModule):
     @property
     def _model(self) -> ModelSpec:
         return model_of(self._trainer.lightning_module)
+
+    @property
+    def num_glimpses(self) -> int:
+        """Return the glimpses of an image in validation."""
+        return self.evaluate.num_glimpses
+
+    @property
+    def report_at(self) -> Sequence[int]:
+        """Return glimpse counts that validation reports after."""
+        return self.evaluate.report_at
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """Return how validation looks at an image: data.evaluate."""
+        return asdict(self.evaluate)
 
     @property
     def optimizer_step(self) -> OptimizerStep:
@@ -220,14 +233,14 @@ class ShardDataModule(LightningDataModule):
 
     def _fixed_loader(self, limit: str) -> FixedLoader:
         layout = self.loader.evaluation_layout(self.indices["val"], self._trainer.world_size)
-        samples = EvaluationCanvases(self.conditions, self.patch_size, self.num_glimpses, self.evaluate.shift)
+        samples = EvaluationCanvases(self.conditions, self.patch_size, self.evaluate)
         self.fixed_loader = FixedLoader(self._access("val", layout), samples, self.seed, self.limits.get(limit, 1.0))
         return self.fixed_loader
 
     def predict_dataloader(self) -> FileLoader:
         """Open the image files of --data.images; ranks take turns."""
         scan = self.conditions[0].scan
-        opener = FileCanvases(self.predict, scan, self.patch_size, self.num_glimpses, self.seed)
+        opener = FileCanvases(self.predict, self.evaluate, scan, self.patch_size, self.seed)
         files = self.found.files[self._trainer.global_rank :: self._trainer.world_size]
         at_once = self.loader.images_at_once(self._trainer.world_size)
         return FileLoader(files, opener, at_once, self.loader, self._pin_memory)

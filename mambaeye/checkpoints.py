@@ -71,6 +71,7 @@ def migrate(checkpoint: dict[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in model.items() if not name.startswith("_")}
     checkpoint[MODEL] = kept | {"encoder": encoder, "policy": None}
     groups: dict[str, Any] = {group: {} for group in GROUPS}
+    groups["evaluate"]["interpolation"] = "area"  # there was no other
     for name, value in data.items():
         if name == "validation_length":
             counts = [value] if isinstance(value, int) else list(value)

@@ -3,8 +3,8 @@
 Lightning hands both around as their base classes; `data_of` and `model_of` say what they are.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from lightning import LightningModule, Trainer
@@ -47,14 +47,22 @@ class DataSpec(Protocol):
     """Names of the classes; after setup."""
     conditions: Sequence[EvaluationCondition]
     """What validation measures; after setup."""
-    num_glimpses: int
-    """Glimpses of an image in validation; after setup."""
-    report_at: Sequence[int]
-    """Glimpse counts that validation reports after, besides powers of two and the last; after setup."""
     canvas_range: tuple[int, int]
     """Smallest and largest canvas side in training, pixels."""
     num_workers: int
     """Loader workers a process."""
+
+    @property
+    def num_glimpses(self) -> int:
+        """Glimpses of an image in validation; after setup."""
+
+    @property
+    def report_at(self) -> Sequence[int]:
+        """Glimpse counts that validation reports after, besides powers of two and the last; after setup."""
+
+    @property
+    def protocol(self) -> Mapping[str, Any]:
+        """How validation looks at an image, data.evaluate by name; after setup."""
 
     @property
     def optimizer_step(self) -> OptimizerStep: ...

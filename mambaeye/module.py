@@ -235,7 +235,7 @@ class ClassifierModule(LightningModule):
         if self.early_exit_metrics:
             for condition, metric in zip(data.conditions, self.early_exit_metrics, strict=True):
                 exits += cast(EarlyExitMetrics, metric).results(condition)
-        self.result = ValidationResult(results, exits)
+        self.result = ValidationResult(results, exits, data.protocol)
         self.log(f"{stage}/top1", self.result.top1, prog_bar=True, sync_dist=True)
 
     @torch.no_grad()

@@ -1,6 +1,7 @@
 """The augmentations: each stage against an independent reading of its definition, and all of them together."""
 
 import colorsys
+from collections import defaultdict
 from dataclasses import replace
 
 import cv2
@@ -10,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance, ImageOps
 from scipy import ndimage
+from sklearn.datasets import load_sample_image
 
 import datamodules.transforms.augment as module
-from datamodules.transforms.augment import adjust_color, augment, result_matrix
+from benchmarks.sharpness import gradient_ratios
+from datamodules.transforms.augment import adjust_color, augment, source_to_drawn
 from datamodules.transforms.color import blur_kernel, color_matrix, turn_hue
 from datamodules.transforms.draws import (
     Augmentation,
@@ -22,17 +25,15 @@ from datamodules.transforms.draws import (
     erased_box,
     uniform_integer,
 )
-from datamodules.transforms.images import decode_image, fit_on_canvas, fitted_size
+from datamodules.transforms.images import decode_image, fitted_size
 from datamodules.transforms.jpeg import decode_reduced, jpeg_reduction, jpeg_size
 from datamodules.transforms.warping import (
     cut_source,
-    flip_matrix,
-    magnification,
     perspective_matrix,
     rectangle,
-    scaling,
-    shrink,
-    translation,
+    resize,
+    shift,
+    stretch,
     warp,
 )
 from mambaeye.errors import InputError
@@ -72,6 +73,23 @@ def closeness(ours: np.ndarray, theirs: np.ndarray) -> tuple[int, float]:
     return difference.max(), difference.mean()
 
 
+def keys(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Enlarge by definition: Keys's cubic kernel, a = -0.75, over pixel centres, edges repeated."""
+    result = image.astype(float)
+    for axis, after in enumerate(size):
+        before = result.shape[axis]
+        places = (np.arange(after) + 0.5) * before / after - 0.5
+        first = np.floor(places).astype(int) - 1  # of four
+        total = 0
+        for index in range(4):
+            x = np.abs(places - (first + index))
+            near, far = (1.25 * x - 2.25) * x * x + 1, -0.75 * (((x - 5) * x + 8) * x - 4)
+            weight = np.where(x <= 1, near, far).reshape(-1, *[1] * (2 - axis))
+            total = total + weight * result.take(np.clip(first + index, 0, before - 1), axis)
+        result = total
+    return np.clip(np.rint(result), 0, 255)
+
+
 # Everything off
 
 
@@ -80,20 +98,57 @@ def closeness(ours: np.ndarray, theirs: np.ndarray) -> tuple[int, float]:
 def test_without_any_augmentation_the_image_is_fitted(shape: tuple[int, int], side: int) -> None:
     image = picture(*shape)
     canvas, box = augment(png(image), side, NOTHING, np.random.default_rng(0), "a picture")
-    fitted, fitted_box = fit_on_canvas(image, side)
-    assert box == fitted_box
-    np.testing.assert_array_equal(canvas, fitted)
+    height, width = fitted_size(*shape, side)
+    assert box == Box((side - height) // 2, (side - width) // 2, height, width)
+    np.testing.assert_array_equal(canvas[box.slices], resize(image, (height, width)))
 
 
 def test_a_fitted_jpeg_differs_only_by_being_decoded_smaller() -> None:
     data = jpeg(picture(640, 800))
     for side, most, mean in ((1000, 0, 0), (201, 0, 0), (100, 16, 1.5), (40, 16, 2.5)):
-        fitted, fitted_box = fit_on_canvas(decode_image(data, "a picture"), side)
         canvas, box = augment(data, side, NOTHING, np.random.default_rng(0), "a picture")
-        assert box == fitted_box
-        largest, average = closeness(canvas, fitted)
+        largest, average = closeness(canvas[box.slices], resize(decode_image(data, "a picture"), box.size))
         assert largest <= most
         assert average <= mean
+
+
+# Resizing
+
+
+@pytest.mark.parametrize(("height", "width"), [(60, 80), (59, 31), (12, 200), (200, 12), (1, 1)])
+def test_shrinking_is_pillows_bicubic(height: int, width: int) -> None:
+    image = picture(60, 80, smooth=1)
+    theirs = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+    largest, mean = closeness(resize(image, (height, width)), theirs)
+    assert largest <= 4
+    assert mean < 0.3
+
+
+@pytest.mark.parametrize(("height", "width"), [(60, 80), (61, 203), (500, 80), (60, 81)])
+def test_enlarging_is_keyss_cubic(height: int, width: int) -> None:
+    image = picture(60, 80, smooth=1)
+    assert closeness(resize(image, (height, width)), keys(image, (height, width)))[0] <= 1
+
+
+def test_shrinking_averages() -> None:
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 255
+    part = resize(stripes, (64, 16))
+    assert part.shape == (64, 16, 3)
+    assert np.abs(part[:, 1:-1].astype(int) - 127.5).max() < 2  # at the ends the kernel has less to average
+
+
+@pytest.mark.parametrize("photo", ["china.jpg", "flower.jpg"])
+def test_images_come_out_as_sharp_as_from_the_list_of_steps(photo: str) -> None:
+    """Whatever the fit, the perspective and the resize do to the scale; of ImageNet's see benchmarks.sharpness."""
+    small = cv2.resize(load_sample_image(photo), (400, 267), interpolation=cv2.INTER_AREA)
+    ratios = defaultdict(list)
+    for seed in range(60):
+        kind, ratio = gradient_ratios(png(small), (seed,), (200, 640))
+        ratios[kind.split(",")[0], "perspective" in kind].append(ratio)
+    assert len(ratios) == 4
+    for kind, values in ratios.items():
+        assert np.median(values) == pytest.approx(1, abs=0.06), kind
 
 
 # Geometry
@@ -149,7 +204,9 @@ def test_the_composed_matrix_is_the_stages_one_after_another(seed: int) -> None:
     x, y = perspective_by_hand(np.column_stack([x, y]), *drawn.fitted, drawn.corners - drawn.corners.min(axis=0)).T
     x, y = x - drawn.crop.col, y - drawn.crop.row  # crop
     expected = np.column_stack([x * drawn.size[1] / drawn.crop.width, y * drawn.size[0] / drawn.crop.height])  # resize
-    np.testing.assert_allclose(apply(result_matrix(height, width, drawn), points), expected, rtol=1e-3, atol=0.02)
+    np.testing.assert_allclose(
+        apply(source_to_drawn(height, width, drawn, drawn.size), points), expected, rtol=1e-3, atol=0.02
+    )
 
 
 def perspective_by_hand(points: np.ndarray, height: int, width: int, corners: np.ndarray) -> np.ndarray:
@@ -172,17 +229,9 @@ def test_perspective_moves_the_corners_to_the_corners_of_the_draw() -> None:
 
 def test_simple_matrices() -> None:
     points = np.array([[0.0, 0.0], [3.0, 5.0]])
-    np.testing.assert_array_equal(apply(scaling(2, 3), points), [[0, 0], [6, 15]])
-    np.testing.assert_array_equal(apply(translation(2, 3), points), [[2, 3], [5, 8]])
-    np.testing.assert_array_equal(apply(flip_matrix(10), points), [[10, 0], [7, 5]])
-
-
-def test_magnification_is_the_derivative() -> None:
-    matrix = perspective_matrix(60, 100, np.array([[-3.0, 5.0], [90.0, -10.0], [110.0, 70.0], [10.0, 50.0]]))
-    center, step = np.array([50.0, 30.0]), 1e-4
-    moved = apply(matrix, center + step * np.array([[0, 0], [1, 0], [0, 1]]))
-    expected = np.linalg.norm(moved[1:] - moved[0], axis=1) / step
-    np.testing.assert_allclose(magnification(matrix, 60, 100), expected, rtol=1e-4)
+    np.testing.assert_array_equal(apply(stretch(2, 3), points), [[0, 0], [6, 15]])
+    np.testing.assert_array_equal(apply(shift(2, 3), points), [[2, 3], [5, 8]])
+    np.testing.assert_array_equal(apply(stretch(-1, 1, 10), points), [[10, 0], [7, 5]])
 
 
 @pytest.mark.parametrize(("seed", "flip"), [(seed, flip) for seed in range(5) for flip in (0.0, 1.0)])
@@ -193,49 +242,64 @@ def test_crop_and_resize_agree_with_pillow(seed: int, flip: float) -> None:
     canvas, box = augment(png(image), 320, config, np.random.default_rng(seed), "a picture")
     source = ImageOps.mirror(Image.fromarray(image)) if flip else Image.fromarray(image)
     row, col, height, width = drawn.crop
-    theirs = source.crop((col, row, col + width, row + height)).resize(drawn.size[::-1], Image.Resampling.BILINEAR)
+    theirs = source.crop((col, row, col + width, row + height)).resize(drawn.size[::-1], Image.Resampling.LANCZOS)
     assert (box.height, box.width) == drawn.size
     ours = canvas[box.row : box.row + box.height, box.col : box.col + box.width]
     assert closeness(ours, np.asarray(theirs))[1] < 0.8
 
 
-@pytest.mark.parametrize("mirrored", [False, True])
-def test_a_warp_agrees_with_the_resize_that_replaces_it(mirrored: bool) -> None:
+def test_a_warp_puts_pixels_where_a_resize_does() -> None:
     """The half-pixel conventions of the two are the same."""
     image = picture(40, 50)
-    stretch = scaling(123 / 50, 77 / 40)
-    matrix = flip_matrix(123) @ stretch if mirrored else stretch
-    resized, warped = (np.zeros((77, 123, 3), np.uint8) for _ in range(2))
-    warp(image, matrix, resized, cv2.BORDER_REPLICATE)
-    nudge = matrix.copy()
-    nudge[0, 1] = 1e-12  # no longer a stretch
-    warp(image, nudge, warped, cv2.BORDER_REPLICATE)
-    largest, mean = closeness(warped, resized)
+    warped = warp(image, stretch(123 / 50, 77 / 40), (77, 123), cv2.BORDER_REPLICATE)
+    theirs = Image.fromarray(image).resize((123, 77), Image.Resampling.BILINEAR)
+    largest, mean = closeness(warped, np.asarray(theirs))
     assert largest <= 4  # warps interpolate at 32 places between two pixels
     assert mean < 0.3
-    source = Image.fromarray(image[:, ::-1] if mirrored else image)
-    assert closeness(resized, np.asarray(source.resize((123, 77), Image.Resampling.BILINEAR)))[0] <= 1
 
 
 def test_only_the_part_that_shows_is_cut_and_where_it_lies_is_kept() -> None:
     image = picture(300, 400)
-    shown = scaling(2, 2) @ translation(-100.5, -50.3)  # 60 x 70 pixels from (100.5, 50.3)
+    shown = stretch(2, 2) @ shift(-100.5, -50.3)  # 60 x 70 pixels from (100.5, 50.3)
     part, matrix = cut_source(image, shown, (140, 120))
+    assert matrix is not None
     assert part.shape[0] <= 74
     assert part.shape[1] <= 64
-    whole, cut = (np.zeros((140, 120, 3), np.uint8) for _ in range(2))
-    warp(image, shown, whole, cv2.BORDER_REPLICATE)
-    warp(part, matrix, cut, cv2.BORDER_REPLICATE)
+    whole, cut = (warp(*drawn, (140, 120), cv2.BORDER_REPLICATE) for drawn in ((image, shown), (part, matrix)))
     assert closeness(cut, whole)[0] <= 1
 
 
 def test_edges_move_to_whole_pixels_by_at_most_a_128th_of_the_crop() -> None:
     image = picture(300, 400)
-    part, matrix = cut_source(image, translation(-100.4, -20), (100, 100))
-    assert part.shape == (100, 100, 3)
-    np.testing.assert_array_equal(matrix, np.eye(3))
-    part, matrix = cut_source(image, translation(-100.4, -20), (100, 30))
+    part, matrix = cut_source(image, shift(-100.4, -20), (100, 100))
+    np.testing.assert_array_equal(part, image[20:120, 100:200])
+    assert matrix is None
+    part, matrix = cut_source(image, shift(-100.4, -20), (100, 30))
+    assert matrix is not None
     assert matrix[0, 2] == pytest.approx(-1.4)  # where it was, and a pixel is left around it
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_crop_between_pixels_is_where_pillow_puts_it(flip: bool) -> None:
+    """30 x 20 pixels of a large image that is fitted to a quarter: no edge lies on a whole pixel."""
+    image = picture(600, 800, smooth=8)
+    config = replace(NOTHING, crop=1, resize=1, flip=float(flip), smallest=0.1)
+    checked = 0
+    for seed in range(80):
+        drawn = draw(600, 800, 210, config, np.random.default_rng(seed))
+        row, col, height, width = drawn.crop
+        scale = 800 / 210
+        left, right = (col * scale, (col + width) * scale)
+        box = (800 - right, 800 - left) if flip else (left, right)
+        if abs(left - round(left)) < 0.3 or width > 40:
+            continue
+        checked += 1
+        canvas, place = augment(png(image), 210, config, np.random.default_rng(seed), "a picture")
+        window = (box[0], row * 600 / drawn.fitted[0], box[1], (row + height) * 600 / drawn.fitted[0])
+        theirs = Image.fromarray(image).resize(drawn.size[::-1], Image.Resampling.BICUBIC, window)
+        theirs = ImageOps.mirror(theirs) if flip else theirs
+        assert closeness(canvas[place.slices], np.asarray(theirs))[1] < 1.5
+    assert checked > 3
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (5, 40), (300, 400)])
@@ -250,18 +314,8 @@ def test_no_edge_darkens_without_a_perspective(shape: tuple[int, int]) -> None:
 def test_a_view_beyond_the_horizon_keeps_the_whole_source() -> None:
     matrix = np.array([[1.0, 0, 0], [0, 1, 0], [-0.009, 0, 1]])  # x goes to x / (1 - 0.009 x): -1/0.009 is the horizon
     image = picture(100, 100)
-    part, _ = cut_source(image, translation(2000, 0) @ matrix, (100, 4000))
+    part, _ = cut_source(image, shift(2000, 0) @ matrix, (100, 4000))
     assert part.shape == image.shape
-
-
-def test_shrinking_averages() -> None:
-    stripes = np.zeros((64, 64, 3), np.uint8)
-    stripes[:, ::2] = 255
-    part, matrix = shrink(stripes, scaling(0.25, 2))
-    assert part.shape == (64, 16, 3)
-    assert np.ptp(part) == 0
-    assert abs(int(part[0, 0, 0]) - 127.5) < 1
-    np.testing.assert_allclose(matrix, scaling(1, 2))
 
 
 # What is decided
@@ -499,8 +553,7 @@ def test_blurring_before_the_fit_is_blurring_after_it(side: int) -> None:
     image = picture(90, 120, smooth=1.5)
     config = replace(NOTHING, blur=1, blur_sigma=(3.0, 3.0))
     ours, box = augment(png(image), side, config, np.random.default_rng(0), "a picture")
-    fitted, _ = fit_on_canvas(image, side)
-    inner = fitted[box.row : box.row + box.height].astype(float)
+    inner = resize(image, box.size).astype(float)
     for axis, taps in ((0, 9), (1, 5)):
         weights = np.exp(-((np.arange(taps) - taps // 2) ** 2) / 18)
         inner = ndimage.correlate1d(inner, weights / weights.sum(), axis, mode="mirror")

@@ -11,7 +11,7 @@ from test_datamodule import data_module
 from datamodules.loading.stream import collate
 from datamodules.shards.index import ShardIndex
 from datamodules.transforms.images import decode_image
-from datamodules.views.evaluate import FILLER, DecodedSample, EvaluationCanvases
+from datamodules.views.evaluate import FILLER, DecodedSample, EvaluateView, EvaluationCanvases
 from mambaeye.batch import CanvasBatch, EvaluationCondition
 from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.errors import InputError
@@ -28,10 +28,11 @@ def white(height: int, width: int, number: int = 5) -> DecodedSample:
 
 
 def seen(
-    image: DecodedSample, num_glimpses: int, *conditions: EvaluationCondition, shift: tuple[int, int] = (0, 0)
+    image: DecodedSample, num_glimpses: int, *conditions: EvaluationCondition, **looking: object
 ) -> list[CanvasBatch]:
     """One image's samples, one for each condition, as batches of one."""
-    return [collate([sample]) for sample in EvaluationCanvases(conditions, 16, num_glimpses, shift)([image], KEY)]
+    view = EvaluateView(num_glimpses, **looking)
+    return [collate([sample]) for sample in EvaluationCanvases(conditions, 16, view)([image], KEY)]
 
 
 def test_a_batch_is_what_its_documentation_says(data_dir: Path) -> None:

@@ -47,6 +47,7 @@ def test_its_arguments_are_todays() -> None:
         "data.train.num_glimpses": 5,
         "data.evaluate.num_glimpses": 9,
         "data.evaluate.report_at": [5],
+        "data.evaluate.interpolation": "area",
         "data.train.canvas": [32, 64],
         "data.loader.batch_size": 100,
         "data.loader.max_unreadable": 2,

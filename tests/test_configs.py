@@ -88,6 +88,12 @@ def test_the_papers_protocol_validates_weights_and_checkpoints(
     found = [json.loads((tmp_path / f"of_{what}/validation.json").read_text()) for what in ("checkpoint", "weights")]
     assert found[0] == found[1]
     assert {row["resolution"] for row in found[0]["rows"]} == {224, 1536}
+    theirs = {"resize": "fit", "interpolation": "lanczos", "truncate": True, "skip_edge": True}
+    assert found[0]["protocol"] == {"num_glimpses": 8, "report_at": [], "shift": [0, 0], **theirs}
+    main([*protocol, f"--ckpt_path={checkpoint}", "--data.evaluate.resize=full", "--run_dir=stretched"])
+    stretched = json.loads((tmp_path / "stretched/validation.json").read_text())
+    assert stretched["protocol"] == {**found[0]["protocol"], "resize": "full"}
+    assert stretched["rows"] == found[0]["rows"]  # digits are square
 
 
 def test_the_cifar10_recipe_runs(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable
 from functools import lru_cache
+from hashlib import sha256
 from math import gcd, isqrt, prod
 from pathlib import Path
 from typing import Any
@@ -448,7 +449,19 @@ def own_scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("own_scans")
 def test_a_scan_is_found_by_its_import_path() -> None:
     assert scan("own_scans.corners.first", Box(5, 6, 20, 20), 8, 2).tolist() == [[5, 6], [5, 6]]
-    assert scan_pattern("mambaeye.geometry.scans.random") is SCANS["random"]
+    box = Box(2, 3, 30, 40)
+    by_path, by_name = scan("mambaeye.geometry.scans.random", box, 8, 20), scan("random", box, 8, 20)
+    assert np.array_equal(by_path, by_name)
+
+
+@pytest.mark.usefixtures("own_scans")
+@pytest.mark.parametrize("wrong", ["box.start + np.ones(2)", "np.add(box.start, [0, 13])", "np.subtract(box.start, 1)"])
+def test_positions_that_a_scan_must_not_give_are_refused(wrong: str, tmp_path: Path) -> None:
+    source = "import numpy as np\n\n\ndef wrong(box, patch_size, num_glimpses, rng):\n"
+    module = f"wrong_{sha256(wrong.encode()).hexdigest()}"  # one of its own, for Python keeps what it has imported
+    (tmp_path / f"{module}.py").write_text(f"{source}    return np.tile({wrong}, (num_glimpses, 1))\n")
+    with pytest.raises(InputError, match=r"wrong gave .* positions of shape \(2, 2\), .*: return \(2, 2\) integers"):
+        scan(f"{module}.wrong", Box(5, 6, 20, 20), 8, 2)
 
 
 @pytest.mark.usefixtures("own_scans")

@@ -70,6 +70,15 @@ def test_a_sweep_is_its_conditions_one_by_one(sweep: Path, checkpoint: str, tmp_
 
 def test_what_a_sweep_leaves_behind(sweep: Path) -> None:
     content = json.loads((sweep / "validation.json").read_text())
+    assert content["protocol"] == {
+        "num_glimpses": 40,
+        "report_at": list(BUDGETS),
+        "shift": [0, 0],
+        "resize": "fit",
+        "interpolation": "lanczos",
+        "truncate": False,
+        "skip_edge": False,
+    }
     assert {(row["resolution"], row["scan"]) for row in content["early_exit"]} == {(r, s) for r in SIDES for s in SCANS}
     assert len(content["early_exit"]) == 9 * 5
     last = {(row["resolution"], row["scan"]): row for row in content["rows"] if row["step"] == 40}
@@ -79,7 +88,8 @@ def test_what_a_sweep_leaves_behind(sweep: Path) -> None:
         if not row["stopped"]:  # never met: the last answer
             assert row["glimpses"] == 40
             assert row["top1"] == pytest.approx(last[row["resolution"], row["scan"]]["top1"])
-    table = (sweep / "validation" / "table.md").read_text().splitlines()
+    *table, between, protocol = (sweep / "validation" / "table.md").read_text().splitlines()
+    assert (between, protocol) == ("", f"data.evaluate: {json.dumps(content['protocol'])}")
     assert len(table) == 2 + 2 + 9
     assert len({line.count("|") for line in table[2:]}) == 1
     with (sweep / "validation" / "early_exit.csv").open(newline="") as file:
@@ -104,7 +114,7 @@ def accuracies(*exits: EarlyExitResult) -> ValidationResult:
     metrics = {name: np.zeros(4) for name in METRICS} | {"top1": np.array([0.2, 0.3, 0.5, 0.8]), "top5": np.ones(4)}
     empty: dict[str, np.ndarray] = {}
     one = ConditionResult(CONDITION, 10, steps, steps, np.full(4, 9), metrics, np.zeros(0), empty, empty)
-    return ValidationResult([one], list(exits))
+    return ValidationResult([one], list(exits), {})
 
 
 CONDITION = EvaluationCondition(8, "random")
@@ -163,4 +173,4 @@ def test_one_glimpse_and_one_rule(checkpoint: str, tmp_path: Path) -> None:
 def test_no_rules(checkpoint: str, tmp_path: Path) -> None:
     none = [f"--model.early_exit.{kind}=[]" for kind in ("confidence", "stable", "entropy")]
     content = validate(checkpoint, tmp_path, (24,), ("random",), (2,), *none, "--trainer.limit_val_batches=2")
-    assert content.keys() == {"rows"}
+    assert content.keys() == {"protocol", "rows"}

@@ -50,4 +50,4 @@ def validation(
             early = EarlyExitMetrics(rules, BINS)
             early.update(state, labels, ratio, valid)
             exits += early.results(condition)
-    return ValidationResult(conditions, exits)
+    return ValidationResult(conditions, exits, {"resize": "fit"})

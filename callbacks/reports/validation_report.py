@@ -26,10 +26,11 @@ COLUMNS = 7  # of glimpse counts, in a table on the console
 class ValidationReport(Callback):
     """Writes validation.json (or test.json) below the run directory; validate and test print it, draw it and more.
 
-    validation.json has `rows`, one for each resolution, scan and reported step; and after validate `early_exit`, one
-    for each resolution, scan and rule for exiting early. After validate, the folder validation/ has all that there is,
-    as Markdown, CSV and PNG files: tables, curves by step, reliability after a few glimpse counts, confidence against
-    the information ratio, accuracy against resolution and area seen, and answers given early.
+    validation.json has `protocol`, how images were looked at (data.evaluate); `rows`, one for each resolution, scan and
+    reported step; and after validate `early_exit`, one for each resolution, scan and rule for exiting early. After
+    validate, the folder validation/ has all that there is, as Markdown, CSV and PNG files: tables, curves by step,
+    reliability after a few glimpse counts, confidence against the information ratio, accuracy against resolution and
+    area seen, and answers given early.
 
     Args:
         plots: Draw the PNG files too; they take about half of the time of a small validation.
@@ -57,9 +58,10 @@ class ValidationReport(Callback):
         seconds = time.perf_counter() - self.began
         result, folder = result_of(pl_module), report_folder(trainer)
         path = folder.with_suffix(".json")
-        early = result.early_exit_rows()
+        early, protocol = result.early_exit_rows(), dict(result.protocol)
         with atomic_write(path) as partial:
-            content = {"rows": result.rows()} | ({"early_exit": early} if early else {})
+            content: Row = {"protocol": protocol, "rows": result.rows()}
+            content |= {"early_exit": early} if early else {}
             partial.write_text(json.dumps(content, indent=1) + "\n")
         if not is_reporting(trainer):
             return
@@ -67,7 +69,7 @@ class ValidationReport(Callback):
         if self.plots:
             plot_conditions(folder, result.conditions)
         with atomic_write(folder / "table.md") as partial:
-            partial.write_text(markdown(accuracy_table(result)))
+            partial.write_text(f"{markdown(accuracy_table(result))}\ndata.evaluate: {json.dumps(protocol)}\n")
         console = Console()
         console.print(on_console(accuracy_table(result, COLUMNS)))
         if early:

@@ -113,13 +113,15 @@ def draw(height: int, width: int, side: int, config: Augmentation, rng: np.rando
     width; the erased row, column; the area and the aspect of every trial to erase.
     """
     odds = (config.flip, config.jitter, config.grayscale, config.blur, config.perspective, config.crop, config.resize)
-    flip, jitter, grayscale, blur, perspective, crop, resize, erase = (rng.random(8) < (*odds, config.erase)).tolist()
+    uniform = rng.random(49)
+    flip, jitter, grayscale, blur, perspective, crop, resize, erase = (uniform[:8] < (*odds, config.erase)).tolist()
     strengths = (config.brightness, config.contrast, config.saturation, config.hue)
-    changes = (rng.uniform(-1, 1, 4) * strengths * jitter).tolist()
-    sigma = rng.uniform(*config.blur_sigma)
-    moves = rng.uniform(-1, 1, (4, 2))
-    shares = rng.random(8).tolist()
-    trials = rng.random((ERASE_TRIALS, 2)).tolist()
+    changes = ((2 * uniform[8:12] - 1) * strengths * jitter).tolist()
+    least, most = config.blur_sigma
+    sigma = least + (most - least) * float(uniform[12])
+    moves = 2 * uniform[13:21].reshape(4, 2) - 1
+    shares = uniform[21:29].tolist()
+    trials = uniform[29:].reshape(ERASE_TRIALS, 2).tolist()
 
     fitted = fitted_size(height, width, side)
     corners, (height, width) = None, fitted

@@ -1,15 +1,22 @@
-"""Image bytes -> an RGB image fitted and centred on a square canvas."""
+"""Image bytes -> an RGB image resized and centred on a square canvas."""
 
 import os
 import re
 from collections.abc import Callable
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from mambaeye.errors import InputError
 from mambaeye.geometry.box import Box
+
+Resize = Literal["fit", "full", "none"]
+"""How an image comes to a square canvas: scaled to fit it, aspect kept; stretched over all of it; or as it is. One that
+is larger than the canvas is fitted first, whichever it is."""
+Interpolation = Literal["lanczos", "area"]
+"""Pillow's LANCZOS; or means of areas along an axis that shrinks, and linear along one that grows, which are softer."""
 
 START_OF_JPEG, END_OF_JPEG = b"\xff\xd8", b"\xff\xd9"
 JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # neither a byte 255 of a scan, nor filling, nor a restart
@@ -75,10 +82,56 @@ def _decoded(read: Callable[[], np.ndarray | None], what: str) -> np.ndarray:
     return image
 
 
-def fitted_size(height: int, width: int, side: int) -> tuple[int, int]:
-    """Return height and width of an image, scaled so that the longer one is side; at least one pixel."""
+def fitted_size(height: int, width: int, side: int, truncate: bool = False) -> tuple[int, int]:
+    """Return height and width of an image, scaled so that the longer one is side; at least one pixel.
+
+    Args:
+        height: in pixels.
+        width: in pixels.
+        side: in pixels.
+        truncate: cut fractions of a pixel off instead of rounding them; of some sides, such as 306 pixels for a canvas
+            of 224, float64 then leaves one pixel less than side.
+    """
     scale = side / max(height, width)
-    return max(1, round(scale * height)), max(1, round(scale * width))
+    rows, cols = (int(length) if truncate else round(length) for length in (scale * height, scale * width))
+    return max(1, rows), max(1, cols)
+
+
+def scaled(image: np.ndarray, size: tuple[int, int], interpolation: Interpolation) -> np.ndarray:
+    """Return an image (H, W, 3) uint8 scaled to another height and width; itself where it has them."""
+    if size == image.shape[:2]:
+        return image
+    height, width = size
+    if interpolation == "lanczos":
+        return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
+    smaller = min(height, image.shape[0]), min(width, image.shape[1])
+    if smaller != image.shape[:2]:
+        image = cv2.resize(image, smaller[::-1], interpolation=cv2.INTER_AREA)
+    return image if smaller == size else cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def resized(
+    image: np.ndarray, side: int, resize: Resize, interpolation: Interpolation, truncate: bool = False
+) -> np.ndarray:
+    """Return an image as it is to lie on a square canvas: (h, w, 3) uint8, neither side longer than the canvas's.
+
+    Args:
+        image: (H, W, 3) uint8.
+        side: of the canvas, in pixels.
+        resize: see Resize; "full" scales an image that is larger than the canvas twice, as the authors do.
+        interpolation: see Interpolation.
+        truncate: see fitted_size.
+    """
+
+    def fitted(image: np.ndarray) -> np.ndarray:
+        height, width = image.shape[:2]
+        return scaled(image, fitted_size(height, width, side, truncate), interpolation)
+
+    if max(image.shape[:2]) > side:
+        image = fitted(image)
+    if resize == "fit":
+        return fitted(image)
+    return scaled(image, (side, side), interpolation) if resize == "full" else image
 
 
 def black_canvas(
@@ -99,22 +152,33 @@ def black_canvas(
     return np.zeros((height + rows, width + cols, 3), dtype=np.uint8), box
 
 
-def fit_on_canvas(image: np.ndarray, side: int, shift: tuple[int, int] = (0, 0)) -> tuple[np.ndarray, Box]:
-    """Scale an image to fit a square canvas, aspect kept, and centre it; the rest of the canvas is black.
+def centred(image: np.ndarray, side: int, shift: tuple[int, int] = (0, 0)) -> tuple[np.ndarray, Box]:
+    """Centre an image on a black square canvas.
 
     Args:
-        image: (H, W, 3) uint8.
+        image: (h, w, 3) uint8, at most as large as the canvas.
         side: of the canvas, in pixels.
         shift: see black_canvas.
 
     Returns:
         The canvas (side + rows, side + columns, 3) uint8, and the image's box on it.
     """
-    height, width = fitted_size(image.shape[0], image.shape[1], side)
-    interpolation = cv2.INTER_AREA if side < max(image.shape[:2]) else cv2.INTER_LINEAR
-    canvas, box = black_canvas((side, side), (height, width), shift)
-    canvas[box.slices] = cv2.resize(image, (width, height), interpolation=interpolation)
+    canvas, box = black_canvas((side, side), image.shape[:2], shift)
+    canvas[box.slices] = image
     return canvas, box
+
+
+def fit_on_canvas(image: np.ndarray, side: int) -> tuple[np.ndarray, Box]:
+    """Scale an image to fit a square canvas, aspect kept, by area or linearly, and centre it: as training does.
+
+    Args:
+        image: (H, W, 3) uint8.
+        side: of the canvas, in pixels.
+
+    Returns:
+        The canvas (side, side, 3) uint8, and the image's box on it.
+    """
+    return centred(resized(image, side, "fit", "area"), side)
 
 
 def pad_to_patch(image: np.ndarray, patch_size: int) -> tuple[np.ndarray, Box]:

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from datamodules.transforms.images import fit_on_canvas
+from datamodules.transforms.images import Interpolation, Resize, centred, resized
 from datamodules.views.keys import Key, policy_seed
-from datamodules.views.plan import AXES, plan, ratio_of_plan
+from datamodules.views.plan import AXES, plan, ratio_of_plan, without_edge
 from datamodules.views.samples import row_of, scene_of
 from mambaeye.batch import CANVAS, POLICY, CanvasBatch, EvaluationCondition, Takes
 from mambaeye.errors import InputError
@@ -27,6 +27,18 @@ class EvaluateView:
     """Glimpse counts that validation reports after, besides powers of two and the last."""
     shift: tuple[int, int] = (0, 0)
     """Rows and columns by which images lie further down and right, on canvases larger by as much."""
+    resize: Resize = "fit"
+    """How images come to their canvases, in predict too where data.predict.resize gives one: fit scales them, aspect
+    kept, until the longer side is the canvas's; full stretches both sides to it, of a larger image after it was fitted;
+    none fits larger images and leaves others as they are."""
+    interpolation: Interpolation = "lanczos"
+    """Of that resizing: Pillow's lanczos, as the authors; or area where a side shrinks and linear where it grows, which
+    is faster and softer, as training without augmentation and version 0.1."""
+    truncate: bool = False
+    """Cut fractions off the sides of fitted images, as the authors do, instead of rounding them."""
+    skip_edge: bool = False
+    """Let scans leave out the last data.patch_size - 1 rows and columns of a canvas, as the authors' evaluation does;
+    in predict too. Only to reproduce what they published."""
 
     def __post_init__(self) -> None:
         if self.num_glimpses < 1:
@@ -39,6 +51,20 @@ class EvaluateView:
                 )
         if min(self.shift) < 0:
             raise InputError(f"data.evaluate.shift is {list(self.shift)}: give rows and columns of at least 0 pixels")
+
+    def resized(self, image: np.ndarray, side: int) -> np.ndarray:
+        """Return an image as it is to lie on a canvas: (H, W, 3) uint8 -> (h, w, 3) uint8."""
+        return resized(image, side, self.resize, self.interpolation, self.truncate)
+
+    def area(self, box: Box, canvas: tuple[int, ...], patch_size: int) -> Box:
+        """Return what glimpses are to fall on: the image, or less of it.
+
+        Args:
+            box: the image's place on its canvas.
+            canvas: sides of the canvas, in pixels.
+            patch_size: side of a glimpse in pixels.
+        """
+        return without_edge(box, canvas, patch_size) if self.skip_edge else box
 
 
 def require_resolutions(resolutions: Sequence[int], patch_size: int) -> None:
@@ -98,10 +124,7 @@ class EvaluationCanvases:
 
     conditions: Sequence[EvaluationCondition]
     patch_size: int
-    num_glimpses: int
-    """T."""
-    shift: tuple[int, int] = (0, 0)
-    """Rows and columns by which images lie further down and right on their canvases."""
+    view: EvaluateView
 
     def __call__(self, samples: list[DecodedSample], key: Key) -> Iterator[CanvasBatch]:
         """Yield the samples of a batch, condition by condition: CanvasBatches without their first axis.
@@ -117,15 +140,17 @@ class EvaluationCanvases:
 
     def _place(self, sample: DecodedSample, resolution: int) -> tuple[np.ndarray, Box]:
         image = np.zeros((1, 1, 3), np.uint8) if sample.image is None else sample.image
-        return fit_on_canvas(image, resolution, self.shift)
+        return centred(self.view.resized(image, resolution), resolution, self.view.shift)
 
     def _sample(
         self, sample: DecodedSample, canvas: np.ndarray, box: Box, scan: str, condition: int, key: Key
     ) -> CanvasBatch:
+        num_glimpses = self.view.num_glimpses
         if sample.image is None:
-            positions, ratio, seed = np.zeros((self.num_glimpses, AXES), np.int32), torch.zeros(self.num_glimpses), 0
+            positions, ratio, seed = np.zeros((num_glimpses, AXES), np.int32), torch.zeros(num_glimpses), 0
         else:
-            positions = plan(scan, box, self.patch_size, self.num_glimpses, np.random.default_rng(key))
+            area = self.view.area(box, canvas.shape[:2], self.patch_size)
+            positions = plan(scan, area, self.patch_size, num_glimpses, np.random.default_rng(key))
             ratio, seed = ratio_of_plan(scan, positions, box, self.patch_size), policy_seed(key)
         row = row_of(sample.key, sample.image is not None, sample.label, sample.label)
         return CanvasBatch(scene_of(canvas, box, positions, seed), ratio, *row, condition)

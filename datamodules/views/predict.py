@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datamodules.transforms.images import decode_file, fit_on_canvas, pad_to_patch
+from datamodules.transforms.images import centred, decode_file, pad_to_patch
+from datamodules.views.evaluate import EvaluateView
 from datamodules.views.keys import PREDICTION, policy_seed
 from datamodules.views.plan import plan
 from datamodules.views.samples import scene_of
@@ -22,7 +23,8 @@ class PredictView:
     """How predict looks at an image."""
 
     resize: int | None = None
-    """Canvas side in pixels that images are fitted into, as in validation; null to take them as they are."""
+    """Side in pixels of a canvas that images are put on as in validation (data.evaluate.resize); null to take them as
+    they are."""
 
     def __post_init__(self) -> None:
         if self.resize is not None and self.resize < 1:
@@ -54,10 +56,9 @@ class FileCanvases:
     """Opens image files and plans trajectories on them."""
 
     view: PredictView
+    evaluate: EvaluateView
     scan: str
     patch_size: int
-    num_glimpses: int
-    """T."""
     seed: int
 
     def __call__(self, path: str) -> OpenedFile:
@@ -74,9 +75,10 @@ class FileCanvases:
         if self.view.resize is None:
             canvas, box = pad_to_patch(image, self.patch_size)
         else:
-            canvas, box = fit_on_canvas(image, self.view.resize)
+            canvas, box = centred(self.evaluate.resized(image, self.view.resize), self.view.resize)
         key = (PREDICTION, self.seed, *digest)
-        positions = plan(self.scan, box, self.patch_size, self.num_glimpses, np.random.default_rng(key))
+        area = self.evaluate.area(box, canvas.shape[:2], self.patch_size)
+        positions = plan(self.scan, area, self.patch_size, self.evaluate.num_glimpses, np.random.default_rng(key))
         scene = scene_of(canvas, box, positions, policy_seed(key))
         return OpenedFile(ImageFile(path, image.shape[:2], frames), scene)
 

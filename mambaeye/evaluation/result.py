@@ -126,6 +126,8 @@ class ValidationResult:
 
     conditions: list[ConditionResult]
     early_exit: list[EarlyExitResult]
+    protocol: Mapping[str, Any]
+    """How it looked at images: data.evaluate by name, plain values."""
 
     @property
     def top1(self) -> float:

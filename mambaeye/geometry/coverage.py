@@ -88,21 +88,23 @@ def newly_seen(positions: np.ndarray, size: Sequence[int], patch_size: int) -> n
         patch_size: side of a glimpse in pixels.
 
     Returns:
-        (T,) uint32.
+        (T,), the smallest unsigned integers that hold P^K.
     """
-    num_glimpses, axes = positions.shape
-    places = tuple(np.clip(positions, -patch_size, size).T + patch_size)  # K of (T,), in the painting
-    steps = np.arange(1, num_glimpses + 1, dtype=np.min_scalar_type(num_glimpses))  # the smallest are the fastest
-    own = steps.reshape(-1, *[1] * axes)
+    new = np.zeros(len(positions), np.min_scalar_type(patch_size ** len(size)))
+    starts = positions.T  # (K, T)
+    touching = ((starts > -patch_size) & (starts < np.reshape(size, (-1, 1)))).all(axis=0)  # the others show nothing
+    places = tuple(starts[:, touching] + patch_size)  # K of (t,), in the painting
+    steps = np.arange(1, len(places[0]) + 1, dtype=np.min_scalar_type(len(positions)))  # the smallest are the fastest
+    own = steps.reshape(-1, *[1] * len(size))
     painting = np.zeros([side + 2 * patch_size for side in size], steps.dtype)
     windows = _windows(painting, patch_size)  # at each pixel, (P, ...)
     for paint in (_paint_at_once, _paint_one_by_one):
         paint(windows, places, own)
         _clear_margin(painting, patch_size)
-        shown = windows[places]  # (T, P, ...)
+        shown = windows[places]  # (t, P, ...)
         if (shown <= own).all():
             break
-    new: np.ndarray = (shown == own).sum(axis=tuple(range(1, 1 + axes)), dtype=np.uint32)
+    new[touching] = (shown == own).sum(axis=tuple(range(1, shown.ndim)), dtype=new.dtype)
     return new
 
 

@@ -139,4 +139,21 @@ def _imported(module: str, function: str) -> Scan:
         raise InputError(f"the scan pattern {path} cannot be imported: {module} has no {function}")
     if not callable(found):
         raise InputError(f"the scan pattern {path} is of type {type(found).__name__}: give the path of a function")
-    return found
+    return _checked(found, path)
+
+
+def _checked(scan: Scan, path: str) -> Scan:
+    """Return the scan, made to refuse positions that it must not give."""
+
+    def checked(box: Box, patch_size: int, num_glimpses: int, rng: np.random.Generator, /) -> np.ndarray:
+        positions = scan(box, patch_size, num_glimpses, rng)
+        first, last = start_range(box, patch_size)
+        fits = positions.shape == (num_glimpses, box.axes) and np.issubdtype(positions.dtype, np.integer)
+        if not fits or (positions < first).any() or (positions > last).any():
+            raise InputError(
+                f"the scan {path} gave {positions.dtype} positions of shape {positions.shape}, not all of them within "
+                f"the box: return ({num_glimpses}, {box.axes}) integers between its start_range"
+            )
+        return positions.astype(np.int32, copy=False)
+
+    return checked
