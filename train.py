@@ -3,6 +3,8 @@
 import os
 import sys
 import warnings
+from inspect import isabstract
+from itertools import pairwise
 from typing import Any
 
 from jsonargparse import ActionYesNo, Namespace, set_parsing_settings
@@ -38,9 +40,12 @@ from callbacks.run.preemption import Preemption
 from callbacks.run.preflight import Preflight
 from datamodules.datamodule import ShardDataModule
 from mambaeye.checkpoints import command_line_defaults, read_checkpoint
+from mambaeye.configurable import Configurable
+from mambaeye.encoders.base import Encoder
 from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.errors import InputError
 from mambaeye.module import ClassifierModule
+from mambaeye.policies.base import Policy
 
 # numbers that two sides need are stated once: where the encoder gets them from
 LINKS = {
@@ -55,6 +60,7 @@ NOT_FOR_USERS = (
     r"The dirpath has changed from",
     r"Checkpoint directory .* exists and is not empty",
 )
+TYPES: dict[str, type[Configurable]] = {"encoder": Encoder, "policy": Policy}  # which --model.NAME takes by class name
 SCANS = ("data.scans", "data.train_scan")
 IMAGES = "--data.images"
 # those that a flag or a config may set, as Lightning calls them one after the other: records have what others log
@@ -116,6 +122,8 @@ class MambaEyeCLI(LightningCLI):
             parser.add_lightning_class_args(callback, name)
         parser.link_arguments("report.plots", "records.plots")
         parser.set_defaults({"model.encoder": {"class_path": MambaEye.class_path()}})
+        (encoder,) = (action for action in parser._actions if action.dest == "model.encoder")
+        encoder.required = False  # --help would say that it is, for the module itself has no default
         # an epoch that began under other ranks, workers or batch sizes has another length
         parser.set_defaults({"trainer.reload_dataloaders_every_n_epochs": 1})
         parser.link_arguments("run_dir", "trainer.default_root_dir")
@@ -137,6 +145,7 @@ class MambaEyeCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse twice: to see which config and checkpoint are meant, then with the defaults that follow from them."""
+        refuse_unknown_classes(self.words)
         given, images = split_images(self.words)
         first = parser.parse_args([word for word in given if not word.startswith("--print_config")])
         command = first.subcommand
@@ -192,6 +201,22 @@ def split_images(words: list[str]) -> tuple[list[str], list[str]]:
     if len(paths) == 1 and paths[0].startswith("["):  # is a list already
         return words, []
     return words[: start - 1] + words[end:], paths
+
+
+def refuse_unknown_classes(words: list[str]) -> None:
+    """Refuse a class name after --model.encoder or --model.policy that no class has, and say which names there are.
+
+    Raises:
+        InputError: there is one.
+    """
+    pairs = [word.partition("=")[::2] for word in words] + [*pairwise(words)]
+    for kind, base in TYPES.items():
+        known = ["null", *(found.__name__ for found in base.defined_subclasses() if not isabstract(found))]
+        for flag, name in pairs:
+            if flag == f"--model.{kind}" and name.isidentifier() and name not in known:
+                raise InputError(
+                    f"no {kind} is called {name!r}: choose one of {', '.join(known[1:])}, or give an import path"
+                )
 
 
 def refuse_foreign_scans(saved: dict[str, Any], asked: Namespace) -> None:

@@ -1,1 +1,1 @@
-"""What every speed claim in the docs was measured with; each file's docstring has its command."""
+"""Programs that measure every speed claimed in the docs; each file's docstring has its command."""

@@ -26,7 +26,7 @@ GAP = 6  # pixels between pictures
 
 
 def draw_chart(height: int, width: int) -> np.ndarray:
-    """Colour bars, a gray ramp, a checkerboard and circles: (height, width, 3) uint8 RGB."""
+    """Draw colour bars, a gray ramp, a checkerboard and circles: (height, width, 3) uint8 RGB."""
     chart = np.full((height, width, 3), 235, np.uint8)
     colors = [(192, 192, 192), (192, 192, 0), (0, 192, 192), (0, 192, 0), (192, 0, 192), (192, 0, 0), (0, 0, 192)]
     for number, color in enumerate(colors):
@@ -41,20 +41,20 @@ def draw_chart(height: int, width: int) -> np.ndarray:
 
 
 def redistributable_images() -> list[bytes]:
-    """Four encoded images that may be shown anywhere."""
+    """Return four encoded images that may be shown anywhere."""
     china, flower = (load_sample_image(f"{name}.jpg") for name in ("china", "flower"))  # (427, 640, 3) each
     images = [china, flower, china[80:400, 380:600], draw_chart(360, 480)]
     return [cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))[1].tobytes() for image in images]
 
 
 def outlined(canvas: np.ndarray, box: Box) -> np.ndarray:
-    """The canvas with the box drawn around the image."""
+    """Return a copy of the canvas with the box drawn around the image."""
     corner, opposite = (box.col, box.row), (box.col + box.width - 1, box.row + box.height - 1)
     return cv2.rectangle(canvas.copy(), corner, opposite, OUTLINE, 2)
 
 
 def row_of(data: bytes, number: int, draws: int, side: int) -> list[np.ndarray]:
-    """One image: fitted, then augmented that often; each (side, side, 3)."""
+    """Return one image fitted, then augmented that often; each (side, side, 3)."""
     what = f"image {number}"
     pictures = [outlined(*fit_on_canvas(decode_image(data, what), side))]
     for draw in range(draws):
@@ -64,7 +64,7 @@ def row_of(data: bytes, number: int, draws: int, side: int) -> list[np.ndarray]:
 
 
 def grid(rows: list[list[np.ndarray]]) -> np.ndarray:
-    """The pictures side by side, with white gaps: one (H, W, 3) image."""
+    """Put the pictures side by side, with white gaps: one (H, W, 3) image."""
     framed = [
         [cv2.copyMakeBorder(picture, 0, GAP, 0, GAP, cv2.BORDER_CONSTANT, value=(255, 255, 255)) for picture in row]
         for row in rows

@@ -1,4 +1,4 @@
-"""What the callbacks cost the quickstart.
+"""Measure what the callbacks cost the quickstart.
 
     python -m benchmarks.callbacks [--epochs 30] [--pairs 3] [--data_dir data]
 
@@ -24,7 +24,7 @@ STEP_HOOKS = ("on_train_batch_start", "on_train_batch_end", "on_before_optimizer
 
 
 class Timed(MambaEyeCLI):
-    """The command line, with a timer."""
+    """The command line with a timer."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer = super().instantiate_trainer(**kwargs)
@@ -33,7 +33,7 @@ class Timed(MambaEyeCLI):
 
 
 class WithoutCallbacks(Timed):
-    """The command line, but its runs leave nothing except checkpoints and Lightning's own logs."""
+    """The command line whose runs leave nothing but checkpoints and Lightning's own logs."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer = super().instantiate_trainer(**kwargs)
@@ -47,7 +47,7 @@ def ours(callback: Callback) -> bool:
 
 
 def fit(epochs: int, data_dir: str, cli: type[Timed]) -> tuple[float, Trainer]:
-    """Return the seconds of a fit, and its trainer."""
+    """Fit, and return the seconds and the trainer."""
     with tempfile.TemporaryDirectory() as run_dir:
         flags = {
             "config": CONFIG,
@@ -77,7 +77,7 @@ def by_callback(trainer: Trainer, hooks: tuple[str, ...] | None = None) -> dict[
 
 
 def main() -> None:
-    """Command line: see above."""
+    """Run the command line; see the module's docstring."""
     parser = ArgumentParser(prog="python -m benchmarks.callbacks", description="What the callbacks cost.")
     parser.add_argument("--epochs", type=int, default=30, help="of the fit that is looked into")
     parser.add_argument("--pairs", type=int, default=3, help="short fits with and without callbacks")

@@ -1,4 +1,4 @@
-"""How fast encoded images become training samples, against the least that any pipeline must do.
+"""Measure how fast encoded images become training samples, against the least that any pipeline must do.
 
     python -m benchmarks.data --source data/train [--num_workers 4]
 
@@ -47,7 +47,7 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 
 
 def read_images(source: Path) -> Iterator[bytes]:
-    """The encoded images of a tar, or of all tars and image files below a folder."""
+    """Yield the encoded images of a tar, or of all tars and image files below a folder."""
     for path in [source] if source.is_file() else sorted(source.rglob("*")):
         if path.suffix == ".tar":
             with tarfile.open(path) as tar:
@@ -59,7 +59,7 @@ def read_images(source: Path) -> Iterator[bytes]:
 
 
 class Samples(Dataset):
-    """Image bytes -> training samples; each pass over it draws the same."""
+    """Makes training samples of image bytes; each pass over it draws the same."""
 
     def __init__(self, images: list[bytes]) -> None:
         self.images = images
@@ -73,7 +73,7 @@ class Samples(Dataset):
 
 
 class Stopwatch:
-    """Milliseconds by stage, one list a round."""
+    """Collects milliseconds by stage, one list a round."""
 
     def __init__(self) -> None:
         self.rounds: list[dict[str, list[float]]] = []
@@ -82,24 +82,24 @@ class Stopwatch:
         self.rounds.append(defaultdict(list))
 
     def __call__(self, stage: str, function: Callable, *args: Any, **kwargs: Any) -> Any:
-        """What the function returns; its time is noted under the stage."""
+        """Return what the function returns, and note its time under the stage."""
         start = perf_counter()
         result = function(*args, **kwargs)
         self.rounds[-1][stage].append((perf_counter() - start) * 1e3)
         return result
 
     def medians(self) -> dict[str, float]:
-        """Of the rounds' means over the images."""
+        """Return each stage's median over the rounds' means over the images."""
         return {stage: median(mean(times[stage]) for times in self.rounds) for stage in self.rounds[0]}
 
 
 def floor(data: bytes, side: int, positions: np.ndarray) -> np.ndarray:
-    """The least that any pipeline must do: decode, one resize to the canvas, cut."""
+    """Do the least that any pipeline must do: decode, resize once to the canvas, cut."""
     return cut_patches(cv2.resize(decode_image(data, "an image"), (side, side)), positions, PATCH_SIZE)
 
 
 def measure(images: list[bytes], rounds: int) -> dict[str, float]:
-    """Milliseconds by stage, of the whole pipeline and of the floor."""
+    """Return milliseconds by stage, of the whole pipeline and of the floor."""
     watch = Stopwatch()
     size, num_glimpses = PATCH_SIZE, VIEW.num_glimpses
     samples = Samples(images)
@@ -123,7 +123,7 @@ def measure(images: list[bytes], rounds: int) -> dict[str, float]:
 
 
 def loader_rate(images: list[bytes], num_workers: int) -> float:
-    """Images a second of a DataLoader that has started."""
+    """Return the images a second of a DataLoader that has started."""
     loader = DataLoader(
         Samples(images * (1 + num_workers)),
         BATCH_SIZE,

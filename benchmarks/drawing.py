@@ -1,4 +1,4 @@
-"""Pictures of a suite's results (benchmarks/results.py), from their entries alone.
+"""Draw a suite's results (benchmarks/results.py), from their entries alone.
 
 Lines are means over seeds, bands go from the smallest to the largest.
 """
@@ -17,7 +17,7 @@ from callbacks.plots.panels import glimpse_axis, save, share_axis
 
 
 def draw(suite: Suite, entries: list[Entry], path: Path) -> None:
-    """A picture of each claim that has results: <path>-<claim>.png."""
+    """Draw each claim that has results, into <path>-<claim>.png."""
     curves = Curves(entries)
     for name, claim in suite.claims.items():
         if any(curves.seeds(variant, suite.measured[name][0]) for variant in claim.variants):
@@ -25,20 +25,20 @@ def draw(suite: Suite, entries: list[Entry], path: Path) -> None:
 
 
 def colors(claim: Claim) -> dict[str, tuple[float, ...]]:
-    """A colour a variant."""
+    """Return a colour for each variant."""
     shades = colormaps["viridis"](np.linspace(0, 0.85, len(claim.variants)))
     return dict(zip(claim.variants, map(tuple, shades), strict=True))
 
 
 def line(axes: Axes, x: list[int], values: np.ndarray, color: tuple[float, ...], label: str) -> None:
-    """Mean over seeds, with smallest to largest shaded: values (seeds, points)."""
+    """Draw the mean over seeds, with smallest to largest shaded: values (seeds, points)."""
     if values.size:
         axes.plot(x, values.mean(0), color=color, label=label, marker=".", linewidth=1.2)
         axes.fill_between(x, values.min(0), values.max(0), color=color, alpha=0.2, linewidth=0)
 
 
 def over_glimpses(claim: Claim, curves: Curves, quantities: tuple[str, ...], legend: str | None = None) -> Figure:
-    """A row of panels a quantity, a panel a canvas side: against glimpses in test, a line a variant."""
+    """Draw a row of panels per quantity, a panel per canvas side: against glimpses in test, a line per variant."""
     sides, steps = curves.resolutions(BY_RESOLUTION), curves.steps(BY_RESOLUTION)
     figure = Figure(figsize=(2.3 * len(sides) + 0.4, 2.3 * len(quantities) + 0.5), layout="constrained")
     grid = figure.subplots(len(quantities), len(sides), squeeze=False, sharex=True)
@@ -59,23 +59,23 @@ def over_glimpses(claim: Claim, curves: Curves, quantities: tuple[str, ...], leg
 
 
 def below(figure: Figure, axes: Axes, title: str | None) -> None:
-    """One legend for all panels."""
+    """Add one legend for all panels."""
     where = {"loc": "outside lower center", "ncols": 4, "frameon": False}
     figure.legend(*axes.get_legend_handles_labels(), title=title, **where, fontsize=8, title_fontsize=8)
 
 
 def draw_loss(suite: Suite, claim: Claim, curves: Curves) -> Figure:
-    """Top-1 and ECE against glimpses."""
+    """Draw top-1 and ECE against glimpses."""
     return over_glimpses(claim, curves, ("top1", "ece"))
 
 
 def draw_lengths(suite: Suite, claim: Claim, curves: Curves) -> Figure:
-    """Top-1 against glimpses in test."""
+    """Draw top-1 against glimpses in test."""
     return over_glimpses(claim, curves, ("top1",), "glimpses in training")
 
 
 def against_canvas(axes: Axes, claim: Claim, curves: Curves) -> None:
-    """Top-1 by canvas side, a line a variant."""
+    """Draw top-1 by canvas side, a line per variant."""
     sides = curves.resolutions(BY_RESOLUTION)
     for variant, color in colors(claim).items():
         values = [curves.at(claim.at, variant, BY_RESOLUTION, side) for side in sides]
@@ -85,7 +85,7 @@ def against_canvas(axes: Axes, claim: Claim, curves: Curves) -> None:
 
 
 def draw_canvases(suite: Suite, claim: Claim, curves: Curves) -> Figure:
-    """Top-1 by canvas side in test."""
+    """Draw top-1 by canvas side in test."""
     figure = Figure(figsize=(4.4, 3.2), layout="constrained")
     axes = figure.subplots()
     against_canvas(axes, claim, curves)
@@ -94,7 +94,7 @@ def draw_canvases(suite: Suite, claim: Claim, curves: Curves) -> Figure:
 
 
 def draw_coordinates(suite: Suite, claim: Claim, curves: Curves) -> Figure:
-    """Top-1 by canvas side, and by shift."""
+    """Draw top-1 by canvas side, and by shift."""
     figure = Figure(figsize=(7.6, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     against_canvas(left, claim, curves)
@@ -110,13 +110,13 @@ def draw_coordinates(suite: Suite, claim: Claim, curves: Curves) -> Figure:
 
 
 def draw_scans(suite: Suite, claim: Claim, curves: Curves) -> Figure:
-    """Matrices of top-1, training pattern by test pattern, a panel a canvas side."""
+    """Draw matrices of top-1, training pattern by test pattern, a panel per canvas side."""
     sides, scans = curves.resolutions("scans"), curves.scans("scans")
     trained = [v for v in claim.variants if curves.seeds(v, "scans")]
     figure = Figure(figsize=(6.4 * len(sides), 0.4 * len(trained) + 1.6), layout="constrained")
     for side, axes in zip(sides, figure.subplots(1, len(sides), squeeze=False)[0], strict=True):
-        cells = [[curves.at(claim.at, v, "scans", side, scan=scan).mean() for scan in scans] for v in trained]
-        matrix = np.array(cells)  # (training, test)
+        means = [[curves.at(claim.at, v, "scans", side, scan=scan).mean() for scan in scans] for v in trained]
+        matrix = np.array(means)  # (training, test)
         axes.imshow(100 * matrix, cmap="viridis", vmin=0, vmax=100, aspect="auto")
         for (row, col), value in np.ndenumerate(100 * matrix):
             color = "black" if value > 60 else "white"

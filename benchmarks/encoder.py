@@ -1,4 +1,4 @@
-"""How fast the encoder is in every mode, and how much memory it takes, beside what one would pick instead.
+"""Measure the encoder's speed and memory in every mode, beside what one would pick instead.
 
     python -m benchmarks.encoder [--output docs/encoder] [--device cuda]
 
@@ -45,7 +45,7 @@ Call = Callable[[], object]
 
 
 def glimpses(batch: int, length: int, device: str) -> tuple[Tensor, Tensor]:
-    """Random patches (B, T, 3, 16, 16) uint8 and positions (B, T, 2)."""
+    """Draw random patches (B, T, 3, 16, 16) uint8 and positions (B, T, 2)."""
     patches = torch.randint(256, (batch, length, 3, 16, 16), dtype=torch.uint8, device=device)
     return patches, torch.randint(1000, (batch, length, 2), device=device)
 
@@ -56,7 +56,7 @@ def forward(model: Any, patches: Tensor, positions: Tensor) -> None:
 
 
 def forward_and_backward(model: Any, patches: Tensor, positions: Tensor) -> None:
-    """Gradients of every parameter that the features depend on; nothing is accumulated."""
+    """Compute the gradients of every parameter that the features depend on; nothing is accumulated."""
     outputs = model.features(patches, positions)
     outputs = outputs if isinstance(outputs, list) else [outputs]
     torch.autograd.grad(outputs, list(model.parameters()), [torch.ones_like(t) for t in outputs], allow_unused=True)
@@ -64,7 +64,7 @@ def forward_and_backward(model: Any, patches: Tensor, positions: Tensor) -> None
 
 @torch.no_grad()
 def stream(model: MambaEye, patches: Tensor, positions: Tensor, chunk: int) -> EncoderState:
-    """The sequence in chunks; the logits of each are dropped."""
+    """Take the sequence in chunks, drop the logits of each, and return the last state."""
     state = model.initial_state(len(patches))
     for first in range(0, patches.shape[1], chunk):
         some = slice(first, first + chunk)
@@ -86,7 +86,7 @@ def synchronize(device: str) -> None:
 
 
 def interleaved(calls: dict[str, Call], rounds: int, device: str) -> dict[str, float]:
-    """Median milliseconds of every call, all of them once a round."""
+    """Return the median milliseconds of every call, all of them made once a round."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         call()  # warm
@@ -97,7 +97,7 @@ def interleaved(calls: dict[str, Call], rounds: int, device: str) -> dict[str, f
 
 
 def peers(config: EncoderConfig, batch: int, rounds: int, device: str) -> dict[str, Any]:
-    """Milliseconds by model, and the ratios that docs/benchmarks.md quotes."""
+    """Return milliseconds by model, and the ratios that docs/benchmarks.md quotes."""
     other = "mamba_ssm" if device == "cuda" else "transformers"
     models = {
         "encoder": MambaEye(config),
@@ -121,7 +121,7 @@ def peers(config: EncoderConfig, batch: int, rounds: int, device: str) -> dict[s
 
 
 def measure(case: str, config: EncoderConfig, batch: int, length: int, device: str, threads: int) -> dict[str, Any]:
-    """One case at one length: median milliseconds of three, and peak MiB above what was there before."""
+    """Measure one case at one length: median milliseconds of three, and peak MiB above what was there before."""
     torch.set_num_threads(threads)
     model = (vit if case.startswith("ViT") else MambaEye)(config).to(device)
     data, short = glimpses(batch, length, device), glimpses(batch, 2, device)
@@ -146,7 +146,7 @@ def measure(case: str, config: EncoderConfig, batch: int, length: int, device: s
 
 
 def memory(device: str, reset: bool = False) -> float:
-    """Peak MiB so far; with reset, the peak begins anew at what is held now."""
+    """Return the peak MiB so far; with reset, the peak begins anew at what is held now."""
     if device == "cuda":
         if reset:
             torch.cuda.reset_peak_memory_stats()
@@ -157,7 +157,7 @@ def memory(device: str, reset: bool = False) -> float:
 
 
 def lengths(config: EncoderConfig, batch: int, device: str, longest: int) -> list[dict[str, Any]]:
-    """Every case at every length; on a CPU in a process of its own."""
+    """Measure every case at every length; on a CPU, in a process of its own."""
     threads = torch.get_num_threads()
     jobs = [(case, config, batch, length, device, threads) for case in CASES for length in LENGTHS if length <= longest]
     if device == "cuda":
@@ -168,7 +168,7 @@ def lengths(config: EncoderConfig, batch: int, device: str, longest: int) -> lis
 
 @torch.no_grad()
 def flat(config: EncoderConfig, batch: int, rounds: int, device: str) -> dict[str, float]:
-    """What should not depend on how much was seen: time a glimpse, and the state's bytes."""
+    """Measure what should not depend on how much was seen: the time per glimpse, and the state's bytes."""
     model = MambaEye(config).to(device)
     data = glimpses(batch, 8192, device)
     beginning = tuple(t[:, :1024] for t in data)
@@ -199,7 +199,7 @@ def state_bytes(state: EncoderState) -> int:
 
 @torch.no_grad()
 def cuda_graph(batch: int = 1) -> dict[str, float]:
-    """Milliseconds a glimpse of the base size, replayed as a CUDA graph, and launched as usual."""
+    """Return milliseconds per glimpse of the base size, replayed as a CUDA graph and launched as usual."""
     model = MambaEye(EncoderConfig.named("base"), "cuda").cuda()
     patches, positions = glimpses(batch, 1, "cuda")
     state = model.initial_state(batch)
@@ -221,7 +221,7 @@ def cuda_graph(batch: int = 1) -> dict[str, float]:
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
-    """Time and peak memory against T, a line a case."""
+    """Draw time and peak memory against T, a line per case."""
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     panels = figure.subplots(1, 2, sharex=True)
     for axes, quantity, title in zip(panels, ("milliseconds", "peak_mib"), ("ms", "peak memory, MiB"), strict=True):

@@ -1,4 +1,4 @@
-"""The loss from features in pieces, against the dense-target form: time and extra memory, forward and backward.
+"""Measure the loss from features in pieces against the dense-target form: time and memory, forward and backward.
 
     python -m benchmarks.loss
 

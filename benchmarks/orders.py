@@ -1,4 +1,4 @@
-"""Why a model fails with an order of glimpses: the same glimpses in other orders, and what it knows of its place.
+"""Find out why a model fails with an order of glimpses: the same glimpses in other orders, and its sense of place.
 
     python -m benchmarks.orders --ckpt_path runs/quickstart/checkpoints/best.ckpt [--finetune] [--resolutions 48 64 96]
 
@@ -9,7 +9,7 @@ glimpse, in %. Prints a JSON line for each experiment and resolution:
 - rates: the same with the decay rates A of every layer multiplied, which lengthens or shortens what it remembers.
 - gates: by move, the mean decay exp(dt A) of each layer at the second of two random glimpses, told that this move led
   there, and the norm of what it writes: the same pixels for all moves.
-- repeated: random places, as many as the grid has cells, in a new order each time; the grid in one random order each
+- repeated: random places, as many as the grid has tiles, in a new order each time; the grid in one random order each
   time.
 - returns: a pattern has every second glimpse only. Those between go back to the middle of the box, or to its top left
   corner; or all of them go to the middle before the pattern begins: the same glimpses, in another order.
@@ -41,6 +41,7 @@ from mambaeye.batch import Scene
 from mambaeye.checkpoints import DATA, read_checkpoint
 from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.evaluation.diagnosis import diagnose
+from mambaeye.geometry.authors_scans import random_fixed_grid
 from mambaeye.geometry.box import Box, start_range
 from mambaeye.geometry.coverage import information_ratio
 from mambaeye.geometry.moves import moves
@@ -61,20 +62,15 @@ Image = tuple[bytes, int]
 
 
 def random_again(box: Box, patch_size: int, num_glimpses: int, rng: np.random.Generator) -> np.ndarray:
-    """As many random places as the grid has cells, each visited once before any is visited again."""
+    """Draw as many random places as the grid has tiles, and visit each once before any is visited again."""
     places = random(box, patch_size, grid(box, patch_size)[..., 0].size, rng)
     return np.concatenate([rng.permutation(places) for _ in range(-(-num_glimpses // len(places)))])[:num_glimpses]
-
-
-def grid_again(box: Box, patch_size: int, num_glimpses: int, rng: np.random.Generator) -> np.ndarray:
-    """The grid in a random order, the same for every pass."""
-    return np.resize(rng.permutation(grid(box, patch_size).reshape(-1, 2)), (num_glimpses, 2))
 
 
 def with_returns(
     scan: Scan, home: str, box: Box, patch_size: int, num_glimpses: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """A pattern at every second glimpse; the others are at home: "middle", "corner", or in the "middle first"."""
+    """Follow a pattern at every second glimpse; the others are at home: "middle", "corner", or the "middle first"."""
     positions = scan(box, patch_size, num_glimpses // 2, rng)
     first, last = start_range(box, patch_size)
     place = first if home == "corner" else (first + last) // 2
@@ -85,26 +81,26 @@ def with_returns(
 
 
 class Bench:
-    """A model and the images to try it on."""
+    """A model and the images that it is tried on."""
 
     def __init__(self, encoder: MambaEye, images: list[Image], num_glimpses: int) -> None:
         self.encoder, self.images, self.num_glimpses = encoder, images, num_glimpses
         self.labels = torch.tensor([label for _, label in images])
 
     def glimpses(self, scan: Scan, side: int) -> tuple[Tensor, Tensor]:
-        """All images' patches (N, T, 3, P, P) and positions (N, T, 2)."""
+        """Return all images' patches (N, T, 3, P, P) and positions (N, T, 2)."""
         return stacked([view(image, scan, side, self, (SEED, side, n)) for n, image in enumerate(self.images)])
 
     @torch.no_grad()
     def features(self, scan: Scan, side: int) -> tuple[Tensor, Tensor]:
-        """All images' features (N, T, D) and positions (N, T, 2)."""
+        """Return all images' features (N, T, D) and positions (N, T, 2)."""
         patches, positions = self.glimpses(scan, side)
         pieces = zip(patches.split(BATCH), positions.split(BATCH), strict=True)
         return torch.cat([self.encoder.features(*piece) for piece in pieces]), positions
 
     @torch.no_grad()
     def top1(self, scan: Scan, side: int) -> float:
-        """Share of right answers after the last glimpse, in %."""
+        """Return the share of right answers after the last glimpse, in %."""
         answers = self.encoder.head(self.features(scan, side)[0][:, -1]).argmax(-1)
         return percent((answers == self.labels).float().mean())
 
@@ -113,7 +109,7 @@ class Bench:
 
 
 def view(image: Image, scan: Scan, side: int, bench: Bench, key: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, Box]:
-    """One image on a canvas of that side: its patches, positions and box."""
+    """Fit an image on a canvas of that side, and return its patches, positions and box."""
     patch_size = bench.encoder.config.patch_size
     canvas, box = fit_on_canvas(decode_image(image[0], "an image"), side)
     positions = scan(box, patch_size, bench.num_glimpses, np.random.default_rng(key))
@@ -121,7 +117,7 @@ def view(image: Image, scan: Scan, side: int, bench: Bench, key: tuple[int, ...]
 
 
 def stacked(views: list[tuple[np.ndarray, np.ndarray, Box]]) -> tuple[Tensor, Tensor]:
-    """Patches and positions of some images."""
+    """Stack the patches and positions of some images."""
     patches, positions, _ = zip(*views, strict=True)
     return torch.from_numpy(np.stack(patches)), torch.from_numpy(np.stack(positions).astype(np.int32))
 
@@ -135,7 +131,7 @@ def rounded(values: Tensor, digits: int) -> list[float]:
 
 
 def rates(bench: Bench, side: int) -> dict[str, Any]:
-    """Top-1 with the rates A multiplied."""
+    """Return top-1 with the rates A multiplied."""
     result, encoder = {}, bench.encoder
     for factor in (0.25, 0.5, 1, 2):
         changed = copy.deepcopy(encoder)
@@ -162,7 +158,7 @@ class Told(Rollout):
 
 
 def gates(bench: Bench, side: int) -> dict[str, Any]:
-    """Mean decay and norm of what is written, by layer, at a second glimpse that a move is said to have led to."""
+    """Return mean decay and norm of what is written, by layer, at a second glimpse that a move is said to lead to."""
     patches, _ = bench.glimpses(SCANS["random"], side)
     step, across = bench.encoder.config.patch_size, side - bench.encoder.config.patch_size
     result = {}
@@ -175,7 +171,7 @@ def gates(bench: Bench, side: int) -> dict[str, Any]:
 
 
 def returns(bench: Bench, side: int) -> dict[str, Any]:
-    """Top-1 of every pattern, going back in between."""
+    """Return top-1 of every pattern, going back in between."""
     homes = ("middle first", "middle", "corner")
     return {
         home: {name: bench.top1(partial(with_returns, SCANS[name], home), side) for name in PATTERNS} for home in homes
@@ -183,7 +179,7 @@ def returns(bench: Bench, side: int) -> dict[str, Any]:
 
 
 def where(bench: Bench, side: int) -> dict[str, Any]:
-    """Errors (rows, cols) of linear readouts of the place, by pattern."""
+    """Return the errors (rows, cols) of linear readouts of the place, by pattern."""
     half = len(bench.images) // 2
     back = {
         f"{name}, returns to the {home}": partial(with_returns, SCANS[name], home)
@@ -212,7 +208,7 @@ def where(bench: Bench, side: int) -> dict[str, Any]:
 
 
 def finetuned(bench: Bench, images: list[Image], names: Sequence[str], canvas: tuple[int, int]) -> Bench:
-    """The model after a few more epochs; which of the patterns an image gets, and its canvas, is drawn anew."""
+    """Train a few more epochs; which of the patterns an image gets, and its canvas, is drawn anew each time."""
     encoder = copy.deepcopy(bench.encoder).train()
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=RATE, weight_decay=0.05)
     batches = len(images) // BATCH
@@ -240,7 +236,7 @@ def finetuned(bench: Bench, images: list[Image], names: Sequence[str], canvas: t
 
 
 def load_images(folder: Path) -> list[Image]:
-    """All images of a folder of shards."""
+    """Read all images of a folder of shards."""
     index = open_index(str(folder), None)
     numbers = np.arange(len(index))
     return list(zip(read_images(index, numbers, 1), index.labels.tolist(), strict=True))
@@ -268,7 +264,7 @@ def main() -> None:
         print_result("patterns", side, bench, top1=bench.top1_by_pattern(side))
         print_result("rates", side, bench, top1=rates(bench, side))
         print_result("gates", side, bench, by_move=gates(bench, side))
-        again = {scan.__name__: bench.top1(scan, side) for scan in (random_again, grid_again)}
+        again = {scan.__name__: bench.top1(scan, side) for scan in (random_again, random_fixed_grid)}
         print_result("repeated", side, bench, top1=again)
         print_result("returns", side, bench, top1=returns(bench, side))
         print_result("where", side, bench, error=where(bench, side))

@@ -1,4 +1,4 @@
-"""What the encoder is measured against: the same embedded glimpses through other stacks of the same sizes."""
+"""Stacks that the encoder is measured against: of the same sizes, behind the same embedding of glimpses."""
 
 from collections.abc import Callable
 
@@ -23,12 +23,12 @@ class Peer(nn.Module):
 
 
 def embedding_alone(config: EncoderConfig) -> MambaEye:
-    """An encoder without blocks worth mentioning, for its embedding."""
+    """Return an encoder without blocks worth mentioning, for its embedding."""
     return MambaEye(EncoderConfig(**{**vars(config), "depth": 1}), "torch")
 
 
 def transformers_mamba2(config: EncoderConfig) -> Peer:
-    """The transformers library's Mamba2, with its own defaults; on the CPU it runs its reference path in torch."""
+    """Build the transformers library's Mamba2, with its own defaults; on a CPU it runs its reference path in torch."""
     from transformers import Mamba2Config, Mamba2Model
     from transformers.utils import logging
 
@@ -53,7 +53,7 @@ def transformers_mamba2(config: EncoderConfig) -> Peer:
 
 
 def mamba_ssm_stack(config: EncoderConfig) -> Peer:
-    """Pre-norm residual blocks of mamba_ssm.Mamba2, as its documentation shows them; needs a GPU."""
+    """Build pre-norm residual blocks of mamba_ssm.Mamba2, as its documentation shows them; needs a GPU."""
     from mamba_ssm import Mamba2
 
     class Residual(nn.Module):
@@ -70,7 +70,7 @@ def mamba_ssm_stack(config: EncoderConfig) -> Peer:
 
 
 def vit(config: EncoderConfig) -> Peer:
-    """A ViT's blocks of the same width and depth: full attention over all glimpses (scaled_dot_product_attention)."""
+    """Build a ViT's blocks of the same width and depth, with full attention (scaled_dot_product_attention)."""
     layer = nn.TransformerEncoderLayer(
         config.dim,
         config.dim // HEADDIM_OF_VIT,

@@ -45,7 +45,7 @@ SETTINGS = "settings.json"
 
 @dataclass(frozen=True)
 class Bench:
-    """One suite with its places."""
+    """A suite with its folders."""
 
     name: str
     suite: Suite
@@ -58,17 +58,17 @@ class Bench:
 
     @property
     def results(self) -> Path:
-        """The file with everything measured."""
+        """Return the path of the file with everything measured."""
         return self.output / f"{self.name}.json"
 
     def read(self) -> dict[str, Entry]:
-        """The entries by row, as far as there are any."""
+        """Read the entries by row, as far as there are any."""
         if not self.results.exists():
             return {}
         return {row_name(entry["variant"], entry["seed"]): entry for entry in read_entries(self.results)}
 
     def write(self, entries: dict[str, Entry]) -> None:
-        """All entries, a line each, in the suite's order."""
+        """Write all entries, a line each, in the suite's order."""
         order = [row_name(*row) for row in self.suite.rows()]
         known = sorted(entries, key=lambda name: order.index(name) if name in order else len(order))
         lines = ",\n".join(json.dumps(entries[name]) for name in known)
@@ -76,32 +76,34 @@ class Bench:
             partial.write_text(f'{{"suite": "{self.name}", "rows": [\n{lines}\n]}}\n')
 
     def run_dir(self, variant: str, seed: int) -> Path:
-        """Where a row's run is: relative to the checkout, if it is below it."""
+        """Return the folder of a row's run, relative to the checkout if it is below it."""
         path = (self.runs / self.name / row_name(variant, seed)).resolve()
         return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
     def fit_arguments(self, variant: str, seed: int) -> list[str]:
-        """What is said to train.py."""
+        """Return the arguments of train.py that train a row."""
         flags = {"seed_everything": str(seed), **self.suite.fit, **self.suite.variants[variant]}
         asked = ["fit", "--config", self.suite.config, "--run_dir", str(self.run_dir(variant, seed))]
         return [*asked, "--ckpt_path", "last", *words(flags), *self.more]
 
     def validate_arguments(self, variant: str, seed: int, evaluation: str) -> list[str]:
-        """What is said to train.py."""
+        """Return the arguments of train.py that measure a row."""
         run_dir = self.run_dir(variant, seed)
         asked = ["validate", "--run_dir", str(run_dir / evaluation)]
         flags = {**self.suite.validate, **self.suite.evaluations[evaluation]}
         return [*asked, "--ckpt_path", str(run_dir / "checkpoints/last.ckpt"), *words(flags), *self.more]
 
     def settings(self, variant: str, seed: int) -> Entry:
-        """What decides a fit: its command, and the config that it names, whatever the comments there."""
+        """Return what decides a fit: its command, and a digest of the config that it names, without comments."""
         config = yaml.safe_load((ROOT / self.suite.config).read_text())
         digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
         return {"fit": shown(self.fit_arguments(variant, seed)), "config_sha256": digest}
 
     def missing(self, entries: dict[str, Entry], variant: str, seed: int) -> list[str] | None:
-        """Evaluations that a row lacks; None if it must be trained for them: never was, or with other settings, or
-        its run is gone."""
+        """List the evaluations that a row lacks.
+
+        None if it must be trained for them: it never was, or with other settings, or its run is gone.
+        """
         entry = entries.get(row_name(variant, seed), {})
         if any(entry.get(key) != value for key, value in self.settings(variant, seed).items()):
             return None
@@ -115,7 +117,7 @@ class Bench:
         return lacking if trained or not lacking else None
 
     def do(self, entries: dict[str, Entry], variant: str, seed: int) -> None:
-        """Train and measure what a row lacks, and write it down as it comes."""
+        """Train and measure what a row lacks, and write down each result as it comes."""
         name, missing = row_name(variant, seed), self.missing(entries, variant, seed)
         if missing is None:
             entries[name] = self.fit(variant, seed)
@@ -126,7 +128,7 @@ class Bench:
             self.write(entries)
 
     def fit(self, variant: str, seed: int) -> Entry:
-        """Train a row, from where it was if it was begun with these settings: its entry, without evaluations."""
+        """Train a row, going on where these settings had brought it, and return its entry, without evaluations."""
         run_dir, settings = ROOT / self.run_dir(variant, seed), self.settings(variant, seed)
         if run_dir.exists():
             if not (run_dir / SETTINGS).exists():
@@ -150,45 +152,45 @@ class Bench:
         }
 
     def validate(self, variant: str, seed: int, evaluation: str) -> Entry:
-        """Measure a row: curves over glimpses of each cell, to four digits."""
+        """Measure a row: curves over glimpses under each condition, to four digits."""
         arguments = self.validate_arguments(variant, seed, evaluation)
         folder = ROOT / self.run_dir(variant, seed) / evaluation
         folder.mkdir(parents=True, exist_ok=True)
         seconds = call(arguments, folder / "validate.log")
-        cells: dict[tuple[int, str], Entry] = {}
+        conditions: dict[tuple[int, str], Entry] = {}
         for row in json.loads((folder / "validation.json").read_text())["rows"]:
-            cell = cells.setdefault(
+            condition = conditions.setdefault(
                 (row["resolution"], row["scan"]),
                 {"resolution": row["resolution"], "scan": row["scan"], "samples": row["samples"]},
             )
-            cell.setdefault("steps", []).append(row["step"])
+            condition.setdefault("steps", []).append(row["step"])
             for quantity in KEPT:
-                cell.setdefault(quantity, []).append(round(row[quantity], 4))
-        return {"command": shown(arguments), "seconds": seconds, "cells": list(cells.values())}
+                condition.setdefault(quantity, []).append(round(row[quantity], 4))
+        return {"command": shown(arguments), "seconds": seconds, "conditions": list(conditions.values())}
 
 
 def row_name(variant: str, seed: int) -> str:
-    """What a row is called: its run directory."""
+    """Return a row's name, which is its run directory's."""
     return f"{variant}-{seed}"
 
 
 def words(flags: Flags) -> list[str]:
-    """Flags as the shell would split them."""
+    """Return flags as the shell would split them."""
     return [word for name, value in flags.items() for word in (f"--{name}", value)]
 
 
 def shown(arguments: list[str]) -> str:
-    """A command line to type in the checkout."""
+    """Return the command line as one would type it in the checkout."""
     return shlex.join(["python", "train.py", *arguments])
 
 
 def read_entries(path: Path) -> list[Entry]:
-    """The entries of a results file."""
+    """Read the entries of a results file."""
     return json.loads(path.read_text())["rows"]
 
 
 def call(arguments: list[str], log: Path) -> float:
-    """Run train.py in the checkout, its words appended to a log: the seconds that it took.
+    """Run train.py in the checkout, append its output to a log, and return the seconds that it took.
 
     Raises:
         subprocess.CalledProcessError: its exit code is not 0.
@@ -201,7 +203,7 @@ def call(arguments: list[str], log: Path) -> float:
 
 
 def machine() -> str:
-    """Processor and accelerator in words."""
+    """Describe processor and accelerator."""
     cpus = Path("/proc/cpuinfo")
     lines = cpus.read_text().splitlines() if cpus.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -211,7 +213,7 @@ def machine() -> str:
 
 
 def run(bench: Bench, rows: list[tuple[str, int]]) -> list[str]:
-    """Do all rows that are not done: a sentence for each that failed."""
+    """Do all rows that are not done, and return a sentence for each that failed."""
     entries, failed = bench.read(), []
     lacking = [(row, bench.missing(entries, *row)) for row in rows]
     left = [(row, cost(bench.suite, row[0], missing)) for row, missing in lacking if missing != []]
@@ -236,7 +238,7 @@ def run(bench: Bench, rows: list[tuple[str, int]]) -> list[str]:
 
 
 def cost(suite: Suite, variant: str, missing: list[str] | None) -> float:
-    """Time that a row takes, roughly, as a multiple of the base's: an evaluation is a quarter of it."""
+    """Estimate the time that a row takes as a multiple of the base's; an evaluation is a quarter of it."""
     if missing is None:
         return suite.costs.get(variant, 1.0)
     return 0.25 * len(missing)

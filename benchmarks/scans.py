@@ -35,7 +35,7 @@ COLORS = colormaps["plasma"].resampled(256)(np.linspace(0, 0.93, 256))  # withou
 
 
 def draw(axes: Axes, name: str, scan: Scan) -> None:
-    """One pattern: its path over the box."""
+    """Draw one pattern's path over the box."""
     centres = scan(SHOWN, PATCH_SIZE, ONE_PASS, np.random.default_rng(0))[:, ::-1] + PATCH_SIZE / 2  # (T, 2): x, y
     colors = COLORS[np.linspace(0, 255, ONE_PASS).astype(int)]
     far = np.linalg.norm(np.diff(centres, axis=0), axis=1) > 1.5 * PATCH_SIZE
@@ -54,14 +54,14 @@ def draw(axes: Axes, name: str, scan: Scan) -> None:
 
 
 def outline_first(axes: Axes, corner: tuple[float, float]) -> None:
-    """The first glimpse, from its top left corner (x, y)."""
+    """Outline the first glimpse, given its top left corner (x, y)."""
     axes.add_patch(
         Rectangle(corner, PATCH_SIZE, PATCH_SIZE, facecolor="none", edgecolor="black", linewidth=1.4, zorder=4)
     )
 
 
 def draw_key(axes: Axes) -> None:
-    """What the outline and the colors mean."""
+    """Draw what the outline and the colors mean."""
     outline_first(axes, (20, 34))
     axes.text(48, 42, "the first glimpse", va="center", fontsize=11)
     axes.imshow(COLORS[None, :, :3], extent=(20, 183, 92, 76), aspect="auto")
@@ -70,7 +70,7 @@ def draw_key(axes: Axes) -> None:
 
 
 def draw_all(path: Path) -> None:
-    """Every pattern as a small picture, and the key, into one PNG."""
+    """Draw every pattern as a small picture, and the key, into one PNG."""
     columns = 5
     rows = len(SCANS) // columns + 1
     figure = Figure(figsize=(2.5 * columns, 2.1 * rows), layout="constrained")
@@ -86,7 +86,7 @@ def draw_all(path: Path) -> None:
 
 
 def milliseconds(scan: Scan, rounds: int) -> float:
-    """What 8192 positions on a large image take."""
+    """Return the median milliseconds that 8192 positions on a large image take."""
     times = []
     for number in range(rounds):
         hilbert_curve.cache_clear()

@@ -1,4 +1,4 @@
-"""How fast shards stream, and whether workers keep to their memory.
+"""Measure how fast shards stream, and whether workers keep to their memory.
 
     python -m benchmarks.streaming SHARDS [--num_workers 0 1 2 4] [--canvas 32 128] [--num_glimpses 256]
 
@@ -24,7 +24,7 @@ from datamodules.views.train import TrainingGlimpses, TrainView
 
 
 def bare(index: ShardIndex) -> dict[str, object]:
-    """One epoch of encoded images."""
+    """Stream one epoch of encoded images."""
     start, size = time.perf_counter(), 0
     for image in read_images(index, epoch_order(index.counts, 0, 0), attempts=0):
         assert isinstance(image, bytes)
@@ -39,7 +39,7 @@ def bare(index: ShardIndex) -> dict[str, object]:
 
 
 def training(index: ShardIndex, workers: int, options: Namespace) -> dict[str, object]:
-    """One epoch of training samples."""
+    """Load one epoch of training samples."""
     samples = TrainingGlimpses(TrainView(tuple(options.canvas), options.num_glimpses), patch_size=16)
     config = LoaderConfig(options.batch_size, num_workers=workers)
     access = ShardAccess(index, config.training_layout(index, ranks=1), rank=0, config=config)
@@ -66,7 +66,7 @@ def training(index: ShardIndex, workers: int, options: Namespace) -> dict[str, o
 
 
 def largest_child() -> float | None:
-    """The most memory of its own that a worker process has, in MiB; None without workers or without /proc."""
+    """Return the most memory of its own that a worker process has, in MiB; None without workers or /proc."""
     sizes = []
     for child in multiprocessing.active_children():
         status = Path(f"/proc/{child.pid}/status")
@@ -77,7 +77,7 @@ def largest_child() -> float | None:
 
 
 def main() -> None:
-    """Command line: see above."""
+    """Run the command line; see the module's docstring."""
     parser = ArgumentParser(prog="python -m benchmarks.streaming", description="How fast shards stream.")
     parser.add_argument("shards", help="folder of shards with their index")
     parser.add_argument("--num_workers", type=int, nargs="+", default=[0, 1, 2, 4], help="worker processes to try")

@@ -1,4 +1,4 @@
-"""What benchmarks/results.py trains and measures, as plain data: suites of variants of one config."""
+"""Suites of variants of one config, as plain data: what benchmarks/results.py trains and measures."""
 
 from dataclasses import dataclass, field
 
@@ -20,7 +20,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Suite:
-    """A config, its variants, and what is measured of each."""
+    """A config, its variants, and what is measured of each of them."""
 
     config: str
     """Path below the checkout; trained as it is, this is the variant "base"."""
@@ -31,7 +31,7 @@ class Suite:
     variants: dict[str, Flags]
     """What a variant's fit says otherwise than the config."""
     evaluations: dict[str, Flags]
-    """Validations: their cells and lengths."""
+    """Validations by name: their conditions and glimpses."""
     side: int
     """Canvas side of those that shift the image."""
     measured: dict[str, tuple[str, ...]]
@@ -43,28 +43,28 @@ class Suite:
     seeds: tuple[int, ...] = (0, 1, 2)
 
     def rows(self) -> list[tuple[str, int]]:
-        """(variant, seed), each once, in the order in which they are to be done: claim by claim, seed by seed."""
+        """Return (variant, seed), each once, in the order in which they are to be done: by claim, then by seed."""
         every = [(variant, seed) for claim in self.claims.values() for seed in self.seeds for variant in claim.variants]
         return list(dict.fromkeys(every))
 
     def claims_of(self, variant: str) -> list[str]:
-        """Names of the claims that a variant is a part of."""
+        """Return the names of the claims that a variant is a part of."""
         return [name for name, claim in self.claims.items() if variant in claim.variants]
 
     def evaluations_of(self, variant: str) -> list[str]:
-        """Names of the evaluations that a variant's claims need."""
+        """Return the names of the evaluations that a variant's claims need."""
         return list(dict.fromkeys(name for claim in self.claims_of(variant) for name in self.measured[claim]))
 
 
 def listed(values: object) -> str:
-    """As an argument: [a,b,c]."""
+    """Format values as an argument: [a,b,c]."""
     return f"[{','.join(map(str, values))}]"
 
 
 def shifts(resolution: int, length: int, pixels: tuple[int, ...]) -> dict[str, Flags]:
-    """Evaluations of images that lie so many pixels further down and right."""
-    cell = {"data.resolutions": f"[{resolution}]", "data.scans": "[random]", "data.evaluate.num_glimpses": str(length)}
-    return {f"shift_{shift}": cell | {"data.evaluate.shift": f"[{shift},{shift}]"} for shift in pixels}
+    """Return evaluations of images that lie so many pixels further down and right."""
+    flags = {"data.resolutions": f"[{resolution}]", "data.scans": "[random]", "data.evaluate.num_glimpses": str(length)}
+    return {f"shift_{shift}": flags | {"data.evaluate.shift": f"[{shift},{shift}]"} for shift in pixels}
 
 
 SCHEDULES = {"base": "scheduled loss", "plain": "plain cross entropy"}

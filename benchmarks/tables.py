@@ -1,4 +1,4 @@
-"""Tables of a suite's results (benchmarks/results.py), from their entries alone.
+"""Make tables of a suite's results (benchmarks/results.py), from their entries alone.
 
 Seeds are summed up as mean and standard deviation. Differences are taken seed by seed, between runs that share their
 order of samples.
@@ -18,31 +18,33 @@ QUANTITIES = {"top1": "Top-1", "ece": "ECE"}
 
 
 class Curves:
-    """Everything measured, by variant, evaluation and cell."""
+    """Everything measured, by variant, evaluation and condition."""
 
     def __init__(self, entries: list[Entry]) -> None:
-        self.cells = {
-            (entry["variant"], entry["seed"], name, cell["resolution"], cell["scan"]): cell
+        self.measured = {
+            (entry["variant"], entry["seed"], name, condition["resolution"], condition["scan"]): condition
             for entry in entries
             for name, evaluation in entry["evaluations"].items()
-            for cell in evaluation["cells"]
+            for condition in evaluation["conditions"]
         }
 
     def seeds(self, variant: str, evaluation: str) -> list[int]:
-        """Those that a variant was measured with."""
-        return sorted({key[1] for key in self.cells if (key[0], key[2]) == (variant, evaluation)})
+        """Return the seeds that a variant was measured with."""
+        return sorted({key[1] for key in self.measured if (key[0], key[2]) == (variant, evaluation)})
 
     def resolutions(self, evaluation: str) -> list[int]:
-        """Canvas sides of an evaluation."""
-        return sorted({key[3] for key in self.cells if key[2] == evaluation})
+        """Return the canvas sides of an evaluation."""
+        return sorted({key[3] for key in self.measured if key[2] == evaluation})
 
     def scans(self, evaluation: str) -> list[str]:
-        """Scan patterns of an evaluation, in the order in which it has them."""
-        return list(dict.fromkeys(key[4] for key in self.cells if key[2] == evaluation))
+        """Return the scan patterns of an evaluation, in its own order."""
+        return list(dict.fromkeys(key[4] for key in self.measured if key[2] == evaluation))
 
     def steps(self, evaluation: str) -> list[int]:
-        """Glimpses after which an evaluation has numbers."""
-        return sorted({step for key, cell in self.cells.items() if key[2] == evaluation for step in cell["steps"]})
+        """Return the numbers of glimpses after which an evaluation has results."""
+        return sorted(
+            {step for key, curves in self.measured.items() if key[2] == evaluation for step in curves["steps"]}
+        )
 
     def of(
         self,
@@ -53,24 +55,24 @@ class Curves:
         name: str = "top1",
         less: str | None = None,
     ) -> np.ndarray:
-        """A quantity, or what it is more than another variant's, by the seeds that there are: (seeds, steps)."""
+        """Return a quantity, or its difference from another variant's, by the seeds that there are: (seeds, steps)."""
         seeds = self.seeds(variant, evaluation)
         if less is not None:
             seeds = [seed for seed in seeds if seed in self.seeds(less, evaluation)]
 
         def rows(variant: str) -> np.ndarray:
-            return np.array([self.cells[variant, seed, evaluation, resolution, scan][name] for seed in seeds])
+            return np.array([self.measured[variant, seed, evaluation, resolution, scan][name] for seed in seeds])
 
         values = rows(variant) - rows(less) if less else rows(variant)
         return values.reshape(len(seeds), len(self.steps(evaluation)))
 
     def at(self, step: int, variant: str, evaluation: str, resolution: int, **which: str) -> np.ndarray:
-        """The same after one step: (seeds,)."""
+        """Return the same after one step: (seeds,)."""
         return self.of(variant, evaluation, resolution, **which)[:, self.steps(evaluation).index(step)]
 
 
 def tables(suite: Suite, entries: list[Entry]) -> dict[str, str]:
-    """Markdown by name, each with a line above that says what it shows; of claims that have results."""
+    """Return Markdown by name, each with a title line above it, of claims that have results."""
     curves = Curves(entries)
     made: dict[str, str] = {}
     for name, claim in suite.claims.items():
@@ -80,7 +82,7 @@ def tables(suite: Suite, entries: list[Entry]) -> dict[str, str]:
 
 
 def percent(values: np.ndarray, sign: str = "") -> str:
-    """Mean of some seeds, and their standard deviation, in %."""
+    """Format the mean of some seeds, and their standard deviation, in %."""
     if not len(values):
         return ""
     mean = f"{100 * values.mean():{sign}.1f}"
@@ -88,13 +90,13 @@ def percent(values: np.ndarray, sign: str = "") -> str:
 
 
 def markdown(title: str, heading: list[object], rows: list[list[object]]) -> str:
-    """A line, and a table below it."""
+    """Format a title line and a table below it."""
     lines = [heading, ["---"] * len(heading), *rows]
     return title + "\n\n" + "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 def loss_tables(suite: Suite, claim: Claim, curves: Curves) -> Iterator[tuple[str, str]]:
-    """Top-1 and ECE by canvas and glimpse, and what the first variant has more than the second."""
+    """Tabulate top-1 and ECE by canvas and glimpse, and what the first variant has more than the second."""
     first, second = claim.variants
     steps = curves.steps(BY_RESOLUTION)[::-1][::2][::-1]  # every second power of two, the last among them
     for quantity, word in QUANTITIES.items():
@@ -110,7 +112,7 @@ def loss_tables(suite: Suite, claim: Claim, curves: Curves) -> Iterator[tuple[st
 
 
 def by_canvas(claim: Claim, curves: Curves) -> tuple[list[object], list[list[object]]]:
-    """Top-1 of every variant at every canvas side: heading and rows."""
+    """Tabulate top-1 of every variant at every canvas side: heading and rows."""
     sides = curves.resolutions(BY_RESOLUTION)
     rows = [
         [label, *(percent(curves.at(claim.at, variant, BY_RESOLUTION, side)) for side in sides)]
@@ -120,20 +122,20 @@ def by_canvas(claim: Claim, curves: Curves) -> tuple[list[object], list[list[obj
 
 
 def canvas_tables(suite: Suite, claim: Claim, curves: Curves) -> Iterator[tuple[str, str]]:
-    """Top-1 by canvas in training and in test."""
+    """Tabulate top-1 by canvas in training and in test."""
     sides, rows = by_canvas(claim, curves)
     title = f"Top-1 (%) after {claim.at} glimpses, by canvas side in test (pixels):"
     yield "canvas", markdown(title, ["canvas side in training", *sides], rows)
 
 
 def shift_columns(suite: Suite, curves: Curves) -> dict[int, str]:
-    """Pixels -> evaluation, of those that there are; no shift is a part of the evaluation by resolution."""
+    """Return evaluations by shift in pixels, those that there are; no shift is in the evaluation by resolution."""
     names = [name for name in suite.evaluations if name.startswith("shift_") and curves.steps(name)]
     return {0: BY_RESOLUTION} | {int(name.removeprefix("shift_")): name for name in names}
 
 
 def coordinate_tables(suite: Suite, claim: Claim, curves: Curves) -> Iterator[tuple[str, str]]:
-    """Top-1 by canvas side, and by shift at one, and what the first variant has more."""
+    """Tabulate top-1 by canvas side, and by shift at one of them, and what the first variant has more."""
     sides, rows = by_canvas(claim, curves)
     first, second = claim.variants
     more = [curves.at(claim.at, first, BY_RESOLUTION, side, less=second) for side in sides]
@@ -150,7 +152,7 @@ def coordinate_tables(suite: Suite, claim: Claim, curves: Curves) -> Iterator[tu
 
 
 def length_tables(suite: Suite, claim: Claim, curves: Curves) -> Iterator[tuple[str, str]]:
-    """Top-1 by glimpses in training and in test, and canvas side."""
+    """Tabulate top-1 by glimpses in training and in test, and by canvas side."""
     steps = [step for step in curves.steps(BY_RESOLUTION) if step >= 4]
     rows = [
         [side, label, *(percent(curves.at(step, variant, BY_RESOLUTION, side)) for step in steps)]
@@ -162,7 +164,7 @@ def length_tables(suite: Suite, claim: Claim, curves: Curves) -> Iterator[tuple[
 
 
 def scan_tables(suite: Suite, claim: Claim, curves: Curves) -> Iterator[tuple[str, str]]:
-    """Top-1 of every training pattern where it was trained, with those that draw, and over all."""
+    """Tabulate top-1 of every training pattern on itself, on those that draw, and over all."""
     for side in curves.resolutions("scans"):
         rows = []
         for variant, label in claim.variants.items():

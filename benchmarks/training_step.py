@@ -1,4 +1,4 @@
-"""A whole training step, against the same stack built from mamba_ssm's own blocks with the dense loss.
+"""Measure a training step against the same stack built from mamba_ssm's own blocks with the dense loss.
 
     python -m benchmarks.training_step
 
@@ -25,7 +25,7 @@ from mambaeye.optim import OptimizerConfig
 
 
 class Step:
-    """One side: a stack, its head, its form of the loss and its optimizer."""
+    """One of the two compared: a stack, its head, its form of the loss and its optimizer."""
 
     def __init__(self, stack: Any, config: EncoderConfig, form: str, device: str) -> None:
         self.stack, self.form, self.device = stack.to(device), form, device

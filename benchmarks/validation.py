@@ -1,4 +1,4 @@
-"""Validation: peak memory against T, and how long a sweep takes and waits for its data, as whole runs of train.py.
+"""Measure validation, as whole runs of train.py: peak memory against T, and how long a sweep takes and waits for data.
 
 python -m benchmarks.validation --ckpt_path runs/quickstart/checkpoints/best.ckpt
 """
@@ -32,7 +32,7 @@ SWEEP = {
 
 
 def validate(ckpt_path: str, data_dir: str, settings: dict[str, str]) -> tuple[float, float, str, list[dict]]:
-    """Seconds, peak memory of the process in MiB, what it said of its waiting, and its rows."""
+    """Return seconds, peak memory of the process in MiB, what it said of its waiting, and its rows."""
     with tempfile.TemporaryDirectory() as run_dir:
         settings = {"ckpt_path": ckpt_path, "run_dir": run_dir, "data.data_dir": data_dir} | settings
         arguments = [f"--{name}={value}" for name, value in settings.items()]
@@ -52,7 +52,7 @@ def validate(ckpt_path: str, data_dir: str, settings: dict[str, str]) -> tuple[f
 
 
 def loading(shards: str, interpolation: Interpolation, batch_size: int = 8, batches: int = 5) -> float:
-    """Processor seconds an image and condition, of one worker, decoding included."""
+    """Return one worker's processor seconds per image and condition, decoding included."""
     torch.set_num_threads(1)
     index, config = open_index(shards), LoaderConfig(batch_size, num_workers=0)
     access = ShardAccess(index, config.evaluation_layout(index, ranks=1), rank=0, config=config)

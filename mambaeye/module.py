@@ -42,7 +42,7 @@ class ClassifierModule(LightningModule):
             .safetensors file, or hf://OWNER/REPOSITORY/FILE; null for random ones.
         new_head: Start with a new head, as for another number of classes than init_from has.
         metrics: What validation keeps of every step.
-        early_exit: Rules for exiting early that `validate` tries.
+        early_exit: Rules for exiting early that `validate` tries, unless the encoder takes whole canvases.
         exit_criteria: When predict stops looking at an image before its last glimpse.
     """
 
@@ -119,7 +119,8 @@ class ClassifierModule(LightningModule):
             StepMetrics(data.num_glimpses, self.metrics_config, data.report_at, self.answers_at)
             for _ in data.conditions
         )
-        rules = self.early_exit.rules if stage == "validate" else []
+        several = self.takes != "canvas"  # of whole canvases there is but one answer, and nothing to stop before
+        rules = self.early_exit.rules if stage == "validate" and several else []
         self.early_exit_metrics = nn.ModuleList(
             EarlyExitMetrics(rules, self.metrics_config.bins) for _ in data.conditions if rules
         )

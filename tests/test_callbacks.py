@@ -268,7 +268,9 @@ def test_every_report_copes_with_an_encoder_that_answers_once(
     said = capsys.readouterr().out
     assert re.search(r"\b100 canvases in [\d.]+ s", said), said
     assert not (tmp_path / "validation" / "film_strip.png").exists()
-    assert (tmp_path / "validation" / "early_exit.png").exists()
+    assert (tmp_path / "validation" / "reliability.png").exists()
+    assert not list((tmp_path / "validation").glob("early_exit*"))  # nothing to stop before a single answer
+    assert "early_exit" not in json.loads((tmp_path / "validation.json").read_text())
 
 
 def test_films_are_of_the_same_images_every_epoch(data_dir: Path, tmp_path: Path) -> None:

@@ -121,13 +121,13 @@ def test_rows_are_done_once_and_anew_when_their_settings_change(
     assert (entry["variant"], entry["seed"], entry["claims"]) == ("base", 5, ["loss", "coordinates"])
     assert "--seed_everything 5 " in entry["fit"]
     measured = json.loads((tmp_path / "runs/small/base-5/resolutions/validation.json").read_text())["rows"]
-    cells = {cell["resolution"]: cell for cell in entry["evaluations"]["resolutions"]["cells"]}
+    curves = {condition["resolution"]: condition for condition in entry["evaluations"]["resolutions"]["conditions"]}
     assert len(measured) == 2 * 3
     for row in measured:
-        cell = cells[row["resolution"]]
-        at = cell["steps"].index(row["step"])
-        assert cell["samples"] == row["samples"] == 397
-        assert all(cell[name][at] == pytest.approx(row[name], abs=6e-5) for name in ("top1", "ece", "nll"))
+        curve = curves[row["resolution"]]
+        at = curve["steps"].index(row["step"])
+        assert curve["samples"] == row["samples"] == 397
+        assert all(curve[name][at] == pytest.approx(row[name], abs=6e-5) for name in ("top1", "ece", "nll"))
     calls.clear()
     assert run(bench, [("base", 5)]) == []
     assert calls == []
@@ -165,7 +165,7 @@ def entries(suite: Suite, top1: dict[tuple[str, int], float]) -> list[dict[str, 
             steps = [1 << k for k in range(length.bit_length())]
             scans = settings.get("data.scans", "[random]")[1:-1].split(",")
             evaluations[name] = {
-                "cells": [
+                "conditions": [
                     {"resolution": side, "scan": scan, "steps": steps}
                     | dict.fromkeys(("top1", "ece"), [value - 0.1 * place] * len(steps))
                     for place, side in enumerate(sides)
@@ -244,4 +244,4 @@ def test_a_suite_that_is_killed_goes_on_where_it_was(data_dir: Path, tmp_path: P
     assert "saved after " in log
     one, other = (read_entries(tmp_path / place / "digits.json")[0] for place in ("whole", "killed"))
     assert other["continued"]
-    assert one["evaluations"]["resolutions"]["cells"] == other["evaluations"]["resolutions"]["cells"]
+    assert one["evaluations"]["resolutions"]["conditions"] == other["evaluations"]["resolutions"]["conditions"]

@@ -1,9 +1,12 @@
 """Scan patterns against what they promise: which tiles they visit, in what order, and that the last pixels are seen."""
 
 import itertools
+from collections.abc import Callable
+from functools import lru_cache
 from hashlib import sha256
 from math import gcd, isqrt, prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -332,6 +335,84 @@ def test_sobol_is_spread_more_evenly_than_random(sides: tuple[int, ...], num_gli
     assert max(found["sobol"]) < min(found["random"]) / 3
 
 
+def counterclockwise(row: int, col: int, rows: int, cols: int) -> tuple[int, int]:
+    """A tile's ring, from the edge inwards, and its turn in it: down on the left first, back along the top last."""
+    ring = min(row, col, rows - 1 - row, cols - 1 - col)
+    from_corner = row + col - 2 * ring
+    return ring, from_corner if col == ring or row == rows - 1 - ring else 2 * (rows + cols) - from_corner
+
+
+def golden_turn(row: int, col: int, rows: int, cols: int) -> int:
+    """When strides of the golden section meet a tile, with tiles numbered down the columns."""
+    count = rows * cols
+    stride = next(stride for stride in itertools.count(int(count * 0.6180339887)) if gcd(stride, count) == 1)
+    return (col * rows + row) * pow(stride, -1, count) % count
+
+
+@lru_cache
+def hilbert_square(side: int) -> list[tuple[int, int]]:
+    """Hilbert's curve from the top left to the bottom left of 2^k x 2^k tiles, a quarter after another."""
+    if side == 1:
+        return [(0, 0)]
+    half = side // 2
+    quarter = hilbert_square(half)
+    return [
+        *((col, row) for row, col in quarter),
+        *((row, col + half) for row, col in quarter),
+        *((row + half, col + half) for row, col in quarter),
+        *((side - 1 - col, half - 1 - row) for row, col in quarter),
+    ]
+
+
+def clipped_hilbert_turn(row: int, col: int, rows: int, cols: int) -> int:
+    """When the curve on the smallest square that holds the grid meets a tile."""
+    side = min(2**level for level in range(8) if 2**level >= max(rows, cols))
+    return hilbert_square(side).index((row, col))
+
+
+AUTHORS = "mambaeye.geometry.authors_scans"
+AUTHORS_ORDERS: dict[str, tuple[str, Callable[[int, int, int, int], Any]]] = {
+    "column_major": ("row_raster", lambda row, col, *_: (row, col)),
+    "horizontal_raster": ("column_raster", lambda row, col, *_: (col, row)),
+    "horizontal_snake": ("column_snake", lambda row, col, *_: (col, -row if col % 2 else row)),
+    "column_snake": ("row_snake", lambda row, col, *_: (row, -col if row % 2 else col)),
+    "diagonal": (f"{AUTHORS}.diagonal", lambda row, col, *_: (row + col, row)),
+    "spiral": (f"{AUTHORS}.spiral", counterclockwise),
+    "golden": (f"{AUTHORS}.golden", golden_turn),
+    "hilbert": (f"{AUTHORS}.hilbert", clipped_hilbert_turn),
+}
+"""The authors' name -> ours, and what their tiles are in order of: (row, col, rows, cols) -> key."""
+
+
+@pytest.mark.parametrize("theirs", AUTHORS_ORDERS)
+@given(rows=st.integers(1, 20), cols=st.integers(1, 20))
+def test_the_authors_orders_have_these_names_here(theirs: str, rows: int, cols: int) -> None:
+    ours, key = AUTHORS_ORDERS[theirs]
+    expected = sorted(np.ndindex(rows, cols), key=lambda tile: key(*tile, rows, cols))
+    assert list(map(tuple, tiles(ours, rows, cols).tolist())) == expected
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"), {"diagonal": "diagonal", "spiral": "spiral", "golden": "golden_ratio"}.items()
+)
+@given(rows=GRID_SIDES, cols=GRID_SIDES)
+def test_some_of_the_authors_orders_are_ours_transposed(theirs: str, ours: str, rows: int, cols: int) -> None:
+    assert np.array_equal(tiles(f"{AUTHORS}.{theirs}", rows, cols), tiles(ours, cols, rows)[:, ::-1])
+
+
+@pytest.mark.parametrize("side", [1, 2, 4, 8, 16, 32, 64])
+def test_the_authors_hilbert_is_ours_transposed_where_nothing_is_clipped(side: int) -> None:
+    assert np.array_equal(tiles(f"{AUTHORS}.hilbert", side, side), tiles("hilbert", side, side)[:, ::-1])
+
+
+@given(rows=GRID_SIDES, cols=GRID_SIDES, seed=st.integers(0, 9))
+def test_the_authors_random_grid_repeats_its_first_pass(rows: int, cols: int, seed: int) -> None:
+    count = rows * cols
+    passes = scan(f"{AUTHORS}.random_fixed_grid", Box(0, 0, rows, cols), 1, 2 * count, seed) @ (cols, 1)
+    assert sorted(passes[:count].tolist()) == list(range(count))
+    assert (passes[:count] == passes[count:]).all()
+
+
 def test_unknown_pattern_lists_the_known() -> None:
     names = ", ".join(SCANS)
     message = f"^no scan pattern is called 'zigzag': choose one of {names}, or give an import path$"
@@ -412,6 +493,20 @@ def test_a_pattern_of_rows_and_columns_refuses_other_boxes(name: str, sides: tup
         tiles(name, *sides)
 
 
+def first_table(text: str) -> list[list[str]]:
+    """The cells of its rows, without the header."""
+    lines = [line for line in text.splitlines() if line.startswith("| ")][1:]
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+
+
+PAGE, _, MAP = (Path(__file__).parents[1] / "docs" / "scans.md").read_text().partition("\n## The authors' scans")
+
+
 def test_the_docs_show_every_pattern() -> None:
-    page = (Path(__file__).parents[1] / "docs" / "scans.md").read_text().partition("\n## ")[0]
-    assert [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")][1:] == list(SCANS)
+    assert [name for name, _ in first_table(PAGE)] == list(SCANS)
+
+
+def test_the_docs_map_the_authors_names() -> None:
+    ours = {name: scan for names, _, scan, _ in first_table(MAP.partition("\n## ")[0]) for name in names.split(", ")}
+    for name, (scan_here, _) in AUTHORS_ORDERS.items():
+        assert ours[name] == scan_here.removeprefix("mambaeye.geometry.")
