@@ -237,10 +237,8 @@ class MambaEye(CausalEncoder):
             return None
         state = {}
         for name, tensor in tensors.items():
-            prefix = next((p for p in PUBLISHED if name.startswith(p)), None)
-            if prefix is None:
-                raise InputError(f"{where} has a key {name!r} that no published MambaEye has")
-            state[PUBLISHED[prefix] + name.removeprefix(prefix)] = tensor
+            prefix = next((p for p in PUBLISHED if name.startswith(p)), "")
+            state[PUBLISHED.get(prefix, "") + name.removeprefix(prefix)] = tensor  # an unknown key keeps its name
         return PublishedWeights(asdict(sizes(state, where)), state)
 
     def _run(
@@ -312,24 +310,33 @@ class MambaEye(CausalEncoder):
 
 
 def sizes(state: Mapping[str, Tensor], where: str) -> EncoderConfig:
-    """Return the sizes that the shapes of a state dict (our names) tell; the embedding has 256 values an axis."""
+    """Return the sizes that the shapes of a state dict (our names) tell; the embedding has 256 values an axis.
+
+    Raises:
+        InputError: they tell none; where names the file.
+    """
+    embedding = EncoderConfig.move_embedding_dim
     try:
         dim, glimpse = state["projection.weight"].shape
-        num_classes = state["head.weight"].shape[0]
-        inner = state["blocks.0.mixer.norm.weight"].shape[0]
-        heads = state["blocks.0.mixer.A_log"].shape[0]
+        num_classes, _ = state["head.weight"].shape
+        (inner,) = state["blocks.0.mixer.norm.weight"].shape
+        (heads,) = state["blocks.0.mixer.A_log"].shape
         channels, _, d_conv = state["blocks.0.mixer.conv1d.weight"].shape
-    except (KeyError, ValueError) as error:
-        raise InputError(f"{where} is not a MambaEye: {error} is missing or has another rank") from None
-    embedding = EncoderConfig.move_embedding_dim
-    return EncoderConfig(
-        num_classes=num_classes,
-        patch_size=math.isqrt((glimpse - 2 * embedding) // 3),
-        dim=dim,
-        depth=1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks.")),
-        d_state=(channels - inner) // 2,
-        d_conv=d_conv,
-        expand=inner // dim,
-        headdim=inner // heads,
-        move_embedding_dim=embedding,
-    )
+        last = max(int(name.split(".")[1]) for name in state if name.startswith("blocks."))
+        if last >= len(state):
+            raise ValueError(f"there is a block {last} in {len(state)} tensors")
+        return EncoderConfig(
+            num_classes=num_classes,
+            patch_size=math.isqrt((glimpse - 2 * embedding) // 3),
+            dim=dim,
+            depth=1 + last,
+            d_state=(channels - inner) // 2,
+            d_conv=d_conv,
+            expand=inner // dim,
+            headdim=inner // heads,
+            move_embedding_dim=embedding,
+        )
+    except KeyError as error:
+        raise InputError(f"{where} is not a MambaEye: {error} is missing") from None
+    except (ValueError, ZeroDivisionError) as error:
+        raise InputError(f"{where} is not a MambaEye: its shapes do not belong together ({error})") from None
