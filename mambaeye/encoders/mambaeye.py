@@ -150,9 +150,10 @@ class MambaEye(CausalEncoder):
 
     @torch.no_grad()
     def reset_residuals(self) -> None:
-        """Initialise as the paper where that is not torch's or Mamba2's own way: zero biases, residuals scaled down."""
-        nn.init.zeros_(self.projection.bias)
-        nn.init.zeros_(self.head.bias)
+        """Scale down what every block adds; all else starts as torch's layers or Mamba2's recurrence draw it.
+
+        So projection and head start with torch's uniform biases, as the authors' do.
+        """
         for block in self.layers():
             block.mixer.out_proj.weight.div_(math.sqrt(self.config.depth))
 
