@@ -25,6 +25,7 @@ from mambaeye.ops.kernels import (
     unsupported_reason,
 )
 from mambaeye.ops.mamba2 import Mamba2, MixerState
+from mambaeye.ops.precision import wide
 
 DEPTHS = {"tiny": 12, "small": 24, "base": 48}
 # the published files' names -> ours; below a block the names agree
@@ -222,8 +223,8 @@ class MambaEye(CausalEncoder):
 
             def record(module: nn.Module, inputs: Any, projected: Tensor, mixer: Mamba2 = mixer) -> None:
                 dt = projected[:, 0, -mixer.heads :]  # (B, H), the last columns of (z, x, B, C, dt)
-                wide = torch.promote_types(mixer.A_log.dtype, torch.float32)
-                recorded.append(F.softplus(dt.to(wide) + mixer.dt_bias) * -mixer.A_log.to(wide).exp())
+                dtype = wide(mixer.A_log.dtype)
+                recorded.append(F.softplus(dt.to(dtype) + mixer.dt_bias) * -mixer.A_log.to(dtype).exp())
 
             hooks.append(mixer.in_proj.register_forward_hook(record))
         try:
@@ -278,7 +279,8 @@ class MambaEye(CausalEncoder):
             if state is not None:
                 previous = torch.where(state.steps[:, None] == 0, previous, state.position)
             place = moves(positions, previous)
-        embedded = embed_moves(place, self.config.move_embedding_dim, dtype)
+        # angles of hundreds of radians, which bf16 rounds by whole ones
+        embedded = embed_moves(place, self.config.move_embedding_dim, wide(dtype)).to(dtype)
         # one projection of the concatenation (patch, move), without the copy that concatenating makes
         x = F.linear(patches.flatten(2).to(dtype), of_patch, bias) + F.linear(embedded, of_place)
         return F.silu(x).to(dtype)  # autocast must not narrow the residual stream
