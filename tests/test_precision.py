@@ -1,6 +1,7 @@
 """What stays float32 whatever the precision, against float64; and how float32 matrices are multiplied."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -10,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from commands import TINY, flags
 from scenes import canvases_of, glimpses_of, scene_of
 from torch import Tensor, nn
@@ -24,6 +26,7 @@ from mambaeye.loss import scheduled_cross_entropy_of_features
 from mambaeye.module import ClassifierModule
 from mambaeye.ops.block import add_norm
 from mambaeye.rollout import Rollout
+from mambaeye.weights import load_published
 from train import main
 
 SMALL = EncoderConfig(num_classes=5, patch_size=4, dim=16, depth=2, d_state=8, headdim=8, move_embedding_dim=8)
@@ -88,7 +91,7 @@ def test_the_loss_and_its_gradients_are_exact(precision: str) -> None:
     wide = [part.detach().double().requires_grad_() for part in (features, *encoder.head.parameters())]
     log_p = (wide[0] @ wide[1].T + wide[2]).log_softmax(-1)  # (B, T, C)
     ratio = batch.information_ratio.double()[..., None]
-    target = ratio * nn.functional.one_hot(batch.labels, 5)[:, None] + (1 - ratio) / 5
+    target = ratio * F.one_hot(batch.labels, 5)[:, None] + (1 - ratio) / 5
     exact = -(target * log_p).sum(-1)[batch.valid].mean()
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(exact.item(), rel=EXACT)
@@ -172,6 +175,35 @@ def test_the_residual_stream_is_float32_in_bf16_too() -> None:
         x, residual = add_norm(torch.full((1, 4), addend, dtype=torch.bfloat16), residual, norm)
     assert x.dtype == torch.bfloat16
     assert residual.equal(torch.full((1, 4), 1 + 2**-7))
+
+
+def in_tf32(x: Tensor) -> Tensor:
+    """Rounded to ten bits of mantissa."""
+    return ((x.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+
+
+@torch.no_grad()
+def test_how_far_each_precision_moves_the_authors_logits_is_what_the_docs_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = Path(__file__)
+    golden = torch.load(here.with_name("authors_model_small.pt"), weights_only=True)
+    seen = golden["patches"], golden["positions"]
+    encoder = load_published(golden["state_dict"]).double()
+    exact = encoder(*seen)
+    found = [encoder.float()(*seen)]
+    with monkeypatch.context() as patch:
+        linear = F.linear
+        patch.setattr(F, "linear", lambda x, weight, bias=None: linear(in_tf32(x), in_tf32(weight), bias))
+        found.append(encoder(*seen))
+    with torch.autocast("cpu", torch.bfloat16):
+        found.append(encoder(*seen))
+    found.append(encoder.bfloat16()(*seen))
+    said = re.search(
+        r"off by at most (\S+) in float32, (\S+) in TF32, (\S+) in bf16-mixed and (\S+) in bf16-true\.",
+        re.sub(r"\s+", " ", here.parents[1].joinpath("docs/running.md").read_text()),
+    )
+    assert said
+    for logits, off in zip(found, said.groups(), strict=True):  # of the same size, whatever the processor
+        assert float(off) / 2 < (logits - exact).abs().max() < 2 * float(off)
 
 
 @pytest.fixture
