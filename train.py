@@ -5,8 +5,9 @@ import sys
 import warnings
 from inspect import isabstract
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from jsonargparse import ActionYesNo, Namespace, set_parsing_settings
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -62,6 +63,7 @@ NOT_FOR_USERS = (
 )
 TYPES: dict[str, type[Configurable]] = {"encoder": Encoder, "policy": Policy}  # which --model.NAME takes by class name
 SCANS = ("data.scans", "data.train_scan")
+PRODUCTS = {"high": "TF32", "medium": "bf16"}  # what float32 matrices are multiplied in, by torch's names
 IMAGES = "--data.images"
 # those that a flag or a config may set, as Lightning calls them one after the other: records have what others log
 REPORTS = {
@@ -104,6 +106,13 @@ class MambaEyeCLI(LightningCLI):
             type=str | None,
             help="Folder for everything that the run writes (default: runs/<names of the config files>; without a "
             "config, the run that the checkpoint belongs to).",
+        )
+        parser.add_argument(
+            "--float32_matmul_precision",
+            type=Literal["highest", "high", "medium"],
+            default="highest",
+            help="How exactly a GPU multiplies float32 matrices: highest, in float32; high, in TF32 (10 bits of "
+            "mantissa), as the authors do; medium, in bf16 (default: highest, as torch's).",
         )
         # two, for Lightning's save_last saves only when the best improves
         checkpoints: dict[str, tuple[type[ModelCheckpoint], dict[str, Any]]] = {
@@ -177,6 +186,10 @@ class MambaEyeCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         make_run_dir(self.config[self.subcommand].run_dir)
+        precision = self.config[self.subcommand].float32_matmul_precision
+        torch.set_float32_matmul_precision(precision)
+        if precision in PRODUCTS:
+            print_rank_zero(f"float32 matrices are multiplied in {PRODUCTS[precision]} where the device can")
         name = "config.yaml" if self.subcommand == "fit" else f"{self.subcommand}.yaml"
         self.save_config_kwargs = {"config_filename": name, "overwrite": True}
 

@@ -101,7 +101,7 @@ class Bench:
     @torch.no_grad()
     def top1(self, scan: Scan, side: int) -> float:
         """Return the share of right answers after the last glimpse, in %."""
-        answers = self.encoder.head(self.features(scan, side)[0][:, -1]).argmax(-1)
+        answers = self.encoder.logits(self.features(scan, side)[0][:, -1]).argmax(-1)
         return percent((answers == self.labels).float().mean())
 
     def top1_by_pattern(self, side: int, names: Sequence[str] = PATTERNS) -> dict[str, float]:

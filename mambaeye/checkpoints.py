@@ -4,17 +4,17 @@ Reading one runs no code: tensors and plain containers alone are loaded, and cla
 """
 
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
-
-import torch
 
 from mambaeye.encoders.base import Encoder
 from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.errors import InputError
+from mambaeye.plain_files import UnreadableError, load_plain
 from mambaeye.policies.base import Policy
 
 MODEL, DATA = "hyper_parameters", "datamodule_hyper_parameters"
+ENTRIES = ("state_dict", MODEL, DATA, "global_step")
+UNUSABLE = "is damaged or not a checkpoint of a MambaEye run"
 GROUPS = ("train", "evaluate", "loader")
 # version 0.1's flat arguments of the data module -> group and name
 GROUPED = {
@@ -43,16 +43,33 @@ def read_checkpoint(path: str | Path, what: str) -> dict[str, Any]:
         InputError: the file is not there, or not a checkpoint of a MambaEye run.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-        missing = [key for key in ("state_dict", MODEL, DATA, "global_step") if key not in checkpoint]
-        if missing:
-            raise KeyError(missing[0])
-        return migrate(checkpoint)
+        content = load_plain(path, mmap=True)
     except FileNotFoundError:
         raise InputError(f"{what} {path} does not exist") from None
-    except (UnpicklingError, RuntimeError, OSError, EOFError, KeyError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{what} {path} is damaged or not a checkpoint of a MambaEye run: {reason}") from None
+    except UnreadableError as error:
+        raise InputError(f"{what} {path} {UNUSABLE}: {error}") from None
+    return checkpoint_in(content, f"{what} {path}")
+
+
+def checkpoint_in(content: Any, where: str) -> dict[str, Any]:
+    """Return what a file holds as a checkpoint of a run, in today's terms.
+
+    Raises:
+        InputError: it is none; where names the file.
+    """
+    if not is_of_run(content):
+        raise InputError(f"{where} {UNUSABLE}: it lacks one of {', '.join(ENTRIES)}")
+    try:
+        checkpoint = migrate(content)
+        encoder_of(checkpoint)["class_path"]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{where} {UNUSABLE}: its arguments are no run's ({error})") from None
+    return checkpoint
+
+
+def is_of_run(content: object) -> bool:
+    """Tell whether what a file holds has the entries of a run's checkpoint, today's or version 0.1's."""
+    return isinstance(content, dict) and all(name in content for name in ENTRIES)
 
 
 def encoder_of(checkpoint: dict[str, Any]) -> dict[str, Any]:

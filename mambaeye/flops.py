@@ -26,7 +26,7 @@ def training_flops(encoder: Encoder, batch: GlimpseBatch | CanvasBatch) -> int:
     on_meta = copy.deepcopy(encoder).to("meta")
     counts = {torch.ops.aten.convolution_backward: convolution_backward_flops}
     with FlopCounterMode(display=False, custom_mapping=counts) as counter:
-        logits = on_meta.head(on_meta.encode(one_image(batch)))  # (1, A, classes)
+        logits = on_meta.logits(on_meta.encode(one_image(batch)))  # (1, A, classes)
         logits.sum().backward()
     return int(counter.get_total_flops())
 

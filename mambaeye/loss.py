@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from mambaeye.ops.precision import no_autocast, wide
+
 Schedule = Literal["information_ratio", "none"]
 LOGITS_AT_ONCE = 1 << 20  # numbers; 4 MiB in float32
 
@@ -56,7 +58,7 @@ def step_losses(
     label_shares: Tensor | None = None,
 ) -> Tensor:
     """Return the loss of every image and step, (B, T). Arguments as for scheduled_cross_entropy."""
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = logits.to(wide(logits.dtype))
     ratio = information_ratio.to(logits.dtype) if schedule == "information_ratio" else torch.ones_like(logits[..., 0])
     of_label = logits_of(logits, labels)
     if partner_labels is not None and label_shares is not None:
@@ -74,10 +76,11 @@ def scheduled_cross_entropy_of_features(
     partner_labels: Tensor | None = None,
     label_shares: Tensor | None = None,
 ) -> Tensor:
-    """Return scheduled_cross_entropy of head(features), without the logits of all steps at once.
+    """Return scheduled_cross_entropy of the head's answers to features, without the logits of all steps at once.
 
     The steps are taken in pieces, and each piece's gradient is computed with its value, so that the memory for logits
-    does not grow with T and nothing is computed twice.
+    does not grow with T and nothing is computed twice. Logits, softmax and their gradients are float32 or wider,
+    whatever the autocast and the dtypes of features and head.
 
     Args:
         features: (B, T, D).
@@ -89,7 +92,7 @@ def scheduled_cross_entropy_of_features(
     valid = torch.ones_like(labels, dtype=torch.bool) if valid is None else valid
     if partner_labels is None or label_shares is None:
         partner_labels, label_shares = labels, torch.ones_like(ratio[:, 0])
-    of_image = valid.to(features.dtype) / (valid.sum().clamp(min=1) * steps)  # (B,): the weight of each of its steps
+    of_image = valid.to(wide(features.dtype)) / (valid.sum().clamp(min=1) * steps)  # (B,): the weight of its steps
     rows = (t.repeat_interleave(steps) for t in (labels, partner_labels, label_shares, of_image))
     loss: Tensor = _LossOfFeatures.apply(  # type: ignore[no-untyped-call]
         features.flatten(0, 1), head.weight, head.bias, ratio.flatten(), *rows
@@ -113,27 +116,30 @@ class _LossOfFeatures(torch.autograd.Function):
         row_weights: Tensor,
     ) -> Tensor:
         """features (M, D), weight (C, D), bias (C,), all others (M,) -> scalar."""
-        classes = weight.shape[0]
-        wide = torch.promote_types(features.dtype, torch.float32)
-        loss = torch.zeros((), dtype=wide, device=features.device)
-        g_features, g_weight, g_bias = torch.empty_like(features), torch.zeros_like(weight), torch.zeros_like(bias)
+        classes, dtype = weight.shape[0], wide(features.dtype)
+        loss = torch.zeros((), dtype=dtype, device=features.device)
+        wide_weight, wide_bias = weight.to(dtype), bias.to(dtype)
+        g_features = torch.empty_like(features)
+        g_weight, g_bias = torch.zeros_like(wide_weight), torch.zeros_like(wide_bias)
         at_once = max(1, LOGITS_AT_ONCE // classes)
-        for first in range(0, len(features), at_once):
-            rows = slice(first, first + at_once)
-            x, r, w = features[rows], ratio[rows, None].to(wide), row_weights[rows, None].to(wide)
-            to_label, to_partner = r * shares[rows, None].to(wide), r * (1 - shares[rows, None].to(wide))
-            label, partner = labels[rows, None], partners[rows, None]
-            logits = F.linear(x, weight, bias).to(wide)  # (m, C)
-            normalizer = logits.logsumexp(1, keepdim=True)  # (m, 1)
-            expected = to_label * logits.gather(1, label) + to_partner * logits.gather(1, partner)
-            expected += (1 - r) * logits.mean(1, keepdim=True)
-            loss += (w * (normalizer - expected)).sum()
-            # the gradient of the logits: softmax minus the target, weighted
-            g = logits.sub_(normalizer).exp_().sub_((1 - r) / classes)
-            g.scatter_add_(1, label, -to_label).scatter_add_(1, partner, -to_partner).mul_(w)
-            g_features[rows] = (g @ weight).to(features.dtype)
-            g_weight += g.T @ x
-            g_bias += g.sum(0)
+        with no_autocast(features.device):
+            for first in range(0, len(features), at_once):
+                rows = slice(first, first + at_once)
+                x, r, w = (part.to(dtype) for part in (features[rows], ratio[rows, None], row_weights[rows, None]))
+                to_label, to_partner = r * shares[rows, None].to(dtype), r * (1 - shares[rows, None].to(dtype))
+                label, partner = labels[rows, None], partners[rows, None]
+                logits = F.linear(x, wide_weight, wide_bias)  # (m, C)
+                normalizer = logits.logsumexp(1, keepdim=True)  # (m, 1)
+                expected = to_label * logits.gather(1, label) + to_partner * logits.gather(1, partner)
+                expected += (1 - r) * logits.mean(1, keepdim=True)
+                loss += (w * (normalizer - expected)).sum()
+                # the gradient of the logits: softmax minus the target, weighted
+                g = logits.sub_(normalizer).exp_().sub_((1 - r) / classes)
+                g.scatter_add_(1, label, -to_label).scatter_add_(1, partner, -to_partner).mul_(w)
+                g_features[rows] = g @ wide_weight
+                g_weight += g.T @ x
+                g_bias += g.sum(0)
+        g_weight, g_bias = g_weight.to(weight.dtype), g_bias.to(bias.dtype)
         ctx.save_for_backward(g_features, g_weight, g_bias)
         return loss
 

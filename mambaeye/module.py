@@ -242,7 +242,7 @@ class ClassifierModule(LightningModule):
     def per_step_loss(self, batch: GlimpseBatch | CanvasBatch, images: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return loss, confidence and information ratio of a batch's first images, answer by answer: (images, A)."""
         some = self._led(batch.first(images))
-        logits = self.encoder.head(self.encoder.encode(some)).float()  # (images, A, C)
+        logits = self.encoder.logits(self.encoder.encode(some))  # (images, A, C)
         ratio = self._ratio_at_answers(some)
         losses = step_losses(logits, some.labels, ratio, self.schedule, some.partner_labels, some.label_shares)
         return losses, logits.softmax(-1).amax(-1), ratio

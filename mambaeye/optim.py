@@ -14,7 +14,7 @@ from mambaeye.errors import InputError
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW and its schedule; the defaults are the paper's recipe."""
+    """AdamW and its schedule; the defaults are the paper's, but for what decays."""
 
     lr: float = 1e-3
     """Peak learning rate, reached at the end of the warm-up."""
@@ -25,7 +25,7 @@ class OptimizerConfig:
     weight_decay: float = 0.05
     """Decoupled weight decay."""
     decay: Literal["weights", "all"] = "weights"
-    """What decays: weights alone (norms, biases, dt_bias, A_log and D are exempt), or all, as the authors do."""
+    """What decays: weights alone (norms, biases, dt_bias, A_log and D are exempt), or all, as in the paper's recipe."""
     warmup_epochs: float = 20.0
     """Epochs of linear warm-up from zero."""
 

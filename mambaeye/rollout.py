@@ -111,7 +111,7 @@ class Rollout:
                     positions[:, some],
                     patches[:, some],
                     None if ratio is None else ratio[:, some],
-                    encoder.head(features[:, some]),
+                    encoder.logits(features[:, some]),
                     self.state,
                 )
 
@@ -126,7 +126,7 @@ class Rollout:
         observation = Observation(
             step=self.seen,
             features=self.features,
-            logits=None if self.features is None else encoder.head(self.features),
+            logits=None if self.features is None else encoder.logits(self.features),
             coverage=self.coverage,
             positions=torch.cat(self.taken, dim=1) if self.taken else planned[:, :0],
             planned=planned,

@@ -1,5 +1,6 @@
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,6 @@ ROOT = Path(__file__).parents[1]
 SMALL = [
     "--trainer.accelerator=cpu",
     "--trainer.devices=1",
-    "--trainer.precision=32-true",
     "--trainer.max_steps=2",
     "--trainer.limit_val_batches=2",
     "--trainer.check_val_every_n_epoch=1",
@@ -35,6 +35,12 @@ SMALL = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def products_as_before() -> Iterator[None]:
+    yield
+    torch.set_float32_matmul_precision("highest")
+
+
 def test_the_imagenet_recipe_runs_is_fine_tuned_and_validated(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -50,9 +56,11 @@ def test_the_imagenet_recipe_runs_is_fine_tuned_and_validated(
     encoder = f"--config={ROOT}/configs/encoders/small.yaml"
     main(["fit", f"--config={ROOT}/configs/imagenet.yaml", encoder, *small, *mixing, *within])
     weights = tmp_path / "runs/imagenet-small/checkpoints/last.ckpt"
+    assert choices_of(tmp_path / "runs/imagenet-small") == ("32-true", "high", [0.05, 0.05])
     main(["fit", f"--config={ROOT}/configs/finetune.yaml", encoder, *small, f"--model.init_from={weights}"])
     checkpoint = torch.load(tmp_path / "runs/finetune-small/checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 2
+    assert choices_of(tmp_path / "runs/finetune-small") == ("32-true", "high", [0.05, 0.05])
     assert checkpoint["datamodule_hyper_parameters"]["train"]["augmentation"]["perspective"] == 0.3
     start, end = torch.load(weights, weights_only=True)["state_dict"], checkpoint["state_dict"]
     change = max((end[name] - start[name]).abs().max().item() for name in start)
@@ -68,6 +76,27 @@ def test_the_imagenet_recipe_runs_is_fine_tuned_and_validated(
     )
     assert "not as in the checkpoint" not in capsys.readouterr().out
     assert (tmp_path / "runs/finetune-small/validate.yaml").exists()
+
+
+def choices_of(run_dir: Path) -> tuple[str, str, list[float]]:
+    """What a fit was run with: precision, products of float32 matrices (as torch has it now), decay by group."""
+    checkpoint = torch.load(run_dir / "checkpoints/last.ckpt", weights_only=True)
+    (optimizer,) = checkpoint["optimizer_states"]
+    config = yaml.safe_load((run_dir / "config.yaml").read_text())
+    assert all(group["params"] for group in optimizer["param_groups"])
+    decays = [group["weight_decay"] for group in optimizer["param_groups"]]
+    return config["trainer"]["precision"], torch.get_float32_matmul_precision(), decays
+
+
+def test_our_overlay_runs_over_the_papers_recipe(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two steps, in bf16 and with norms, biases and the recurrence spared."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    configs = [f"--config={ROOT}/configs/{name}.yaml" for name in ("imagenet", "ours", "encoders/tiny")]
+    main(["fit", *configs, *SMALL, f"--data.data_dir={data_dir}", "--trainer.enable_model_summary=false"])
+    assert choices_of(tmp_path / "runs/imagenet-ours-tiny") == ("bf16-mixed", "high", [0.05, 0.0])
 
 
 def test_the_papers_protocol_validates_weights_and_checkpoints(
@@ -101,7 +130,7 @@ def test_the_cifar10_recipe_runs(data_dir: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["train.py"])
     path = ROOT / "configs/cifar10.yaml"
-    main(["fit", f"--config={path}", *SMALL, f"--data.data_dir={data_dir}"])
+    main(["fit", f"--config={path}", *SMALL, "--trainer.precision=32-true", f"--data.data_dir={data_dir}"])
     checkpoint = torch.load(tmp_path / "runs/cifar10/checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 2
     given = yaml.safe_load(path.read_text())["data"]["train"]["augmentation"]
@@ -114,7 +143,10 @@ def listed(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
+OURS = ROOT / "configs/ours.yaml"
+RECIPES = sorted({*(ROOT / "configs").glob("*.yaml")} - {OURS})
+PAPER = {ROOT / f"configs/{name}.yaml": command for name, command in
+         (("imagenet", "fit"), ("finetune", "fit"), ("validate_paper", "validate"))}  # fmt: skip
 OVERLAYS = sorted((ROOT / "configs/encoders").glob("*.yaml"))
 
 
@@ -164,6 +196,37 @@ def test_an_overlay_changes_the_encoder_alone(
     commands = re.findall(r"^# +python train.py .*$", overlay.read_text(), re.MULTILINE)
     assert commands
     assert all(f"--config configs/encoders/{overlay.name}" in command for command in commands)
+
+
+def test_our_overlay_says_all_that_it_changes_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Over each of the paper's recipes; what none of them has otherwise would be no choice."""
+    monkeypatch.chdir(tmp_path)
+    says, changed = flat(yaml.safe_load(OURS.read_text())), set()
+    for recipe, command in PAPER.items():
+        printed = []
+        for configs in ([recipe], [recipe, OURS]):
+            given = [f"--config={config}" for config in configs]
+            with pytest.raises(SystemExit):
+                main([command, *given, "--run_dir=run", "--model.init_from=some.pt", "--print_config"])
+            printed.append(flat(yaml.safe_load(capsys.readouterr().out)))
+        theirs, ours = printed
+        assert {name: ours[name] for name in says} == says
+        differs = {name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)}
+        assert differs <= says.keys()
+        changed |= differs
+    assert changed == says.keys()
+    commands = re.findall(r"^# +python train.py .*$", OURS.read_text(), re.MULTILINE)
+    assert any("--config configs/imagenet.yaml --config configs/ours.yaml" in command for command in commands)
+
+
+def flat(config: dict, prefix: str = "") -> dict[str, object]:
+    """Plain values by their full names."""
+    values: dict[str, object] = {}
+    for name, value in config.items():
+        values |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {f"{prefix}{name}": value}
+    return values
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,11 @@ def test_it_answers_where_it_says(encoder: Encoder) -> None:
     assert answers[-1] == GLIMPSES
     features = encoder.encode(batch_for(encoder))
     assert features.shape == (IMAGES, len(answers), encoder.feature_dim)
-    assert encoder.head(features).shape == (IMAGES, len(answers), CLASSES)
+    logits = encoder.logits(features)
+    assert logits.shape == (IMAGES, len(answers), CLASSES)
+    torch.testing.assert_close(logits, encoder.head(features))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert encoder.logits(features).equal(logits)
     assert encoder.num_classes == CLASSES
     assert isinstance(encoder.backend(torch.device("cpu")), str)
 

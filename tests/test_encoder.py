@@ -139,9 +139,11 @@ def test_autocast_keeps_recurrence_and_residual_wide() -> None:
 
 def test_initialisation() -> None:
     torch.manual_seed(0)
-    model = MambaEye(EncoderConfig(num_classes=7, dim=64, depth=16, headdim=2))
-    assert model.projection.bias.eq(0).all()
-    assert model.head.bias.eq(0).all()
+    model = MambaEye(EncoderConfig(num_classes=50, dim=64, depth=16, headdim=2))
+    for linear in (model.projection, model.head):  # torch's own: uniform, up to one over the root of the inputs
+        bound = linear.in_features**-0.5
+        assert 0.8 * bound < linear.bias.abs().max() <= bound
+        assert linear.bias.abs().mean().item() == pytest.approx(bound / 2, rel=0.4)
     mixers = [block.mixer for block in model.blocks]
     steps = torch.cat([torch.nn.functional.softplus(m.dt_bias) for m in mixers])
     decays = torch.cat([m.A_log.exp() for m in mixers])

@@ -17,7 +17,7 @@ BATCH = ("mambaeye.batch", "mambaeye.errors")
 BELOW = (*BATCH, "mambaeye.geometry", "mambaeye.ops", "mambaeye.configurable")
 MODEL = (*BELOW, "mambaeye.encoders", "mambaeye.policies", "mambaeye.rollout", "mambaeye.loss", "mambaeye.evaluation")
 WALK = ("mambaeye.encoders.base", "mambaeye.policies", "mambaeye.rollout")
-FILES_OF = ("mambaeye.atomic", "mambaeye.checkpoints", "mambaeye.weights")
+FILES_OF = ("mambaeye.atomic", "mambaeye.plain_files", "mambaeye.checkpoints", "mambaeye.weights")
 CONTRACTS = ("mambaeye.contracts", "mambaeye.encoders.base", "mambaeye.rollout", "mambaeye.evaluation")
 MAY_IMPORT = {
     "mambaeye": ("mambaeye",),
@@ -29,13 +29,14 @@ MAY_IMPORT = {
     "mambaeye.ops": ("mambaeye.ops", "mambaeye.errors"),
     "mambaeye.encoders": ("mambaeye.encoders", *BELOW),
     "mambaeye.policies": ("mambaeye.policies", *BELOW),
-    "mambaeye.loss": (),
+    "mambaeye.loss": ("mambaeye.ops",),
     "mambaeye.optim": ("mambaeye.errors",),
     "mambaeye.flops": ("mambaeye.batch", "mambaeye.encoders.base"),
     "mambaeye.rollout": (*BELOW, "mambaeye.encoders.base", "mambaeye.policies", "mambaeye.loss"),
     "mambaeye.evaluation": (*BELOW, *WALK, "mambaeye.evaluation"),
-    "mambaeye.checkpoints": (*BATCH, "mambaeye.encoders", "mambaeye.policies"),
-    "mambaeye.weights": ("mambaeye.atomic", "mambaeye.checkpoints", "mambaeye.encoders", "mambaeye.errors"),
+    "mambaeye.plain_files": (),
+    "mambaeye.checkpoints": (*BATCH, "mambaeye.encoders", "mambaeye.policies", "mambaeye.plain_files"),
+    "mambaeye.weights": (*FILES_OF, "mambaeye.encoders", "mambaeye.errors"),
     "mambaeye.contracts": MODEL,
     "mambaeye.module": (*MODEL, *FILES_OF, "mambaeye.contracts", "mambaeye.flops", "mambaeye.optim"),
     "datamodules": ("datamodules", *BATCH, "mambaeye.geometry", "mambaeye.atomic", "mambaeye.contracts"),

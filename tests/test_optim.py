@@ -1,4 +1,6 @@
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -57,6 +59,63 @@ def test_schedule_warms_up_peaks_and_ends_at_zero() -> None:
     assert shares[10:] == sorted(shares[10:], reverse=True)
     assert warmup_cosine(0, 0, 0) == 1.0  # no steps at all is no crash
     assert warmup_cosine(5, 2, math.inf) == 1.0  # without an end, the peak is held
+
+
+EPOCH, EPOCHS, WARMUP = 1251, 300, 20  # optimizer steps of an epoch of ImageNet at 1024 images, and the paper's epochs
+RUNNING = Path(__file__).parents[1] / "docs/running.md"
+
+
+def left_by_decay(warmup: int, total: int, lr: float = 1e-3, weight_decay: float = 0.05) -> float:
+    """The share of a parameter without gradients that AdamW's decay leaves: the product of 1 - lr_t * decay."""
+    return math.prod(1 - lr * warmup_cosine(step, warmup, total) * weight_decay for step in range(total))
+
+
+def test_adamw_decays_by_that_product_alone_where_there_is_no_gradient() -> None:
+    part = Table()
+    part.scale.data.fill_(3.0)
+    optimizer = build_optimizer([part], OptimizerConfig(lr=0.1, weight_decay=0.5, decay="all"))
+    schedule = build_schedule(optimizer, 3, 20)
+    for _ in range(20):
+        part.scale.grad = torch.zeros_like(part.scale)
+        optimizer.step()
+        schedule.step()
+    assert part.scale.tolist() == pytest.approx([3 * left_by_decay(3, 20, 0.1, 0.5)] * 4, rel=1e-5)
+
+
+def test_what_the_papers_decay_does_to_memory_is_what_the_docs_say() -> None:
+    """Against the integral of the schedule: half of the peak on average, in the warm-up and along the cosine."""
+    left = left_by_decay(WARMUP * EPOCH, EPOCHS * EPOCH)
+    assert left == pytest.approx(math.exp(-1e-3 * 0.05 * EPOCHS * EPOCH / 2), rel=1e-3)
+    after_fine_tuning = left_by_decay(2 * EPOCH, 30 * EPOCH)
+    assert after_fine_tuning == pytest.approx(math.exp(-1e-3 * 0.05 * 30 * EPOCH / 2), rel=1e-3)
+
+    def half_life(dt: float, a: float) -> float:
+        return math.log(2) / (dt * a)  # glimpses until exp(-dt * a) has halved the state
+
+    ends = [half_life(dt, a) for dt, a in ((0.1, 16), (0.001, 1))]
+    drawn_to = half_life(math.log1p(math.exp(0)), math.exp(0))  # dt_bias and A_log at 0
+    pull = 0.05 * abs(math.log(math.expm1(0.01)))  # of decay on dt_bias at a step of 0.01, against Adam's largest step
+    assert drawn_to == pytest.approx(1)
+    said = re.search(
+        r"leaves a parameter (\S+) of its value .* fine-tuning leaves (\S+) of it\b.* between (\S+) and (\S+) glimpses"
+        r".* halves with every glimpse.* with (\S+) of the largest step",
+        re.sub(r"\s+", " ", RUNNING.read_text()),
+    )
+    assert said
+    assert [float(number) for number in said.groups()] == pytest.approx(
+        [left, after_fine_tuning, *ends, pull], rel=0.01
+    )
+
+
+def test_the_warm_up_is_one_step_ahead_of_the_authors() -> None:
+    """Theirs is step / warmup, from zero; in all, one step at the peak rate is the difference."""
+    warmup, total = WARMUP * EPOCH, EPOCHS * EPOCH
+    theirs = [step / warmup for step in range(warmup)]
+    ours = [warmup_cosine(step, warmup, total) for step in range(warmup)]
+    assert theirs[0] == 0
+    assert ours[:-1] == theirs[1:]
+    assert sum(ours) - sum(theirs) == pytest.approx(1)
+    assert warmup_cosine(warmup, warmup, total) == 1  # and from there on they are the same
 
 
 def test_scheduler_steps_the_optimizer() -> None:

@@ -49,13 +49,22 @@ def somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def checkpoint(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model after a few steps, made more sure of itself, with class names that are not numbers."""
+    """A tiny model after a few steps, made more sure of itself, with class names that are not numbers.
+
+    It starts without biases, which would favour one class whatever is seen.
+    """
     folder = tmp_path_factory.mktemp("trained")
+    torch.manual_seed(SEED)
+    sizes = {name.removeprefix("model.encoder."): size for name, size in TINY.items() if ".encoder." in name}
+    encoder = MambaEye(num_classes=10, **sizes)
+    for linear in (encoder.projection, encoder.head):
+        torch.nn.init.zeros_(linear.bias)
+    weights.save(encoder, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["train.py"])
         settings = {**TINY, "run_dir": folder / "run", "data.data_dir": data_dir, "data.evaluate.num_glimpses": T}
         settings |= {"trainer.limit_train_batches": 8, "trainer.limit_val_batches": 0, "model.optimizer.lr": 0.01}
-        main(["fit", *flags(settings)])
+        main(["fit", *flags(settings | {"model.init_from": folder / "model.safetensors"})])
     content = torch.load(folder / "run/checkpoints/last.ckpt", weights_only=True)
     assert content["classes"] == [str(digit) for digit in range(10)]
     content["state_dict"]["encoder.head.weight"] *= 40

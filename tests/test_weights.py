@@ -195,9 +195,13 @@ def test_a_state_dict_that_does_not_fit_says_where() -> None:
     del state["mamba2_net.layers.1.mixer.D"]
     with pytest.raises(InputError, match=r"blocks.1.mixer.D is missing; blocks.1.norm.weight is \(3,\), not \(64,\)"):
         load_published(state)
-    with pytest.raises(InputError, match="has a key 'fc.weight' that no published MambaEye has"):
+    with pytest.raises(InputError, match="does not fit this encoder: fc.weight is unknown$"):
         load_published(GOLDEN["state_dict"] | {"fc.weight": torch.zeros(3)})
-    with pytest.raises(InputError, match="is not a MambaEye: 'head.weight' is missing"):
+    with pytest.raises(InputError, match="its shapes do not belong together"):
+        load_published(GOLDEN["state_dict"] | {"classification_head.0.weight": torch.zeros(3)})
+    with pytest.raises(InputError, match="its shapes do not belong together .*there is a block 9999 in 24 tensors"):
+        load_published(GOLDEN["state_dict"] | {"mamba2_net.layers.9999.norm.weight": torch.zeros(64)})
+    with pytest.raises(InputError, match="is not a MambaEye: 'head.weight' is missing$"):
         load_published({"init_fc.0.weight": torch.zeros(3, 3)})
     for other in ({}, {"fc.weight": torch.zeros(3)}):
         with pytest.raises(InputError, match="has the layout of no published system that is known here"):
@@ -222,6 +226,8 @@ def test_files_that_are_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         with pytest.raises(InputError, match=f"{name} is not a file of plain tensors"):
             load_published(name)
     torch.save([1, 2], "list.pt")
-    with pytest.raises(InputError, match="not a plain state dict"):
-        load_published("list.pt")
+    torch.save({3: torch.zeros(2)}, "numbered.pt")
+    for name in ("list.pt", "numbered.pt"):
+        with pytest.raises(InputError, match="not a plain state dict"):
+            load_published(name)
     assert not Path("executed").exists()

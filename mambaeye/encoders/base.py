@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mambaeye.batch import CanvasBatch, GlimpseBatch, Takes
 from mambaeye.configurable import Configurable
+from mambaeye.ops.precision import wide_linear
 
 State = Any
 """Tensors with the images along their first axis, in any nest of tuples, lists and dictionaries."""
@@ -38,7 +39,7 @@ class Encoder(Configurable, ABC):
     line states these once for model and data. All arguments must be plain values, or have plain defaults.
 
     Attributes:
-        head: feature width -> classes, with a bias. The loss goes through it piece by piece.
+        head: feature width -> classes, with a bias. The loss goes through it piece by piece, and answers by `logits`.
     """
 
     takes: ClassVar[Takes]
@@ -62,6 +63,10 @@ class Encoder(Configurable, ABC):
     @abstractmethod
     def answers_at(self, num_glimpses: int) -> Tensor:
         """Return the glimpse counts after which it answers, of so many: (A,) int64, increasing, the last one last."""
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Return the head's answers to features, (..., D) -> (..., classes): in float32 or wider in any precision."""
+        return wide_linear(features, self.head.weight, self.head.bias)
 
     def no_weight_decay(self) -> set[str]:
         """Return the names of parameters that weight decay must not touch: by default norms, biases and scalars."""
@@ -108,7 +113,7 @@ class GlimpseEncoder(Encoder):
 
     def forward(self, patches: Tensor, positions: Tensor) -> Tensor:
         """Return the logits of all answers, (B, A, classes). Arguments as for features."""
-        return cast(Tensor, self.head(self.features(patches, positions)))
+        return self.logits(self.features(patches, positions))
 
     def encode(self, batch: GlimpseBatch | CanvasBatch) -> Tensor:
         assert isinstance(batch, GlimpseBatch)
@@ -135,7 +140,7 @@ class CausalEncoder(GlimpseEncoder):
     def stream(self, patches: Tensor, positions: Tensor, state: State) -> tuple[Tensor, State]:
         """Return the logits after every glimpse of the next chunk, (B, T, classes), and the state to go on from."""
         features, state = self.stream_features(patches, positions, state)
-        return self.head(features), state
+        return self.logits(features), state
 
     def answers_at(self, num_glimpses: int) -> Tensor:
         return torch.arange(1, num_glimpses + 1)
@@ -152,7 +157,7 @@ class CanvasEncoder(Encoder):
 
     def forward(self, canvases: Tensor) -> Tensor:
         """Return the logits, (B, classes), of canvases (B, H, W, C) uint8."""
-        return cast(Tensor, self.head(self.features(canvases)))
+        return self.logits(self.features(canvases))
 
     def encode(self, batch: GlimpseBatch | CanvasBatch) -> Tensor:
         assert isinstance(batch, CanvasBatch)

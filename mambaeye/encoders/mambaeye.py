@@ -25,6 +25,7 @@ from mambaeye.ops.kernels import (
     unsupported_reason,
 )
 from mambaeye.ops.mamba2 import Mamba2, MixerState
+from mambaeye.ops.precision import wide
 
 DEPTHS = {"tiny": 12, "small": 24, "base": 48}
 # the published files' names -> ours; below a block the names agree
@@ -150,9 +151,10 @@ class MambaEye(CausalEncoder):
 
     @torch.no_grad()
     def reset_residuals(self) -> None:
-        """Initialise as the paper where that is not torch's or Mamba2's own way: zero biases, residuals scaled down."""
-        nn.init.zeros_(self.projection.bias)
-        nn.init.zeros_(self.head.bias)
+        """Scale down what every block adds; all else starts as torch's layers or Mamba2's recurrence draw it.
+
+        So projection and head start with torch's uniform biases, as the authors' do.
+        """
         for block in self.layers():
             block.mixer.out_proj.weight.div_(math.sqrt(self.config.depth))
 
@@ -221,8 +223,8 @@ class MambaEye(CausalEncoder):
 
             def record(module: nn.Module, inputs: Any, projected: Tensor, mixer: Mamba2 = mixer) -> None:
                 dt = projected[:, 0, -mixer.heads :]  # (B, H), the last columns of (z, x, B, C, dt)
-                wide = torch.promote_types(mixer.A_log.dtype, torch.float32)
-                recorded.append(F.softplus(dt.to(wide) + mixer.dt_bias) * -mixer.A_log.to(wide).exp())
+                dtype = wide(mixer.A_log.dtype)
+                recorded.append(F.softplus(dt.to(dtype) + mixer.dt_bias) * -mixer.A_log.to(dtype).exp())
 
             hooks.append(mixer.in_proj.register_forward_hook(record))
         try:
@@ -237,10 +239,8 @@ class MambaEye(CausalEncoder):
             return None
         state = {}
         for name, tensor in tensors.items():
-            prefix = next((p for p in PUBLISHED if name.startswith(p)), None)
-            if prefix is None:
-                raise InputError(f"{where} has a key {name!r} that no published MambaEye has")
-            state[PUBLISHED[prefix] + name.removeprefix(prefix)] = tensor
+            prefix = next((p for p in PUBLISHED if name.startswith(p)), "")
+            state[PUBLISHED.get(prefix, "") + name.removeprefix(prefix)] = tensor  # an unknown key keeps its name
         return PublishedWeights(asdict(sizes(state, where)), state)
 
     def _run(
@@ -279,7 +279,8 @@ class MambaEye(CausalEncoder):
             if state is not None:
                 previous = torch.where(state.steps[:, None] == 0, previous, state.position)
             place = moves(positions, previous)
-        embedded = embed_moves(place, self.config.move_embedding_dim, dtype)
+        # angles of hundreds of radians, which bf16 rounds by whole ones
+        embedded = embed_moves(place, self.config.move_embedding_dim, wide(dtype)).to(dtype)
         # one projection of the concatenation (patch, move), without the copy that concatenating makes
         x = F.linear(patches.flatten(2).to(dtype), of_patch, bias) + F.linear(embedded, of_place)
         return F.silu(x).to(dtype)  # autocast must not narrow the residual stream
@@ -312,24 +313,33 @@ class MambaEye(CausalEncoder):
 
 
 def sizes(state: Mapping[str, Tensor], where: str) -> EncoderConfig:
-    """Return the sizes that the shapes of a state dict (our names) tell; the embedding has 256 values an axis."""
+    """Return the sizes that the shapes of a state dict (our names) tell; the embedding has 256 values an axis.
+
+    Raises:
+        InputError: they tell none; where names the file.
+    """
+    embedding = EncoderConfig.move_embedding_dim
     try:
         dim, glimpse = state["projection.weight"].shape
-        num_classes = state["head.weight"].shape[0]
-        inner = state["blocks.0.mixer.norm.weight"].shape[0]
-        heads = state["blocks.0.mixer.A_log"].shape[0]
+        num_classes, _ = state["head.weight"].shape
+        (inner,) = state["blocks.0.mixer.norm.weight"].shape
+        (heads,) = state["blocks.0.mixer.A_log"].shape
         channels, _, d_conv = state["blocks.0.mixer.conv1d.weight"].shape
-    except (KeyError, ValueError) as error:
-        raise InputError(f"{where} is not a MambaEye: {error} is missing or has another rank") from None
-    embedding = EncoderConfig.move_embedding_dim
-    return EncoderConfig(
-        num_classes=num_classes,
-        patch_size=math.isqrt((glimpse - 2 * embedding) // 3),
-        dim=dim,
-        depth=1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks.")),
-        d_state=(channels - inner) // 2,
-        d_conv=d_conv,
-        expand=inner // dim,
-        headdim=inner // heads,
-        move_embedding_dim=embedding,
-    )
+        last = max(int(name.split(".")[1]) for name in state if name.startswith("blocks."))
+        if last >= len(state):
+            raise ValueError(f"there is a block {last} in {len(state)} tensors")
+        return EncoderConfig(
+            num_classes=num_classes,
+            patch_size=math.isqrt((glimpse - 2 * embedding) // 3),
+            dim=dim,
+            depth=1 + last,
+            d_state=(channels - inner) // 2,
+            d_conv=d_conv,
+            expand=inner // dim,
+            headdim=inner // heads,
+            move_embedding_dim=embedding,
+        )
+    except KeyError as error:
+        raise InputError(f"{where} is not a MambaEye: {error} is missing") from None
+    except (ValueError, ZeroDivisionError) as error:
+        raise InputError(f"{where} is not a MambaEye: its shapes do not belong together ({error})") from None

@@ -22,6 +22,7 @@ from mambaeye.batch import EvaluationCondition
 from mambaeye.errors import InputError
 from mambaeye.evaluation.metrics import MetricsConfig, StepMetrics
 from mambaeye.evaluation.result import METRICS, EarlyExitResult
+from mambaeye.ops.precision import wide
 
 Kind = Literal["confidence", "stable", "entropy"]
 
@@ -127,7 +128,7 @@ class EarlyExitState:
 
     def _scores(self, logits: Tensor) -> dict[str, Tensor]:
         """Return what rules go by, after every glimpse: (B, t) each."""
-        logs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+        logs = logits.to(wide(logits.dtype)).log_softmax(-1)
         largest, predicted = logs.max(-1)
         before = torch.cat((self.predicted[:, None], predicted[:, :-1]), dim=1)
         step = torch.arange(logits.shape[1], device=logits.device)

@@ -1,11 +1,11 @@
 """Metrics by step: how right, how sure and how well calibrated the model is after each glimpse."""
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 
 from mambaeye.batch import EvaluationCondition
@@ -19,6 +19,7 @@ from mambaeye.evaluation.calibration import (
     maximum_error,
 )
 from mambaeye.evaluation.result import BINS, BY_RATIO, METRICS, ConditionResult
+from mambaeye.ops.precision import wide
 
 TOP = 5
 RATIO_BINS = 20
@@ -117,6 +118,10 @@ class StepMetrics(Metric):
         for name, (shape, dtype) in states.items():
             self.add_state(name, torch.zeros(shape, dtype=dtype), dist_reduce_fx="sum")
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> nn.Module:
+        """Go to a device with the module; a module that is made narrower, as for bf16-true, leaves the sums wide."""
+        return super()._apply(lambda tensor: tensor.to(fn(tensor.new_empty(0)).device), exclude_state)
+
     def update(
         self, logits: Tensor, labels: Tensor, information_ratio: Tensor, valid: Tensor, first_step: int = 0
     ) -> None:
@@ -134,7 +139,7 @@ class StepMetrics(Metric):
             return
         rows = slice(first, last)
         picked = self.kept[rows] - 1 - first_step  # (k,)
-        logits = logits[:, picked].to(torch.promote_types(logits.dtype, torch.float32))  # (B, k, C)
+        logits = logits[:, picked].to(wide(logits.dtype))  # (B, k, C)
         ratio = information_ratio[:, picked]  # (B, k)
         top = logits.topk(min(TOP, logits.shape[-1]), dim=-1).indices  # (B, k, 5), best first
         hits = top == labels[:, None, None]

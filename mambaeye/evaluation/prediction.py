@@ -76,8 +76,10 @@ def _predict(encoder: Encoder, scene: Scene, policy: Policy | None, rules: Seque
     steps = kept_steps(num_glimpses)
     asked_once = len(encoder.answers_at(num_glimpses)) == 1
     steps = steps[-1:] if asked_once else steps
-    confidence, by_step = torch.empty(images, num_glimpses), torch.empty(images, len(steps), classes)
-    state = EarlyExitState(rules or [NEVER], images, torch.empty(0, classes, device=scene.canvases.device))
+    like = torch.empty(0, classes, dtype=torch.float32, device=scene.canvases.device)  # the default may be bf16
+    confidence = torch.empty(images, num_glimpses, dtype=torch.float32)
+    by_step = torch.empty(images, len(steps), classes, dtype=torch.float32)
+    state = EarlyExitState(rules or [NEVER], images, like)
     going = torch.arange(images)  # the images that are not done
     taken: list[Tensor] = []  # (b, t, axes)
     predictions: dict[int, Prediction] = {}
@@ -140,5 +142,6 @@ def _answer(state: EarlyExitState, row: int) -> tuple[int, str, Tensor]:
 
 def kept_steps(num_glimpses: int) -> Tensor:
     """Return some of 1 .. num_glimpses, the more the smaller: all of the first, then evenly on a logarithmic scale."""
-    octaves = torch.arange(math.floor(STEPS_AN_OCTAVE * math.log2(num_glimpses)) + 1) / STEPS_AN_OCTAVE
+    count = math.floor(STEPS_AN_OCTAVE * math.log2(num_glimpses)) + 1
+    octaves = torch.arange(count, dtype=torch.float32) / STEPS_AN_OCTAVE
     return torch.cat(((2**octaves).round().long(), torch.tensor([num_glimpses]))).unique()

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mambaeye.ops.kernels import CudaKernels
 from mambaeye.ops.mamba2 import Mamba2, MixerState
+from mambaeye.ops.precision import wide
 
 
 class Block(nn.Module):
@@ -38,6 +39,6 @@ class Block(nn.Module):
 
 
 def add_norm(x: Tensor, residual: Tensor | None, norm: nn.RMSNorm) -> tuple[Tensor, Tensor]:
-    """Return norm(residual + x), and the sum, which stays as wide as the residual stream."""
-    residual = x if residual is None else residual + x
-    return norm(residual).to(norm.weight.dtype), residual
+    """Return norm(residual + x) in the dtype of the norm, and the sum in float32 or wider."""
+    residual = x.to(wide(x.dtype)) if residual is None else residual + x
+    return norm(residual.to(norm.weight.dtype)), residual

@@ -1,6 +1,6 @@
 """The mixer on the CUDA kernels of mamba-ssm and causal-conv1d: their only importer, and only when they are wanted.
 
-What these compute, mamba2.py says in plain torch. Shapes: as there.
+What these compute, mamba2.py says in plain torch; what they round besides, docs/running.md. Shapes: as in mamba2.py.
 """
 
 import warnings

@@ -5,13 +5,13 @@ pass through the convolution.
 """
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mambaeye.ops.precision import no_autocast, wide
 from mambaeye.ops.ssd import ssd, ssd_step
 
 DT_MIN, DT_MAX = 0.001, 0.1
@@ -64,10 +64,9 @@ class Mamba2(nn.Module):
     def initial_state(self, batch_size: int) -> MixerState:
         """Return the state before anything was seen: zeros."""
         weight = self.in_proj.weight
-        wide = torch.promote_types(weight.dtype, torch.float32)
         return MixerState(
             weight.new_zeros(batch_size, self.channels, self.d_conv - 1),
-            weight.new_zeros(batch_size, self.heads, self.headdim, self.d_state, dtype=wide),
+            weight.new_zeros(batch_size, self.heads, self.headdim, self.d_state, dtype=wide(weight.dtype)),
         )
 
     def forward(self, u: Tensor, state: MixerState | None) -> tuple[Tensor, MixerState]:
@@ -93,11 +92,6 @@ class Mamba2(nn.Module):
                 return y.flatten(1).unsqueeze(1), ssm
             y, ssm = ssd(x, dt, A, B, C, D, ssm)
             return y.flatten(2), ssm
-
-
-def no_autocast(device: torch.device) -> AbstractContextManager[None]:
-    """Switch autocast off on a device; the meta device, on which FLOPs are counted, has none."""
-    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,28 +1,44 @@
-"""Weights in files: published ones of any system, checkpoints of runs, and folders to pass on. Reading runs no code."""
+"""Published weights of any system, checkpoints of runs, and folders to pass on, in and out. Reading runs no code."""
 
 import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mambaeye.atomic import atomic_write
 from mambaeye.checkpoints import encoder_of, read_checkpoint
-from mambaeye.encoders.base import Encoder
+from mambaeye.encoders.base import Encoder, PublishedWeights
 from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.errors import InputError
+from mambaeye.plain_files import UnreadableError, load_plain
 
 SHOWN_DIFFERENCES = 8
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 HUB = re.compile(r"hf://(?P<repo_id>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?/(?P<filename>.+)")
 HEAD = "head."
 IN_CHECKPOINT = "encoder."  # what stands before the encoder's names in a module
+
+
+class Difference(NamedTuple):
+    """A tensor of a state dict that is not as an encoder has it."""
+
+    name: str
+    found: tuple[int, ...] | None
+    """Its shape; None where it is missing."""
+    expected: tuple[int, ...] | None
+    """The encoder's; None where the encoder has no such tensor."""
+
+    def __str__(self) -> str:
+        if self.found is None:
+            return f"{self.name} is missing"
+        if self.expected is None:
+            return f"{self.name} is unknown"
+        return f"{self.name} is {self.found}, not {self.expected}"
 
 
 def load_published(source: str | Path | Mapping[str, Tensor]) -> Encoder:
@@ -39,12 +55,26 @@ def load_published(source: str | Path | Mapping[str, Tensor]) -> Encoder:
     """
     where = "the state dict" if isinstance(source, Mapping) else str(source)
     tensors = source if isinstance(source, Mapping) else read_tensors(Path(source))
+    found = published_in(tensors, where)
+    if found is None:
+        known = "such as mambaeye_tiny.pt's"
+        raise InputError(f"{where} has the layout of no published system that is known here, {known}")
+    system, published = found
+    encoder = system(**published.settings)
+    load_matching(encoder, published.tensors, where)
+    return encoder
+
+
+def published_in(tensors: Mapping[str, Tensor], where: str) -> tuple[type[Encoder], PublishedWeights] | None:
+    """Return which system's authors lay out their weights like this, and these in our terms; None if nobody does.
+
+    Raises:
+        InputError: somebody does, and something is wrong with them; where names the file.
+    """
     for system in Encoder.defined_subclasses():
         if (published := system.from_published(tensors, where)) is not None:
-            encoder = system(**published.settings)
-            load_matching(encoder, published.tensors, where)
-            return encoder
-    raise InputError(f"{where} has the layout of no published system that is known here, such as mambaeye_tiny.pt's")
+            return system, published
+    return None
 
 
 def save(encoder: Encoder, folder: str | Path) -> None:
@@ -107,7 +137,7 @@ def build(description: Mapping[str, Any], where: str) -> Encoder:
     system = Encoder.defined(description["class_path"], where, "--model.encoder")
     try:
         return system(**description["init_args"])
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{where} does not hold an encoder's sizes: {error}") from None
 
 
@@ -124,7 +154,7 @@ def init_from(encoder: Encoder, source: str | Path, new_head: bool = False) -> N
         InputError: the file cannot be read as tensors, or does not fit; the encoder is left as it was.
     """
     where = str(source)
-    tensors = read_tensors(download(where) if where.startswith("hf://") else Path(source))
+    tensors = read_tensors(local_path(where))
     published = encoder.from_published(tensors, where)
     state = encoder_tensors(tensors) if published is None else published.tensors
     if new_head:
@@ -140,6 +170,11 @@ def encoder_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {
         name.removeprefix(IN_CHECKPOINT): tensor for name, tensor in tensors.items() if name.startswith(IN_CHECKPOINT)
     }
+
+
+def local_path(source: str) -> Path:
+    """Return where a file is, after fetching it if it is on the hub. Raises InputError as download does."""
+    return download(source) if source.startswith("hf://") else Path(source)
 
 
 def download(address: str) -> Path:
@@ -168,19 +203,35 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         InputError: the file is missing, damaged, or holds something else.
     """
+    return tensors_in(read_content(path), path)
+
+
+def read_content(path: Path) -> Any:
+    """Read all of a .safetensors or .pt file or a checkpoint, without executing anything that it holds.
+
+    Raises:
+        InputError: the file is missing, damaged, or holds something else than tensors and plain containers.
+    """
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        return load_file(path) if path.suffix == ".safetensors" else load_plain(path)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist: give the path of a weights file") from None
-    except (UnpicklingError, RuntimeError, EOFError, SafetensorError, OSError) as error:
+    except (UnreadableError, SafetensorError, OSError) as error:
         raise InputError(f"{path} is not a file of plain tensors (damaged, or not weights): {error}") from None
-    if isinstance(loaded, dict) and "state_dict" in loaded:  # a checkpoint of Lightning's
-        loaded = loaded["state_dict"]
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+
+
+def tensors_in(content: object, path: Path) -> dict[str, Tensor]:
+    """Return the state dict that a file's content is, or has among other things as Lightning's checkpoints do.
+
+    Raises:
+        InputError: there is none.
+    """
+    state = content["state_dict"] if isinstance(content, dict) and "state_dict" in content else content
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
         raise InputError(f"{path} is not a plain state dict of tensors: give a published mambaeye_*.pt")
-    return loaded
+    return state
 
 
 def load_matching(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
@@ -195,15 +246,22 @@ def require_fit(model: nn.Module, state: Mapping[str, Tensor], where: str) -> No
     Raises:
         InputError: it has not; the message lists the differences.
     """
-    own = model.state_dict()
-    differences = [f"{name} is missing" for name in own if name not in state]
-    differences += [f"{name} is unknown" for name in state if name not in own]
-    differences += [
-        f"{name} is {tuple(state[name].shape)}, not {tuple(own[name].shape)}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
-    ]
-    if differences:
-        shown = "; ".join(differences[:SHOWN_DIFFERENCES])
-        more = f"; and {len(differences) - SHOWN_DIFFERENCES} more" if len(differences) > SHOWN_DIFFERENCES else ""
+    if different := differences(model, state):
+        shown = "; ".join(str(difference) for difference in different[:SHOWN_DIFFERENCES])
+        more = f"; and {len(different) - SHOWN_DIFFERENCES} more" if len(different) > SHOWN_DIFFERENCES else ""
         raise InputError(f"{where} does not fit this encoder: {shown}{more}")
+
+
+def differences(model: nn.Module, state: Mapping[str, Tensor]) -> list[Difference]:
+    """Return where a state dict has other keys or shapes than a model: missing ones, unknown ones, other shapes."""
+    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    return [
+        *(Difference(name, None, shape) for name, shape in own.items() if name not in found),
+        *(Difference(name, shape, None) for name, shape in found.items() if name not in own),
+        *(
+            Difference(name, found[name], shape)
+            for name, shape in own.items()
+            if name in found and found[name] != shape
+        ),
+    ]
