@@ -36,7 +36,7 @@ def test_an_old_run_goes_on_where_it_was(data_dir: Path) -> None:
     rows = json.loads(Path("run/validation.json").read_text())["rows"]
     assert len(rows) == len(EXPECTED["rows"])
     for row, expected in zip(rows, EXPECTED["rows"], strict=True):
-        assert {name: row[name] for name in expected} == pytest.approx(expected, abs=5e-3)
+        assert {name: row[name] for name in expected} == pytest.approx(expected, abs=2e-2)
 
 
 def test_its_arguments_are_todays() -> None:
