@@ -15,6 +15,7 @@ from datamodules.loading.loader import NO_EPOCH, EpochLoader, FixedLoader, Shard
 from datamodules.shards.index import ShardIndex
 from datamodules.shards.locate import open_split
 from datamodules.shards.order import LoaderLayout, batches_of
+from datamodules.shards.sorting import class_sorted
 from datamodules.views.evaluate import EvaluateView, EvaluationCanvases, evaluation_conditions, require_resolutions
 from datamodules.views.plan import AXES, require_scans
 from datamodules.views.predict import FileCanvases, PredictView
@@ -199,6 +200,13 @@ class ShardDataModule(LightningDataModule):
     def val_split(self) -> SplitSummary:
         """Return the validation split in numbers."""
         return summary(self.indices["val"])
+
+    @property
+    def class_sorted_shards(self) -> list[str]:
+        """Return the training shards of few classes, unless samples are shuffled over all shards anyway."""
+        index = self.indices["train"]
+        span = self.loader.training_layout(index, self._trainer.world_size).span
+        return [] if span is None else class_sorted(index)
 
     @property
     def train_wait(self) -> float:

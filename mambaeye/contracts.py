@@ -75,6 +75,10 @@ class DataSpec(Protocol):
     @property
     def val_split(self) -> SplitSummary: ...
     @property
+    def class_sorted_shards(self) -> Sequence[str]:
+        """Names of the training shards of few classes, unless samples are shuffled over all shards; after setup."""
+
+    @property
     def train_wait(self) -> float:
         """Seconds that the last training batch took to come."""
 

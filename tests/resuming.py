@@ -80,13 +80,15 @@ def record(
     devices: int = 1,
     epochs: int = EPOCHS,
     train_scan: str = "random",
+    stream: bool = False,
     **loader: int,
 ) -> Recorder:
     """The recorder of such a run."""
-    shards = str(data_dir / "digits" / "val")
+    folder = data_dir / "digits" / "val"
     data = ShardDataModule(
-        shards,
-        shards,
+        f"pipe:cat {folder}/val-{{000000..000001}}.tar" if stream else str(folder),
+        str(folder),
+        f"{folder}/index.json" if stream else None,
         resolutions=(32,),
         train_scan=train_scan,
         train=TrainView(num_glimpses=3),

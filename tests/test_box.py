@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mambaeye.geometry.box import Box, start_range
+from mambaeye.geometry.box import Box, overhung, start_range
 
 
 def test_a_box_is_its_numbers_with_rows_and_columns_last() -> None:
@@ -73,3 +73,24 @@ def test_a_glimpse_at_a_narrow_image_stays_on_the_canvas_that_the_image_is_centr
     first, last = start_range(Box((canvas - side) // 2, side), patch_size)
     assert first[0] >= 0
     assert last[0] + patch_size <= canvas
+
+
+@given(
+    axes=st.lists(st.tuples(st.integers(0, 40), st.integers(1, 40), st.integers(0, 40)), min_size=1, max_size=3),
+    patch_size=st.integers(1, 40),
+    corner=st.integers(-3, 3),
+)
+def test_starts_on_an_overhung_box_are_its_pixels_as_far_as_glimpses_stay_on_the_canvas(
+    axes: list[tuple[int, int, int]], patch_size: int, corner: int
+) -> None:
+    sides = [max(patch_size, before + side + after) for before, side, after in axes]
+    canvas = Box(*[corner] * len(axes), *sides)
+    box = Box(*(corner + before for before, *_ in axes), *(side for _, side, _ in axes))
+    first, last = start_range(overhung(box, canvas, patch_size), patch_size)
+    for edge, side, length, low, high in zip(box.start, box.size, sides, first.tolist(), last.tolist(), strict=True):
+        pixels = range(edge, edge + side)
+        assert (low, high) == (
+            min(pixels[0], corner + length - patch_size),
+            max(min(start, corner + length - patch_size) for start in pixels),
+        )
+        assert corner <= low <= high <= corner + length - patch_size

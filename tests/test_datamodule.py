@@ -319,8 +319,8 @@ def test_training_draws_what_version_0_1_drew(
     arguments: dict[str, Any], drawn: str, cut: str | None, brightness: float, data_dir: Path
 ) -> None:
     """Digests of its first two batches of epoch 2, computed once with it."""
-    given = {"train__num_glimpses": 9, "loader__batch_size": 32, "seed": 5, "epoch": 2} | arguments
-    batches = list(islice(data_module(data_dir, **given).train_dataloader(), 2))
+    given = {"train__num_glimpses": 9, "loader__batch_size": 32, "loader__shuffle_span": 1, "seed": 5, "epoch": 2}
+    batches = list(islice(data_module(data_dir, **given, **arguments).train_dataloader(), 2))
     rows = [(*b.keys, b.positions, b.information_ratio, b.labels, b.partner_labels, b.label_shares) for b in batches]
     assert digest(part for row in rows for part in row) == drawn
     patches = [batch.patches for batch in batches]
@@ -367,6 +367,7 @@ def test_the_data_module_is_what_model_and_callbacks_know_it_as(data_dir: Path) 
         "train_batches": 56,
         "train_split": SplitSummary(samples=1400, shards=7, streaming=False),
         "val_split": SplitSummary(samples=397, shards=2, streaming=False),
+        "class_sorted_shards": [],
         "train_wait": 0.0,
         "evaluation_wait": 0.0,
         "skipped_files": 0,
@@ -402,6 +403,7 @@ def test_hyperparameters_are_plain_and_grouped_as_the_flags_are(data_dir: Path, 
         (lambda: LoaderConfig(batch_size=0), "data.loader.batch_size is 0: give at least 1"),
         (lambda: LoaderConfig(micro_batch_size=0), "data.loader.micro_batch_size is 0: give at least 1"),
         (lambda: LoaderConfig(num_workers=-1), "data.loader.num_workers is -1: give at least 0"),
+        (lambda: LoaderConfig(shuffle_span=0), "data.loader.shuffle_span is 0: give at least 1"),
         (lambda: LoaderConfig(timeout=-1.0), "data.loader.timeout is -1.0: give at least 0"),
     ],
 )

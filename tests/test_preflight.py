@@ -4,10 +4,13 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from commands import TINY, flags
+from sklearn.datasets import load_digits
 from test_train import fails
 
+from datamodules.digits import pack_split
 from train import main
 
 SHORT = {
@@ -54,6 +57,23 @@ def test_what_is_odd_is_marked(data_dir: Path, capsys: pytest.CaptureFixture[str
     said = " ".join(capsys.readouterr().out.split())
     assert "2 optimizer steps, 2 of them warm-up which does not end: set fewer model.optimizer.warmup_epochs" in said
     assert "3 in all for 2 batches: some have nothing to do" in said
+
+
+def test_shards_that_are_sorted_by_class_are_marked_unless_all_are_shuffled(
+    data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digits = load_digits()
+    pack_split(Path("train"), np.argsort(digits.target, kind="stable"), digits.images, digits.target)
+    shards = {"data.train_shards": "train", "data.val_shards": data_dir / "digits" / "val"}
+    said = []
+    for span in (4, "null"):
+        main(fit(data_dir, run_dir=f"run-{span}", **shards, **{"data.loader.shuffle_span": span}))
+        said.append(" ".join(capsys.readouterr().out.split()))
+    marked = (
+        "9 of 9 are sorted by class (train-000000.tar, train-000001.tar, train-000002.tar, ...), and so will batches"
+    )
+    assert f"shards {marked}" in said[0]
+    assert "by class" not in said[1]
 
 
 def test_a_disk_too_small_for_checkpoints_ends_the_run(

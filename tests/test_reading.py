@@ -17,7 +17,7 @@ from datamodules.loading.config import LoaderConfig
 from datamodules.shards import reading
 from datamodules.shards.index import ShardIndex
 from datamodules.shards.locate import open_index
-from datamodules.shards.order import epoch_order
+from datamodules.shards.order import EpochOrder, LoaderLayout, ResumedSegment
 from datamodules.shards.reading import read_images
 from datamodules.views.train import TrainView
 from mambaeye.errors import InputError
@@ -73,23 +73,53 @@ def sources(val: Path, url: str) -> dict[str, tuple[str, str | None]]:
     }
 
 
+def order_of(index: ShardIndex, span: int | None) -> np.ndarray:
+    """An epoch's order for one worker that streams."""
+    layout = LoaderLayout(1, 1, 1, runs=True, span=span)
+    return EpochOrder(index.counts, 0, 0).left([ResumedSegment(layout, 0)])
+
+
+@pytest.mark.parametrize("span", [1, None])
 @pytest.mark.parametrize("name", sources(Path(), ""))
-def test_every_source_gives_the_same_bytes_in_the_order_asked_for(name: str, val: Path, url: str) -> None:
+def test_every_source_gives_the_same_bytes_in_the_order_asked_for(
+    name: str, span: int | None, val: Path, url: str
+) -> None:
     shards, where = sources(val, url)[name]
     index, images = open_index(shards, where), by_tar(val)
     assert len(index) == (197 if name == "one shard" else 397)
-    numbers = epoch_order(index.counts, 0, 0)
+    numbers = order_of(index, span)
     for number, image in zip(numbers, read_images(index, numbers, attempts=0), strict=True):
         assert image == images[index.key(number)]
 
 
-def test_a_streaming_shard_is_read_once(val: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("span", [1, 2, None])
+def test_a_streaming_shard_is_read_once(span: int | None, val: Path, tmp_path: Path) -> None:
     log = tmp_path / "reads"
     command = f"pipe:echo >> {log}; cat {val}/val-{{000000..000001}}.tar"
     index = open_index(command, f"{val}/index.json")
-    numbers = epoch_order(index.counts, 1, 1)
-    assert len(list(read_images(index, numbers, attempts=0))) == 397
-    assert log.read_text() == "\n\n"
+    for order in (order_of(index, span), np.arange(397)):
+        assert len(list(read_images(index, order, attempts=0))) == 397
+        assert log.read_text() == "\n\n"
+        log.unlink()
+
+
+def test_what_is_read_in_its_own_order_is_read_image_by_image(val: Path, tmp_path: Path) -> None:
+    """As in validation: the beginning of a shard whose end is slow to come."""
+    go_on = tmp_path / "go_on"
+    shard, wait = f"{val}/val-000000.tar", f"until [ -e {go_on} ]; do sleep 0.02; done"
+    index = open_index(f"pipe:head -c 30000 {shard}; {wait}; tail -c +30001 {shard}", f"{val}/index.json")
+    images, expected = read_images(index, np.arange(200), attempts=0), by_tar(val)
+    for number in range(200):
+        if number == 5:
+            go_on.touch()
+        assert next(images) == expected[index.key(number)]
+
+
+def test_a_command_may_complain_that_its_end_is_not_read(val: Path, caplog: pytest.LogCaptureFixture) -> None:
+    index = open_index(f"pipe:cat {val}/val-000000.tar; exit 1", f"{val}/index.json")
+    (image,) = read_images(index, np.array([3]), attempts=2)
+    assert image == by_tar(val)[index.key(3)]
+    assert not caplog.text
 
 
 @pytest.mark.parametrize("breaks", [1, 2])
@@ -165,7 +195,8 @@ def loaders(shards: str, config: LoaderConfig, **arguments: str) -> ShardDataMod
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_over_http_are_the_local_ones(workers: int, val: Path, url: str) -> None:
     """The samples are; two workers that stream put them into other batches, for each reads shards of its own."""
-    local, remote = (loaders(shards, LoaderConfig(40, num_workers=workers)) for shards in (str(val), url))
+    config = LoaderConfig(40, num_workers=workers, shuffle_span=1)
+    local, remote = (loaders(shards, config) for shards in (str(val), url))
     batches = [list(data.train_dataloader()) for data in (local, remote)]
     local_rows, remote_rows = (
         [row for batch in some for row in zip(batch.keys, batch.patches, strict=True)] for some in batches
@@ -176,6 +207,23 @@ def test_batches_over_http_are_the_local_ones(workers: int, val: Path, url: str)
     for (key, patches), (expected_key, expected) in zip(remote_rows, local_rows, strict=True):
         assert key == expected_key
         assert patches.equal(expected)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_samples_over_http_are_the_local_ones_whatever_the_order(workers: int, val: Path, url: str) -> None:
+    """Files are shuffled over all shards, and streams within each worker's run: other samples are left out."""
+    local, remote = (
+        {
+            key: patches
+            for batch in data.train_dataloader()
+            for key, patches in zip(batch.keys, batch.patches, strict=True)
+        }
+        for data in (loaders(shards, LoaderConfig(40, num_workers=workers)) for shards in (str(val), url))
+    )
+    assert len(local) == len(remote) == 360
+    assert list(local) != list(remote)
+    for key in local.keys() & remote.keys():
+        assert local[key].equal(remote[key])
 
 
 @pytest.mark.parametrize("workers", [0, 2])

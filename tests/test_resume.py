@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from resuming import BATCH, EPOCHS, InterruptAfter, Recorder, run
@@ -54,6 +55,35 @@ def test_workers_that_read_ahead_change_nothing(uninterrupted: dict[int, list], 
     assert seen == uninterrupted[2]
 
 
+@pytest.mark.parametrize(("workers", "after"), [(0, 2), (3, BATCHES + 3)])
+def test_streams_go_on_bit_for_bit(workers: int, after: int, data_dir: Path, tmp_path: Path) -> None:
+    place, settings = tmp_path / "place.ckpt", {"stream": True, "num_workers": workers, "shuffle_span": 2}
+    whole = run(data_dir, **settings)
+    assert [epoch for epoch, *_ in whole] == [epoch for epoch in range(EPOCHS) for _ in range(BATCHES)]
+    before = run(data_dir, InterruptAfter(after, place), **settings)
+    assert before + run(data_dir, ckpt_path=place, **settings) == whole
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_epoch_that_began_shard_by_shard_goes_on_so(
+    stream: bool, uninterrupted: dict[int, list], data_dir: Path, tmp_path: Path
+) -> None:
+    """As a checkpoint says that is of version 0.1, or of a time before samples were shuffled over shards."""
+    place = tmp_path / "place.ckpt"
+    before = run(data_dir, InterruptAfter(3, place), stream=stream, shuffle_span=1)
+    checkpoint = torch.load(place, weights_only=True)
+    states = [checkpoint["ShardDataModule"], *checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"]]
+    assert len(states) == 2
+    for state in states:
+        state["segments"] = [[*layout, batches] for *layout, _, batches in state["segments"]]
+    assert states[0]["segments"] == [[1, 1, BATCH, 1, stream, 3]]
+    torch.save(checkpoint, place)
+    after = run(data_dir, ckpt_path=place, stream=stream)
+    assert (before + after)[:BATCHES] == run(data_dir, stream=stream, shuffle_span=1, epochs=1)
+    following = run(data_dir, stream=True) if stream else uninterrupted[0]
+    assert (before + after)[BATCHES:] == following[BATCHES:]
+
+
 @pytest.mark.parametrize("when", ["validation", "train epoch"])
 def test_checkpoints_of_an_epoch_s_end(
     when: str, uninterrupted: dict[int, list], data_dir: Path, tmp_path: Path
@@ -74,6 +104,9 @@ def test_checkpoints_of_an_epoch_s_end(
         [{"num_workers": 2}, {"num_workers": 4}, {"num_workers": 1}],
         [{"batch_size": 50}, {"batch_size": 31}, {"batch_size": 64, "num_workers": 2}],
         [{"batch_size": 10}, {"batch_size": 100}],
+        [{"stream": True, "num_workers": 2}, {"stream": True, "num_workers": 3}, {"stream": True}],
+        [{"stream": True, "shuffle_span": 1}, {"stream": True, "shuffle_span": 2}],
+        [{"stream": False}, {"stream": True, "num_workers": 2}, {"stream": False, "batch_size": 30}],
     ],
 )
 def test_other_layouts_see_what_is_left_once(

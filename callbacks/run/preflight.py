@@ -8,6 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from mambaeye.contracts import DataSpec, ModelSpec, data_of, model_of
@@ -15,6 +16,7 @@ from mambaeye.errors import InputError, on_all_ranks
 
 COPIES = 3  # checkpoints at a time: last, best, and the one being written
 MOMENTS = 2  # that AdamW keeps for every parameter
+EXAMPLES = 3  # shards that are named, of many
 
 Line = tuple[str, str]
 """What it is about, and what is to be said; [yellow] marks what is odd."""
@@ -72,9 +74,24 @@ def samples(trainer: Trainer, data: DataSpec) -> list[Line]:
             (name, f"{split.samples} samples in {split.shards} shards, of the sizes in their index")
             for name, split in (("training", train), ("validation", data.val_split))
         ),
+        *shards_by_class(data),
         ("epoch", f"{batches} batches a process; {left_out}"),
         ("loader workers", readers),
     ]
+
+
+def shards_by_class(data: DataSpec) -> list[Line]:
+    """Return what is to be said of training shards that are sorted by class, if there are such."""
+    names = data.class_sorted_shards
+    if not names:
+        return []
+    examples = escape(", ".join(names[:EXAMPLES])) + (", ..." if len(names) > EXAMPLES else "")
+    text = (
+        f"[yellow]{len(names)} of {data.train_split.shards} are sorted by class ({examples}), and so will batches be: "
+        f"pack the images in shuffled order with 'python -m datamodules.pack IMAGES DEST', or train from copies on a "
+        f"local disk with data.loader.shuffle_span null"
+    )
+    return [("shards", text)]
 
 
 def schedule(trainer: Trainer, model: ModelSpec) -> Line:

@@ -7,6 +7,8 @@ from datamodules.shards.order import LoaderLayout, divide
 from mambaeye.contracts import OptimizerStep
 from mambaeye.errors import InputError
 
+STREAMED_SPAN = 4  # shards, some 440 MB of ImageNet for each worker
+
 
 @dataclass(frozen=True)
 class LoaderConfig:
@@ -19,6 +21,9 @@ class LoaderConfig:
     all at once."""
     num_workers: int = 1
     """Worker processes that load data, for each process; 0 loads in the process itself."""
+    shuffle_span: int | None = None
+    """Shards over which training shuffles its samples; 1 takes shard after shard. null shuffles over all where they are
+    files, and over 4 where they stream: a worker then holds about as many shards of undecoded images."""
     max_unreadable: int = 0
     """Samples an epoch and process that may be unreadable: left out, counted and reported. One more stops the run."""
     timeout: float = 600.0
@@ -29,6 +34,7 @@ class LoaderConfig:
             ("batch_size", self.batch_size, 1),
             ("micro_batch_size", self.micro_batch_size, 1),
             ("num_workers", self.num_workers, 0),
+            ("shuffle_span", self.shuffle_span, 1),
             ("max_unreadable", self.max_unreadable, 0),
             ("timeout", self.timeout, 0),
         ):
@@ -47,7 +53,8 @@ class LoaderConfig:
     def training_layout(self, index: ShardIndex, ranks: int) -> LoaderLayout:
         """Return who shares the samples of an index in training."""
         _, micro_batch, accumulation = self.optimizer_step(ranks)
-        return LoaderLayout(ranks, max(1, self.num_workers), micro_batch, accumulation, runs=index.streaming)
+        span = STREAMED_SPAN if self.shuffle_span is None and index.streaming else self.shuffle_span
+        return LoaderLayout(ranks, max(1, self.num_workers), micro_batch, accumulation, index.streaming, span)
 
     def evaluation_layout(self, index: ShardIndex, ranks: int) -> LoaderLayout:
         """Return who shares the samples of an index where nothing is learnt."""

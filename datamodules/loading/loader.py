@@ -13,7 +13,7 @@ from datamodules.loading.stream import EvaluationStream, TrainingStream, collate
 from datamodules.loading.unreadable import UnreadableRule
 from datamodules.loading.workers import load
 from datamodules.shards.index import ShardIndex
-from datamodules.shards.order import LoaderLayout, ResumedSegment, batches_of, epoch_order, remaining
+from datamodules.shards.order import EpochOrder, LoaderLayout, ResumedSegment, batches_of
 from datamodules.views.evaluate import EvaluationCanvases
 from datamodules.views.keys import TRAINING, VALIDATION
 from datamodules.views.train import TrainingSamples
@@ -133,25 +133,24 @@ class EpochLoader:
         self.state: dict[str, Any] = dict(NO_EPOCH)
         self.waited = 0.0
 
-    def _left(self, segments: list[ResumedSegment], seed: int, epoch: int) -> np.ndarray:
-        """Return the sample ids of an epoch that are left after some segments, in order."""
-        return remaining(epoch_order(self.access.index.counts, seed, epoch), segments)
-
     def _segments(self) -> tuple[int, list[ResumedSegment]]:
         """Return seed and segments of the current epoch, the last one under this layout."""
         layout = self.access.layout
         if self.state["epoch"] != self.current_epoch():
             return self.seed, [ResumedSegment(layout, 0)]
         segments = [ResumedSegment(LoaderLayout(*saved), batches) for *saved, batches in self.state["segments"]]
+        if segments[-1].layout.span == 1:  # as in version 0.1: an epoch that takes shard after shard goes on so
+            layout = layout._replace(span=1)
         if segments[-1].layout != layout:
             segments.append(ResumedSegment(layout, 0))
         return self.state["seed"], segments
 
     def __len__(self) -> int:
         """Return the batches of the current epoch, those before an interruption included."""
-        seed, segments = self._segments()
-        left = self._left(segments[:-1], seed, self.current_epoch())
-        return sum(segment.batches for segment in segments[:-1]) + batches_of(len(left), self.access.layout)
+        _, segments = self._segments()
+        done = sum(segment.batches for segment in segments[:-1])
+        seen = sum(segment.batches * segment.layout.batch_of_all for segment in segments[:-1])
+        return done + batches_of(len(self.access.index) - seen, self.access.layout)
 
     def __iter__(self) -> Iterator[GlimpseBatch | CanvasBatch]:
         epoch = self.current_epoch()
@@ -160,7 +159,7 @@ class EpochLoader:
         asked, access = time.perf_counter(), self.access
         stream = TrainingStream(
             access.index,
-            self._left(before, seed, epoch),
+            EpochOrder(access.index.counts, seed, epoch).left(segments),
             segments,
             access.rank,
             self.samples,

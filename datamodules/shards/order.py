@@ -1,13 +1,14 @@
-"""The order of samples: pure functions of (seed, epoch, position), the same on every rank and worker.
+"""The order of samples: pure functions of (seed, epoch, layout), the same on every rank and worker.
 
-An epoch is one sequence of all its samples: shards in a seeded order, and a seeded permutation inside each. A layout
-(so many ranks with so many workers, so many samples a batch) cuts what is left of the sequence; less than one optimizer
-step's samples stay over. There are two cuts:
+Unshuffled, an epoch is one sequence of all its samples: shards in a seeded order, and a seeded permutation inside each.
+Shuffling moves every sample by a seeded distance, so that those of a few shards, or of all, lie among each other. A
+layout (so many ranks with so many workers, so many samples a batch) cuts what is left of the sequence; less than one
+optimizer step's samples stay over. There are two cuts:
 
-- Where samples are read by place, every optimizer step takes the next samples of the sequence, whoever shares them: so
-  one process and many train on the same batches.
-- Where shards stream front to back, every worker gets a contiguous run of complete batches, for it reads what lies
-  between its samples too.
+- Where samples are read by place, they are shuffled over all shards, every permutation as likely as another, and every
+  optimizer step takes the next of them, whoever shares them: so one process and many train on the same batches.
+- Where shards stream front to back, every worker gets a contiguous run of complete batches of the unshuffled sequence,
+  for it reads what lies between its samples too, and shuffles its run over a few shards, which it holds in memory.
 
 When a run is interrupted, its place in the epoch is told by the layouts that worked on it and the batches that each
 handed out: the same layout goes on where it was, and another layout cuts what is left anew. So no sample is seen twice,
@@ -35,6 +36,8 @@ class LoaderLayout(NamedTuple):
     """Batches of a rank that make an optimizer step."""
     runs: bool = False
     """Whether every worker gets a contiguous run."""
+    span: int | None = 1
+    """Shards over which samples are shuffled, None for all. A saved layout that does not say is version 0.1's: 1."""
 
     @property
     def batch_of_all(self) -> int:
@@ -50,20 +53,54 @@ class ResumedSegment(NamedTuple):
     """Batches that every rank was handed."""
 
 
-def epoch_order(counts: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-    """Return the sample ids of one training epoch, in order: shards shuffled, and samples shuffled within each.
+class EpochOrder:
+    """The samples of one training epoch, in the order in which each layout takes them.
 
     Args:
         counts: (shards,) samples in each shard.
         seed: of the run.
         epoch: index of the epoch; each has its own order.
-
-    Returns:
-        (sum of counts,) int64, a permutation.
     """
-    rng = np.random.default_rng((seed, epoch))
-    starts = counts.cumsum() - counts
-    return np.concatenate([starts[shard] + rng.permutation(counts[shard]) for shard in rng.permutation(len(counts))])
+
+    def __init__(self, counts: np.ndarray, seed: int, epoch: int) -> None:
+        rng = np.random.default_rng((seed, epoch))
+        starts = counts.cumsum() - counts
+        shards = rng.permutation(len(counts))
+        self.unshuffled = np.concatenate([starts[shard] + rng.permutation(counts[shard]) for shard in shards])
+        self.moves = rng.uniform(-1, 1, len(self.unshuffled))  # of each sample, in the farthest that it may move
+        self.shard_size = len(self.unshuffled) / len(counts)  # mean
+
+    def left(self, segments: Sequence[ResumedSegment]) -> np.ndarray:
+        """Return the ids of the samples that were left when the last of some segments began: (n,) int64.
+
+        They are in the order in which that segment's layout takes them; how many it was handed does not matter.
+        """
+        *before, (layout, _) = segments
+        left = np.ones(len(self.unshuffled), dtype=bool)
+        for earlier, batches in before:
+            left[handed_out(self._taken(left, earlier), earlier, batches)] = False
+        return self._taken(left, layout)
+
+    def _taken(self, left: np.ndarray, layout: LoaderLayout) -> np.ndarray:
+        """Return the ids of some samples, (all,) bool by id, in the order in which a layout takes them."""
+        if not layout.runs:  # shuffled with those that are gone, so that the others keep their order
+            order = self._shuffled(self.unshuffled, layout.span)
+            return order[left[order]]
+        order = self.unshuffled[left[self.unshuffled]]
+        for start, stop in runs(len(order), layout).reshape(-1, 2):
+            order[start:stop] = self._shuffled(order[start:stop], layout.span)
+        return order
+
+    def _shuffled(self, samples: np.ndarray, span: int | None) -> np.ndarray:
+        """Return a stretch of the sequence in which each sample has moved, by up to the length of span - 1 shards.
+
+        What would leave the stretch is reflected at its end, so that samples lie as dense there as elsewhere; and where
+        they may move by its whole length, each comes to lie anywhere with the same probability.
+        """
+        length = len(samples)
+        farthest = length if span is None else min(length, (span - 1) * self.shard_size)
+        places = np.abs(np.arange(length) + 0.5 + farthest * self.moves[samples])
+        return samples[np.argsort(length - np.abs(length - places), kind="stable")]
 
 
 def divide(global_batch: int, ranks: int, most: int | None) -> tuple[int, int]:
@@ -108,18 +145,13 @@ def runs(samples: int, layout: LoaderLayout) -> np.ndarray:
     return np.stack((stops - lengths, stops), axis=-1)
 
 
-def remaining(order: np.ndarray, segments: Sequence[ResumedSegment]) -> np.ndarray:
-    """Return what is left of an epoch's order after some segments, in order."""
-    for layout, batches in segments:
-        if layout.runs:
-            left = np.ones(len(order), dtype=bool)
-            done = deal(batches, layout) * layout.batch_size
-            for (start, _), length in zip(runs(len(order), layout).reshape(-1, 2), done.flat, strict=True):
-                left[start : start + length] = False
-            order = order[left]
-        else:
-            order = order[batches * layout.batch_of_all :]
-    return order
+def handed_out(order: np.ndarray, layout: LoaderLayout, batches: int) -> np.ndarray:
+    """Return the samples of the first batches that a layout hands to every rank, of the samples left when it began."""
+    if not layout.runs:
+        return order[: batches * layout.batch_of_all]
+    starts = runs(len(order), layout)[..., 0]
+    done = deal(batches, layout) * layout.batch_size
+    return np.concatenate([order[start : start + n] for start, n in zip(starts.flat, done.flat, strict=True)])
 
 
 def optimizer_step_of(segments: Sequence[ResumedSegment], batch: int) -> int:

@@ -3,7 +3,9 @@
 import logging
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import BinaryIO
 from urllib.error import URLError
 
@@ -24,33 +26,47 @@ log = logging.getLogger(__name__)
 def read_images(index: ShardIndex, sample_ids: np.ndarray, attempts: int) -> Iterator[bytes | InputError]:
     """Yield the images with the given ids, still encoded and in that order; for one that cannot be read, the error.
 
-    A local shard is sought in. One that streams (a URL, a pipe: command) is read front to back once for every run of
-    its ids; images that come before their turn wait in memory, so that at most one shard is held.
+    A local shard is sought in. One that streams (a URL, a pipe: command) is read front to back once: image by image if
+    it is asked for in its own order; else to its last image when the first is asked for, and images wait for their turn
+    in memory. An order that lets few shards lie among each other bounds how many wait; see EpochOrder.
 
     Args:
         index: where the samples are.
-        sample_ids: (n,) int64, in any order.
+        sample_ids: (n,) int64, in any order, none twice.
         attempts: how often a shard is opened again when reading breaks, before its samples count as unreadable; each
-            attempt goes on with the first image that was not delivered.
+            attempt goes on with the first image that was not read.
     """
     owners = np.searchsorted(index.starts, sample_ids, side="right") - 1
-    first_of_run = np.flatnonzero(np.diff(owners, prepend=-1))
-    for run in np.split(sample_ids, first_of_run[1:]):
-        yield from read_run(index, run, attempts)
+    waiting: dict[int, bytes | InputError] = {}
+    for shard, run in groupby(zip(owners.tolist(), sample_ids.tolist(), strict=True), key=itemgetter(0)):
+        turns = [sample_id for _, sample_id in run]
+        if not streams(index.sources[shard]):
+            yield from read_run(index, turns, attempts)
+            continue
+        if turns[0] not in waiting:
+            wanted = sorted(sample_ids[owners == shard].tolist(), key=index.offsets.__getitem__)
+            images = read_run(index, wanted, attempts)
+            if turns == wanted:
+                yield from images
+                continue
+            waiting.update(zip(wanted, images, strict=True))
+        for sample_id in turns:
+            yield waiting.pop(sample_id)
 
 
-def read_run(index: ShardIndex, sample_ids: np.ndarray, attempts: int) -> Iterator[bytes | InputError]:
-    """Yield the images of one shard; see read_images."""
-    if not len(sample_ids):
-        return
+def read_run(index: ShardIndex, sample_ids: Sequence[int], attempts: int) -> Iterator[bytes | InputError]:
+    """Yield the images of one shard, at least one, which streams in their order; see read_images."""
     source = index.source(sample_ids[0])
+    read = read_streaming if streams(source) else read_seeking
     delivered, broken = 0, 0
     while delivered < len(sample_ids):
         try:
-            for image in (read_streaming if streams(source) else read_seeking)(index, source, sample_ids[delivered:]):
+            for image in read(index, source, sample_ids[delivered:]):
                 yield image
                 delivered, broken = delivered + 1, 0
         except (OSError, EOFError, URLError) as error:
+            if delivered == len(sample_ids):  # a command complains that its end is not read
+                return
             broken += 1
             if broken > attempts:
                 for sample_id in sample_ids[delivered:]:
@@ -63,7 +79,7 @@ def read_run(index: ShardIndex, sample_ids: np.ndarray, attempts: int) -> Iterat
             time.sleep(PAUSE * 2 ** (broken - 1))
 
 
-def read_seeking(index: ShardIndex, source: str, sample_ids: np.ndarray) -> Iterator[bytes | InputError]:
+def read_seeking(index: ShardIndex, source: str, sample_ids: Sequence[int]) -> Iterator[bytes | InputError]:
     """Yield the images with these ids of one local shard."""
     with open(source, "rb") as file:
         for sample_id in sample_ids:
@@ -71,21 +87,16 @@ def read_seeking(index: ShardIndex, source: str, sample_ids: np.ndarray) -> Iter
             yield checked_image(index, source, sample_id, file)
 
 
-def read_streaming(index: ShardIndex, source: str, sample_ids: np.ndarray) -> Iterator[bytes | InputError]:
-    """Yield the images with these ids of one shard that streams."""
-    waiting: dict[int, bytes | InputError] = {}
-    turns = iter(sample_ids.tolist())
-    turn, place = next(turns), 0
+def read_streaming(index: ShardIndex, source: str, sample_ids: Sequence[int]) -> Iterator[bytes | InputError]:
+    """Yield the images with these ids of one shard that streams, in the order in which they lie there."""
+    place = 0
     with gopen(source) as file:
-        for sample_id in sorted(sample_ids.tolist(), key=lambda each: index.offsets[each]):
+        for sample_id in sample_ids:
             start = int(index.offsets[sample_id]) - BLOCK
             while place < start:
                 place += len(exactly(file, min(SKIPPED_AT_ONCE, start - place)))
-            waiting[sample_id] = checked_image(index, source, sample_id, file)
+            yield checked_image(index, source, sample_id, file)
             place += BLOCK + int(index.sizes[sample_id])
-            while turn in waiting:
-                yield waiting.pop(turn)
-                turn = next(turns, None)
 
 
 def checked_image(index: ShardIndex, source: str, sample_id: int, file: BinaryIO) -> bytes | InputError:

@@ -16,7 +16,7 @@ from datamodules.views.plan import AXES, plan, ratio_of_plan
 from datamodules.views.samples import row_of, scene_of
 from mambaeye.batch import CANVAS, POLICY, CanvasBatch, GlimpseBatch, Takes
 from mambaeye.errors import InputError
-from mambaeye.geometry.box import Box
+from mambaeye.geometry.box import Box, overhung
 from mambaeye.geometry.patches import cut_patches
 
 
@@ -35,6 +35,9 @@ class TrainView:
     """How images are changed; null for not at all, {} for the paper's augmentations."""
     mixing: Mixing | None = None
     """Mixup and CutMix of images; null for neither."""
+    overhang: bool = False
+    """Let glimpses of a trajectory that keeps to the image start on any of its pixels, as the authors' do, and so hang
+    over its lower and right edges where the canvas goes on; false keeps them wholly on the image."""
 
     def __post_init__(self) -> None:
         smallest, largest = self.canvas
@@ -120,7 +123,8 @@ class TrainingGlimpses:
         """Return the sample of an image; see TrainingSamples. The side is drawn for each image."""
         view, patch_size = self.view, self.patch_size
         image = compose(view, raw, draw_side(view, rng), rng, partner)
-        positions = plan(self.scan, draw_area(view, image, rng), patch_size, view.num_glimpses, rng)
+        area = draw_area(view, image, patch_size, rng)
+        positions = plan(self.scan, area, patch_size, view.num_glimpses, rng)
         return GlimpseBatch(
             torch.from_numpy(cut_patches(image.canvas, positions, patch_size)),
             torch.from_numpy(positions),
@@ -156,7 +160,7 @@ class TrainingCanvases:
         if self.scan == CANVAS:
             area, num_glimpses = image.box, 1
         else:
-            area, num_glimpses = draw_area(view, image, rng), view.num_glimpses
+            area, num_glimpses = draw_area(view, image, self.patch_size, rng), view.num_glimpses
         positions = plan(self.scan, area, self.patch_size, num_glimpses, rng)
         return CanvasBatch(
             scene_of(image.canvas, image.box, positions, draw_seed(rng)),
@@ -200,10 +204,12 @@ def draw_side(view: TrainView, rng: np.random.Generator) -> int:
     return int(rng.integers(*view.canvas, endpoint=True))
 
 
-def draw_area(view: TrainView, image: Composed, rng: np.random.Generator) -> Box:
+def draw_area(view: TrainView, image: Composed, patch_size: int, rng: np.random.Generator) -> Box:
     """Draw where a trajectory may fall: on the image alone, or anywhere on its canvas."""
-    height, width = image.canvas.shape[:2]
-    return image.box if rng.random() < view.inside_prob else Box(0, 0, height, width)
+    canvas = Box(0, 0, *image.canvas.shape[:2])
+    if rng.random() >= view.inside_prob:
+        return canvas
+    return overhung(image.box, canvas, patch_size) if view.overhang else image.box
 
 
 def compose(view: TrainView, raw: RawSample, side: int, rng: np.random.Generator, partner: Partner) -> Composed:

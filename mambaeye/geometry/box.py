@@ -71,3 +71,19 @@ def start_range(box: Box, patch_size: int) -> tuple[np.ndarray, np.ndarray]:
     edge, side = np.array(box, dtype=np.int32).reshape(2, -1)
     first = edge - np.maximum(patch_size - side, 0) // 2
     return first, first + np.maximum(side - patch_size, 0)
+
+
+def overhung(box: Box, canvas: Box, patch_size: int) -> Box:
+    """Return the box of what glimpses show that start on any pixel of a box, moved back where they leave the canvas.
+
+    Its start_range is the box's first to last pixel, as far as a glimpse that starts there stays on the canvas.
+
+    Args:
+        box: on the canvas.
+        canvas: with sides of at least a glimpse's.
+        patch_size: side of a glimpse in pixels.
+    """
+    limits = [first + side - patch_size for first, side in zip(canvas.start, canvas.size, strict=True)]
+    first = [min(edge, limit) for edge, limit in zip(box.start, limits, strict=True)]
+    last = [min(edge + side - 1, limit) for edge, side, limit in zip(box.start, box.size, limits, strict=True)]
+    return Box(*first, *(high - low + patch_size for low, high in zip(first, last, strict=True)))
