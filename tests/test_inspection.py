@@ -105,13 +105,11 @@ def test_a_checkpoint_of_a_run_of_today_and_of_version_0_1(capsys: pytest.Captur
     assert code == 0
     assert today[0] == "today.ckpt: a checkpoint of a MambaEye run, saved after 6 optimizer steps"
     assert today[-2] == "  besides  the names of 10 classes, the policy mambaeye.policies.fixed.FixedScan"
-    checkpoint[MODEL]["encoder"]["class_path"] = "pooled.PooledConvolutions"
+    checkpoint[MODEL]["encoder"]["class_path"] = "own_house.OwnEncoder"
     torch.save(checkpoint, "own.ckpt")
     code, own = said_of("own.ckpt", capsys)
     assert code == 1
-    assert own[-1].startswith(
-        "  fits     no: own.ckpt is of 'pooled.PooledConvolutions', which is none of the project's"
-    )
+    assert own[-1].startswith("  fits     no: own.ckpt is of 'own_house.OwnEncoder', which is none of the project's")
 
 
 def test_what_is_missing_unexpected_or_of_another_shape_is_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,8 +19,9 @@ class TrainingCurves(Callback):
     """Logs, on steps that Lightning logs anyway, what costs a little: nothing is computed on the others.
 
     train_loss_by_glimpse/{early,middle,late}: the loss over each third of the trajectory, if the encoder answers more
-    than once, and train_confidence_by_information_ratio/{0.0,...,0.8}: mean confidence where r_t is in that fifth, both
-    of the batch's first few images, after the optimizer step; train/lr; train/gradient_norm, before clipping.
+    than once, and train_confidence_by_information_ratio/{0.0,...,0.8}: mean confidence where r_t is in that fifth, NaN
+    if it is nowhere, both of the batch's first few images, after the optimizer step; train/lr; train/gradient_norm,
+    before clipping.
 
     Args:
         images: How many images of a batch to take; one costs about a third of its part of a training step.
@@ -55,7 +56,5 @@ class TrainingCurves(Callback):
                     pl_module.log(f"train_loss_by_glimpse/{name}", third.mean())
         fifth = (ratio * RATIO_BINS).long().clamp(max=RATIO_BINS - 1)  # (images, A)
         for place in range(RATIO_BINS):
-            inside = fifth == place
-            if inside.any():
-                name = f"train_confidence_by_information_ratio/{place / RATIO_BINS:.1f}"
-                pl_module.log(name, confidence[inside].mean())
+            name = f"train_confidence_by_information_ratio/{place / RATIO_BINS:.1f}"
+            pl_module.log(name, confidence[fifth == place].mean())  # NaN of none: Lightning would repeat the last one
