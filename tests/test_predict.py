@@ -64,9 +64,7 @@ def checkpoint(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         patch.setattr("sys.argv", ["train.py"])
         settings = {**TINY, "run_dir": folder / "run", "data.data_dir": data_dir, "data.evaluate.num_glimpses": T}
         settings |= {"trainer.limit_train_batches": 8, "trainer.limit_val_batches": 0, "model.optimizer.lr": 0.01}
-        settings |= {
-            "data.loader.shuffle_span": 1
-        }  # the rules' thresholds are chosen for what these batches make of it
+        settings |= {"data.loader.shuffle_span": 1}  # thresholds are made for it
         main(["fit", *flags(settings | {"model.init_from": folder / "model.safetensors"})])
     content = torch.load(folder / "run/checkpoints/last.ckpt", weights_only=True)
     assert content["classes"] == [str(digit) for digit in range(10)]
