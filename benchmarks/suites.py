@@ -13,7 +13,7 @@ class Claim:
     """A question put to a few variants, which differ in one thing."""
 
     variants: dict[str, str]
-    """What each is called in tables and pictures, by its name in the suite."""
+    """Titles in tables and pictures, by name in the suite."""
     at: int
     """Glimpses after which one number compares them."""
 
@@ -29,13 +29,13 @@ class Suite:
     validate: Flags
     """Of every validation."""
     variants: dict[str, Flags]
-    """What a variant's fit says otherwise than the config."""
+    """Changes of a variant's fit to the config."""
     evaluations: dict[str, Flags]
     """Validations by name: their conditions and glimpses."""
     side: int
     """Canvas side of those that shift the image."""
     measured: dict[str, tuple[str, ...]]
-    """Which evaluations a claim needs of its variants."""
+    """Evaluations that a claim needs of its variants."""
     claims: dict[str, Claim]
     """The most telling come first, and so do their rows."""
     costs: dict[str, float] = field(default_factory=dict)

@@ -63,7 +63,7 @@ def checksum(content: list[Any]) -> str:
 
 
 class Done(NamedTuple):
-    """What became of a task."""
+    """The outcome of a task."""
 
     fingerprint: str
     shard: Shard | None

@@ -32,7 +32,7 @@ class Member(NamedTuple):
     path: str
     """From the class folder on, with slashes."""
     offset: int
-    """Where it begins in the source's tar, in bytes; 0 in a folder."""
+    """Offset in the source's tar, in bytes; 0 in a folder."""
     size: int
     """In bytes."""
     changed: int
@@ -50,13 +50,13 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """Where the images come from: a folder or an uncompressed tar."""
+    """Source of the images: a folder or an uncompressed tar."""
 
     name: str
     """For messages."""
     path: Path
     prefix: str = ""
-    """What stands before the class folder; ends with a slash if it is not empty."""
+    """Path before the class folder; ends with a slash if it is not empty."""
 
     def members(self) -> Iterator[Member]:
         """Yield all files under the prefix that are not hidden, in no certain order."""

@@ -1,4 +1,4 @@
-"""What travels from the data to the model: glimpse sequences, or whole canvases with the trajectories planned on them.
+"""Batches, from the data to the model: glimpse sequences, or whole canvases with the trajectories planned on them.
 
 Shapes: B images, T glimpses, K axes of a position (2: row, col), P patch side, C channels, S... the sides of a canvas.
 """
@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 
 Takes = Literal["glimpses", "canvas"]
-"""What an encoder wants to be handed in training."""
+"""The input that an encoder takes in training."""
 POLICY = "policy"
 """The scan name that leaves every glimpse to the model's own policy."""
 CANVAS = "canvas"
@@ -109,7 +109,7 @@ class CanvasBatch(NamedTuple):
 
 
 class ImageFile(NamedTuple):
-    """What is known of an image file besides its pixels."""
+    """All that is known of an image file besides its pixels."""
 
     path: str
     size: tuple[int, ...] = (0, 0)
@@ -142,10 +142,10 @@ class EvaluationCondition(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What it is called in metrics and charts: 48_random."""
+        """Return the name in metrics and charts: 48_random."""
         return f"{self.resolution}_{self.scan}"
 
     @property
     def title(self) -> str:
-        """What it is called in plots."""
+        """Return the title in plots."""
         return f"{self.resolution} px, {self.scan}"

@@ -1,4 +1,4 @@
-"""What a run's checkpoint says of itself; and one of version 0.1 in today's terms.
+"""A run's checkpoint, read: what it says of itself; and one of version 0.1 in today's terms.
 
 Reading one runs no code: tensors and plain containers alone are loaded, and classes that it names must be defined.
 """

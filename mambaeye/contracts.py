@@ -1,4 +1,4 @@
-"""What the module and callbacks read of a data module, and what data module and callbacks read of the module.
+"""All that the module and callbacks read of a data module, and data module and callbacks of the module.
 
 Lightning hands both around as their base classes; `data_of` and `model_of` say what they are.
 """
@@ -22,11 +22,11 @@ class SplitSummary(NamedTuple):
     samples: int
     shards: int
     streaming: bool
-    """Whether shards are read front to back, not by place."""
+    """True where shards are read front to back, not by place."""
 
 
 class OptimizerStep(NamedTuple):
-    """How the images of an optimizer step are shared out."""
+    """Division of an optimizer step's images."""
 
     images: int
     """Of all processes together."""
@@ -46,7 +46,7 @@ class DataSpec(Protocol):
     classes: list[str]
     """Names of the classes; after setup."""
     conditions: Sequence[EvaluationCondition]
-    """What validation measures; after setup."""
+    """Conditions that validation measures; after setup."""
     canvas_range: tuple[int, int]
     """Smallest and largest canvas side in training, pixels."""
     num_workers: int
@@ -62,7 +62,7 @@ class DataSpec(Protocol):
 
     @property
     def protocol(self) -> Mapping[str, Any]:
-        """How validation looks at an image, data.evaluate by name; after setup."""
+        """Validation's view of an image, data.evaluate by name; after setup."""
 
     @property
     def optimizer_step(self) -> OptimizerStep: ...
@@ -98,13 +98,13 @@ class ModelSpec(Protocol):
     classes: list[str]
     """Names of the classes; empty where they are not known."""
     result: ValidationResult | None
-    """What the last validation measured; None before the first, and during a sanity check."""
+    """Result of the last validation; None before the first, and during a sanity check."""
     schedule_steps: tuple[int, float]
     """Optimizer steps of the warm-up, and in all."""
 
     @property
     def takes(self) -> Takes:
-        """What the data module must hand over in training."""
+        """The input that the data module must hand over in training."""
 
     @property
     def has_policy(self) -> bool: ...
@@ -112,7 +112,7 @@ class ModelSpec(Protocol):
     def device(self) -> torch.device: ...
     @property
     def backend(self) -> str:
-        """What the encoder runs on, in words."""
+        """The encoder's backend, in words."""
 
     def training_flops(self, batch: GlimpseBatch | CanvasBatch) -> int:
         """Floating-point operations of forward and backward for one image of such a batch, measured."""

@@ -86,7 +86,7 @@ class ClassifierModule(LightningModule):
         self.classes: list[str] = []
         """Names of the classes as in the training shards' index; none where they are not known."""
         self.result: ValidationResult | None = None
-        """What the last validation measured."""
+        """Result of the last validation."""
         self.schedule_steps: tuple[int, float] = (0, 0.0)
         """Optimizer steps of the warm-up, and in all."""
         self.condition_metrics = nn.ModuleList()  # StepMetrics of each evaluation condition

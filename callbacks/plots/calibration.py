@@ -1,4 +1,4 @@
-"""How far confidence is to be trusted: reliability, confidence by what was seen, and ECE over a training run."""
+"""Calibration, drawn: reliability, confidence by the share of the image seen, and ECE over a training run."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

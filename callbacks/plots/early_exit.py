@@ -1,4 +1,4 @@
-"""What exiting early costs and saves."""
+"""Early exit, drawn: accuracy against the glimpses that it takes."""
 
 import numpy as np
 from matplotlib.figure import Figure

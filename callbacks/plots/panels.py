@@ -1,4 +1,4 @@
-"""What the plots share: panels in a grid, axes, colours, and how a figure becomes a file."""
+"""Parts that all plots share: panels in a grid, axes, colours, and saving a figure to a file."""
 
 import gc
 import math

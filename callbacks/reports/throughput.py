@@ -1,4 +1,4 @@
-"""How fast training is, and what it waits for."""
+"""Speed of training, and what it waits for."""
 
 import resource
 import sys

@@ -1,4 +1,4 @@
-"""What training looks like from the inside: loss by glimpse position, confidence by information ratio, gradients."""
+"""Training from the inside: loss by glimpse position, confidence by information ratio, gradients."""
 
 from typing import Any
 

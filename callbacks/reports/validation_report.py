@@ -1,4 +1,4 @@
-"""What a validation leaves behind: a table on the console, validation.json, and tables and plots of its curves."""
+"""The report of a validation: a table on the console, validation.json, and tables and plots of its curves."""
 
 import json
 import time

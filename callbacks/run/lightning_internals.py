@@ -1,4 +1,4 @@
-"""What the project uses of Lightning that Lightning does not promise to keep, all of it in one file.
+"""All that the project uses of Lightning and Lightning does not promise to keep, in one file.
 
 tests/test_lightning_internals.py fails when Lightning moves it; pyproject.toml bounds Lightning's version for this.
 """

@@ -19,7 +19,7 @@ MOMENTS = 2  # that AdamW keeps for every parameter
 EXAMPLES = 3  # shards that are named, of many
 
 Line = tuple[str, str]
-"""What it is about, and what is to be said; [yellow] marks what is odd."""
+"""A subject, and what is to be said of it; [yellow] marks what is odd."""
 
 
 class Preflight(Callback):

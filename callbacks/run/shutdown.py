@@ -1,4 +1,4 @@
-"""How all ranks end a fit on purpose, by themselves, with last.ckpt saved."""
+"""Ending a fit on purpose, by all ranks themselves, with last.ckpt saved."""
 
 from lightning import Trainer
 from lightning.pytorch.utilities import rank_zero_info

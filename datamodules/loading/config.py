@@ -1,4 +1,4 @@
-"""How samples are loaded: batch sizes, worker processes, and what may go wrong."""
+"""Loading samples: batch sizes, worker processes, and what may go wrong."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ STREAMED_SPAN = 4  # shards, some 440 MB of ImageNet for each worker
 
 @dataclass(frozen=True)
 class LoaderConfig:
-    """How samples are loaded, in training and everywhere else."""
+    """Loading of samples, in training and everywhere else."""
 
     batch_size: int = 64
     """Images an optimizer step, of all processes together; what one process takes follows from it."""

@@ -33,7 +33,7 @@ class ShardAccess:
     """Of this process."""
     config: LoaderConfig
     pin_memory: bool = False
-    """Whether batches are for a CUDA device."""
+    """True where batches are for a CUDA device."""
 
     def __post_init__(self) -> None:
         assert self.layout.workers == max(1, self.config.num_workers)

@@ -25,7 +25,7 @@ class Share(NamedTuple):
     sample_ids: np.ndarray
     """(n,) int64, batch after batch."""
     first_batch: int
-    """Which of its rank's batches, counted from where its layout began, is the first that it makes."""
+    """Index of the first batch that it makes among its rank's, counted from where its layout began."""
 
 
 def share_here(order: np.ndarray, layout: LoaderLayout, rank: int, done: int) -> Share:
@@ -48,7 +48,7 @@ class TrainingStream(IterableDataset[GlimpseBatch | CanvasBatch]):
     samples: TrainingSamples
     """Makes the sample of an image."""
     key: Key
-    """What a sample's random draws depend on, besides its id."""
+    """Key of a sample's random draws, before its id."""
     rule: UnreadableRule
 
     def __iter__(self) -> Iterator[GlimpseBatch | CanvasBatch]:
@@ -92,7 +92,7 @@ class EvaluationStream(IterableDataset[CanvasBatch]):
     samples: EvaluationCanvases
     """Makes the samples of a batch of images."""
     key: Key
-    """What all random draws depend on, besides resolution and sample id."""
+    """Key of all random draws, before resolution and sample id."""
     rule: UnreadableRule
 
     def __iter__(self) -> Iterator[CanvasBatch]:

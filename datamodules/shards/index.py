@@ -40,7 +40,7 @@ NAME_IN_HEADER = 60  # of a key, that any writer leaves intact in a tar header; 
 
 @dataclass(frozen=True)
 class Shard:
-    """What one tar file holds; a column has an entry for every sample, in the order of the file."""
+    """Contents of one tar file; a column has an entry for every sample, in the order of the file."""
 
     name: str
     """File name, in the index's folder."""
@@ -53,9 +53,9 @@ class Shard:
     labels: Sequence[int] | np.ndarray
     """Places in the class list."""
     offsets: Sequence[int] | np.ndarray
-    """Where the image's bytes begin."""
+    """Offset of the image's first byte."""
     sizes: Sequence[int] | np.ndarray
-    """How many bytes the image has."""
+    """Size of the image, in bytes."""
 
     def compact(self) -> "Shard":
         """Return the same with columns held as arrays: (samples,) bytes for the keys, int64 for the rest.

@@ -25,7 +25,7 @@ from mambaeye.errors import InputError
 
 
 class LoaderLayout(NamedTuple):
-    """Who shares the samples of an epoch, and how."""
+    """Division of an epoch's samples among ranks and workers."""
 
     ranks: int
     workers: int
@@ -35,7 +35,7 @@ class LoaderLayout(NamedTuple):
     accumulation: int = 1
     """Batches of a rank that make an optimizer step."""
     runs: bool = False
-    """Whether every worker gets a contiguous run."""
+    """True where every worker gets a contiguous run."""
     span: int | None = 1
     """Shards over which samples are shuffled, None for all. A saved layout that does not say is version 0.1's: 1."""
 

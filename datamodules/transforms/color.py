@@ -1,4 +1,4 @@
-"""What augmentation does to the values of pixels: colour and blur."""
+"""Augmentation of the values of pixels: colour and blur."""
 
 from math import ceil
 

@@ -1,4 +1,4 @@
-"""What is decided about one training image before a pixel of it is decoded: the augmentations' odds and draws."""
+"""Decisions about one training image before a pixel of it is decoded: the augmentations' odds and draws."""
 
 from dataclasses import dataclass
 from math import exp, log, sqrt
@@ -16,7 +16,7 @@ ERASE_TRIALS = 10  # rectangles drawn to find one that fits, as in torchvision
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How often and how strongly each augmentation acts; the defaults are the authors', but for truncate."""
+    """Probability and strength of each augmentation; the defaults are the authors', but for truncate."""
 
     truncate: bool = False
     """Cut fractions of a pixel off the sides of the fitted image, as the authors do, instead of rounding them."""
@@ -99,7 +99,7 @@ class Draw(NamedTuple):
     corners: np.ndarray | None
     """(4, 2) float64, (x, y): where top left, top right, bottom right and bottom left go on the fitted image."""
     crop: Box
-    """What is kept of the fitted image, or of the moved corners' bounding box."""
+    """The part that is kept of the fitted image, or of the moved corners' bounding box."""
     size: tuple[int, int]
     """Height and width of the result, pixels."""
     erased: Box | None

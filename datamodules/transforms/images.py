@@ -13,7 +13,7 @@ from mambaeye.errors import InputError
 from mambaeye.geometry.box import Box
 
 Resize = Literal["fit", "full", "none"]
-"""How an image comes to a square canvas: scaled to fit it, aspect kept; stretched over all of it; or as it is. One that
+"""Ways of an image to a square canvas: scaled to fit it, aspect kept; stretched over all of it; or as it is. One that
 is larger than the canvas is fitted first, whichever it is."""
 Interpolation = Literal["lanczos", "area"]
 """Pillow's LANCZOS; or means of areas along an axis that shrinks, and linear along one that grows, which are softer."""

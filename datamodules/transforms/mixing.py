@@ -15,7 +15,7 @@ from mambaeye.geometry.box import Box
 
 @dataclass(frozen=True)
 class Mixing:
-    """How often two training images are mixed; the partner is drawn from all training samples."""
+    """Probabilities of mixing two training images; the partner is drawn from all training samples."""
 
     mixup: float = 0.0
     """Probability that an image is blended with its partner."""

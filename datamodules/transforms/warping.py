@@ -1,4 +1,4 @@
-"""Where the pixels of an augmented image go: matrices of points, and drawing an image through one.
+"""Places of the pixels of an augmented image: matrices of points, and drawing an image through one.
 
 Points are (x, y) in pixels from the top-left corner of the top-left pixel, so that a scale is only a scale: the centre
 of the first pixel is at (0.5, 0.5). Matrices act on columns (x, y, 1).

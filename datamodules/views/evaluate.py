@@ -19,7 +19,7 @@ from mambaeye.geometry.box import Box
 
 @dataclass(frozen=True)
 class EvaluateView:
-    """How validation looks at an image."""
+    """Validation's view of an image."""
 
     num_glimpses: int = 64
     """Glimpses an image (T), in predict too; an encoder of canvases takes none."""
@@ -28,7 +28,7 @@ class EvaluateView:
     shift: tuple[int, int] = (0, 0)
     """Rows and columns by which images lie further down and right, on canvases larger by as much."""
     resize: Resize = "fit"
-    """How images come to their canvases, in predict too where data.predict.resize gives one: fit scales them, aspect
+    """Way of images to their canvases, in predict too where data.predict.resize gives one: fit scales them, aspect
     kept, until the longer side is the canvas's; full stretches both sides to it, of a larger image after it was fitted;
     none fits larger images and leaves others as they are."""
     interpolation: Interpolation = "lanczos"

@@ -15,7 +15,7 @@ from mambaeye.geometry.scans import scan_pattern
 AXES = 2
 """Axes of an image, and of a position on it: (row, col)."""
 FALLBACK = "sobol"
-"""What is planned where a policy leads: it spreads evenly after any number of glimpses."""
+"""The plan where a policy leads: it spreads evenly after any number of glimpses."""
 
 
 def require_scans(scans: Sequence[str]) -> None:

@@ -20,7 +20,7 @@ from mambaeye.errors import InputError
 
 @dataclass(frozen=True)
 class PredictView:
-    """How predict looks at an image."""
+    """Predict's view of an image."""
 
     resize: int | None = None
     """Side in pixels of a canvas that images are put on as in validation (data.evaluate.resize); null to take them as
@@ -44,7 +44,7 @@ class PredictView:
 
 
 class OpenedFile(NamedTuple):
-    """What became of a file."""
+    """The outcome for a file."""
 
     file: ImageFile
     scene: Scene | None

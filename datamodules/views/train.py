@@ -22,7 +22,7 @@ from mambaeye.geometry.patches import cut_patches
 
 @dataclass(frozen=True)
 class TrainView:
-    """How training looks at an image; the paper's section 4.1."""
+    """Training's view of an image; the paper's section 4.1."""
 
     canvas: tuple[int, int] = (32, 64)
     """Smallest and largest canvas side, in pixels, drawn anew for every sample, or for every optimizer step where
@@ -32,7 +32,7 @@ class TrainView:
     inside_prob: float = 0.5
     """Probability that a trajectory keeps to the image instead of the whole canvas."""
     augmentation: Augmentation | None = None
-    """How images are changed; null for not at all, {} for the paper's augmentations."""
+    """Changes to images; null for not at all, {} for the paper's augmentations."""
     mixing: Mixing | None = None
     """Mixup and CutMix of images; null for neither."""
     overhang: bool = False

@@ -1,4 +1,4 @@
-"""What an encoder is to the harness: a new system is a subclass of one of these, in a file of its own.
+"""Encoders as the harness knows them: a new system is a subclass of one of these, in a file of its own.
 
 GlimpseEncoder takes cut-out glimpses and where they were; CausalEncoder does so with a state that never grows, and
 answers after every glimpse; CanvasEncoder takes whole canvases and answers once. train.py finds an encoder by its class
@@ -43,7 +43,7 @@ class Encoder(Configurable, ABC):
     """
 
     takes: ClassVar[Takes]
-    """What it wants to be handed in training."""
+    """The input that it takes in training."""
     head: nn.Linear
 
     @property

@@ -64,7 +64,7 @@ class EncoderConfig:
     axes: int = 2
     """Axes of a position: 2 for (row, col)."""
     coordinates: Coordinates = "moves"
-    """What tells the model where a glimpse is: its move from the one before (the paper), or its position on the canvas
+    """Place of a glimpse, as the model is told: its move from the one before (the paper), or its position on the canvas
     (an ablation)."""
 
     @classmethod

@@ -1,4 +1,4 @@
-"""What glimpses do to an encoder's states: how large they are, how fast they change, and how long they remember.
+"""Diagnosis of an encoder's states: how large they are, how fast they change, and how long they remember.
 
 Shapes: B images, T glimpses, L layers, H heads, P and N the sides of a head's state.
 """

@@ -90,7 +90,7 @@ class EarlyExitConfig:
 
 
 class EarlyExitState:
-    """What some images are answered under each rule, gathered from the logits of piece after piece of the sequence.
+    """Answers to some images under each rule, gathered from the logits of piece after piece of the sequence.
 
     Attributes:
         done: (B, K) bool, whether the rule was met.
@@ -152,7 +152,7 @@ class EarlyExitState:
 
 
 class EarlyExitMetrics(StepMetrics):
-    """What StepMetrics says of answers after a step, of answers under a rule; and the glimpses that these took.
+    """StepMetrics of answers under a rule instead of after a step; and the glimpses that these took.
 
     Args:
         rules: K of them.

@@ -30,7 +30,7 @@ MEANS = ("true_class_probability", "nll", "brier", "information_ratio")  # over 
 
 @dataclass(frozen=True)
 class MetricsConfig:
-    """What validation keeps of every step."""
+    """Settings of what validation keeps of every step."""
 
     every_step: int = 256
     """Every step up to this many glimpses is kept; beyond, steps 1/256 (one in this many) of their length apart."""

@@ -28,10 +28,10 @@ NEVER = Rule("confidence", math.inf)
 
 
 class Prediction(NamedTuple):
-    """What one image is taken for, and how that came about."""
+    """The answer to one image, and how it came about."""
 
     glimpses: int
-    """How many were taken."""
+    """Number of glimpses that were taken."""
     stopped: str
     """The rule that was met first, or budget."""
     information_ratio: float

@@ -35,7 +35,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class ConditionResult:
-    """What was measured of all images under one condition."""
+    """Measurements of all images under one condition."""
 
     condition: EvaluationCondition
     num_classes: int
@@ -100,7 +100,7 @@ class ConditionResult:
 
 @dataclass(frozen=True)
 class EarlyExitResult:
-    """What was answered under one rule for exiting early, under one condition."""
+    """Answers under one rule for exiting early, under one condition."""
 
     condition: EvaluationCondition
     rule: str
@@ -127,7 +127,7 @@ class ValidationResult:
     conditions: list[ConditionResult]
     early_exit: list[EarlyExitResult]
     protocol: Mapping[str, Any]
-    """How it looked at images: data.evaluate by name, plain values."""
+    """The view of images that it took: data.evaluate by name, plain values."""
 
     @property
     def top1(self) -> float:

@@ -130,7 +130,7 @@ def _clear_margin(painting: np.ndarray, margin: int) -> None:
 
 
 class Coverage:
-    """Which pixels of a batch of canvases were shown so far, kept on their device for policies.
+    """The pixels of a batch of canvases that were shown so far, kept on their device for policies.
 
     Attributes:
         boxes: (B, 2 K) integers, the images' places; see Box.

@@ -19,7 +19,7 @@ A_MIN, A_MAX = 1.0, 16.0
 
 
 class MixerState(NamedTuple):
-    """What one mixer carries from glimpse to glimpse; its size does not depend on how much was seen."""
+    """State that one mixer carries from glimpse to glimpse; its size does not depend on how much was seen."""
 
     conv: Tensor
     """(B, X, W - 1): the last inputs of the convolution."""

@@ -1,4 +1,4 @@
-"""What a policy is to the harness: it says where the next glimpses fall; a new one is a subclass in a file of its own.
+"""Policies as the harness knows them: each says where the next glimpses fall. A new one is a subclass in its own file.
 
 Shapes: B images, n glimpses that are decided now, K axes of a position, D feature width.
 """
@@ -13,7 +13,7 @@ from mambaeye.geometry.coverage import Coverage
 
 
 class Observation(NamedTuple):
-    """What a policy may look at when it decides."""
+    """All that a policy may take into account when it decides."""
 
     step: int
     """Glimpses taken so far."""
@@ -22,7 +22,7 @@ class Observation(NamedTuple):
     logits: Tensor | None
     """(B, classes): its answer after the last glimpse; None before the first."""
     coverage: Coverage
-    """Which pixels of the canvases the glimpses so far have shown, and the images' boxes."""
+    """Pixels of the canvases that the glimpses so far have shown, and the images' boxes."""
     positions: Tensor
     """(B, step, K) int64: where those glimpses were."""
     planned: Tensor

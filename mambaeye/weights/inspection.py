@@ -1,4 +1,4 @@
-"""What a file of weights is, and whether it holds an encoder: all of its tensors and no other. Reading runs no code."""
+"""Inspection of a file of weights: does it hold all of an encoder's tensors and no other? Reading runs no code."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -28,20 +28,20 @@ from mambaeye.weights.files import (
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a file, or a folder, turned out to be."""
+    """Findings about a file, or a folder."""
 
     kind: str
-    """What it is, in words."""
+    """Kind of file, in words."""
     tensors: Mapping[str, Tensor]
     """The encoder's, by our names where these are known."""
     description: Mapping[str, Any] | None = None
-    """What builds the encoder: class_path and init_args; None where nothing tells."""
+    """Description that builds the encoder: class_path and init_args; None where nothing tells."""
     problem: str | None = None
     """Why the tensors could not be compared with an encoder; None if they were."""
     differences: list[Difference] = field(default_factory=list)
-    """Where the tensors are not the encoder's."""
+    """Tensors that are not the encoder's."""
     others: list[str] = field(default_factory=list)
-    """What there is besides the encoder."""
+    """Contents besides the encoder."""
 
     @property
     def fits(self) -> bool:
