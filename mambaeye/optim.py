@@ -25,7 +25,7 @@ class OptimizerConfig:
     weight_decay: float = 0.05
     """Decoupled weight decay."""
     decay: Literal["weights", "all"] = "weights"
-    """Subject to decay: weights alone (norms, biases, dt_bias, A_log, D are exempt), or all, as in the paper's recipe."""
+    """Subject to decay: weights alone (not norms, biases, dt_bias, A_log, D), or all, as in the paper's recipe."""
     warmup_epochs: float = 20.0
     """Epochs of linear warm-up from zero."""
 
