@@ -16,19 +16,20 @@ from datamodules.shards.index import (
     read_index,
     scan_shard,
 )
+from datamodules.transforms.headers import MAX_PIXELS, PixelLimit
 from datamodules.transforms.images import decode_image
 from mambaeye.errors import InputError
 
 COLUMNS = ("keys", "labels", "offsets", "sizes")
 
 
-def check(folder: Path, jobs: int, decode: bool) -> list[str]:
+def check(folder: Path, jobs: int, limit: PixelLimit | None) -> list[str]:
     """Return what is damaged in a folder of shards, a line for each finding; none when all is well.
 
     Args:
         folder: with the shards and their index.
         jobs: threads.
-        decode: also decode every image.
+        limit: of the pixels of images, all of which are then decoded too; None decodes none.
 
     Raises:
         InputError: there is no index that can be read.
@@ -46,7 +47,7 @@ def check(folder: Path, jobs: int, decode: bool) -> list[str]:
         findings.append(f"{folder / INDEX_NAME} lists no shard")
 
     def work(shard: Shard, advance: Callable[[int], None]) -> list[str]:
-        return list(check_shard(folder / shard.name, shard, decode, advance))
+        return list(check_shard(folder / shard.name, shard, limit, advance))
 
     total = sum(len(shard.keys) for shard in shards)
     for found in in_parallel(work, shards, jobs, total, f"checking {folder.name}, images"):
@@ -54,8 +55,8 @@ def check(folder: Path, jobs: int, decode: bool) -> list[str]:
     return findings
 
 
-def check_shard(path: Path, expected: Shard, decode: bool, advance: Callable[[int], None]) -> Iterator[str]:
-    """Yield what differs between a shard and its index and, with decode, which of its images are damaged."""
+def check_shard(path: Path, expected: Shard, limit: PixelLimit | None, advance: Callable[[int], None]) -> Iterator[str]:
+    """Yield what differs between a shard and its index and, with a limit, which of its images are damaged."""
     try:
         size = path.stat().st_size
     except FileNotFoundError:
@@ -72,8 +73,8 @@ def check_shard(path: Path, expected: Shard, decode: bool, advance: Callable[[in
         if found.sha256 != expected.sha256:
             yield f"{path} has another checksum than in the index (sha256)"
         yield from compare(path, found.compact(), expected)
-    if decode:
-        yield from damaged_images(path, expected, advance)
+    if limit:
+        yield from damaged_images(path, expected, limit, advance)
     else:
         advance(len(expected.keys))
 
@@ -99,7 +100,7 @@ def shown(value: object) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def damaged_images(path: Path, expected: Shard, advance: Callable[[int], None]) -> Iterator[str]:
+def damaged_images(path: Path, expected: Shard, limit: PixelLimit, advance: Callable[[int], None]) -> Iterator[str]:
     """Decode a shard's images from where the index says that they are, and yield what is wrong with them."""
     with path.open("rb") as file:
         for encoded, start, length in zip(expected.keys, expected.offsets, expected.sizes, strict=True):
@@ -107,7 +108,9 @@ def damaged_images(path: Path, expected: Shard, advance: Callable[[int], None]) 
             file.seek(min(max(0, offset - tarfile.BLOCKSIZE), expected.bytes))  # a wrong index may say anything
             try:
                 if header_matches(file.read(tarfile.BLOCKSIZE), key, size):
-                    decode_image(file.read(size), f"sample {key} in {path}")
+                    data, what = file.read(size), f"sample {key} in {path}"
+                    limit.require(data, what)
+                    decode_image(data, what)
                 else:
                     yield f"{path} does not hold sample {key} where the index says"
             except (InputError, OSError) as error:
@@ -120,10 +123,18 @@ def main(args: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m datamodules.check", description=__doc__)
     parser.add_argument("shards", type=Path, metavar="SHARDS", help="folder of shards with their index.json")
     parser.add_argument("--decode", action="store_true", help="also decode every image")
+    parser.add_argument(
+        "--max_pixels",
+        type=positive,
+        default=MAX_PIXELS,
+        metavar="N",
+        help="pixels that an image may have, with --decode (default: %(default)s)",
+    )
     parser.add_argument("--jobs", type=positive, default=os.cpu_count(), help="threads (default: one a core)")
     given = parser.parse_args(args)
     try:
-        findings = check(given.shards, given.jobs, given.decode)
+        limit = PixelLimit(given.max_pixels, "--max_pixels") if given.decode else None
+        findings = check(given.shards, given.jobs, limit)
     except InputError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -248,7 +248,7 @@ class ShardDataModule(LightningDataModule):
     def predict_dataloader(self) -> FileLoader:
         """Open the image files of --data.images; ranks take turns."""
         scan = self.conditions[0].scan
-        opener = FileCanvases(self.predict, self.evaluate, scan, self.patch_size, self.seed)
+        opener = FileCanvases(self.predict, self.evaluate, scan, self.patch_size, self.seed, self.loader.pixel_limit)
         files = self.found.files[self._trainer.global_rank :: self._trainer.world_size]
         at_once = self.loader.images_at_once(self._trainer.world_size)
         return FileLoader(files, opener, at_once, self.loader, self._pin_memory)

@@ -35,6 +35,7 @@ from datamodules.shards.index import (
     write_index,
 )
 from datamodules.sources import Entry, Source, decompressed, list_entries
+from datamodules.transforms.headers import MAX_PIXELS, PixelLimit
 from datamodules.transforms.images import decode_image
 from mambaeye.atomic import atomic_write
 from mambaeye.errors import InputError
@@ -80,6 +81,7 @@ class Packing:
     folder: Path
     skip: bool
     """Leave unreadable images out, instead of refusing them."""
+    limit: PixelLimit
 
     def write(self, task: Task, advance: Callable[[int], None]) -> Done:
         """Write a shard, unless an earlier run did."""
@@ -94,6 +96,7 @@ class Packing:
             for entry in task.entries:
                 try:
                     data = self.source.read(entry.member)
+                    self.limit.require(data, entry.member.path)
                     decode_image(data, entry.member.path)
                 except (InputError, OSError) as error:
                     unreadable[entry.member.path] = str(error)
@@ -124,7 +127,15 @@ class Packing:
 
 
 def pack(
-    path: Path, dest: Path, prefix: str, classes: Sequence[str] | None, per_shard: int, seed: int, skip: bool, jobs: int
+    path: Path,
+    dest: Path,
+    prefix: str,
+    classes: Sequence[str] | None,
+    per_shard: int,
+    seed: int,
+    skip: bool,
+    limit: PixelLimit,
+    jobs: int,
 ) -> None:
     """Pack a folder or a tar of class folders into shards, and print what was done.
 
@@ -136,6 +147,7 @@ def pack(
         per_shard: images a shard, at most; the shards are made equally long.
         seed: of the order of the images.
         skip: leave unreadable images out.
+        limit: images of more pixels are unreadable.
         jobs: threads.
 
     Raises:
@@ -166,7 +178,7 @@ def pack(
                 if held is None:
                     if holds(folder, unfinished=True) != fingerprint:  # else it was interrupted at the last moment
                         how = {"source": path.name, "prefix": prefix, "seed": seed, "fingerprint": fingerprint}
-                        write_shards(Packing(source, folder, skip), tasks, classes, how, jobs)
+                        write_shards(Packing(source, folder, skip, limit), tasks, classes, how, jobs)
                     shutil.rmtree(notes)
                     os.replace(folder, target)
             finally:
@@ -314,12 +326,18 @@ def main(args: list[str] | None = None) -> None:
         choices=("refuse", "skip"),
         help="images that do not decode: list and refuse (default), or leave out",
     )
+    parser.add_argument(
+        "--max_pixels",
+        type=positive,
+        metavar="N",
+        help=f"pixels that an image may have; one of more counts as one that does not decode (default: {MAX_PIXELS})",
+    )
     parser.add_argument("--jobs", type=positive, default=os.cpu_count(), help="threads (default: one a core)")
     given = parser.parse_args(args)
     try:
         classes = class_list(given.classes) if given.classes else None
         if given.dest is None or given.dest.resolve() == given.source.resolve():
-            for name in ("prefix", "samples_per_shard", "seed", "unreadable"):
+            for name in ("prefix", "samples_per_shard", "seed", "unreadable", "max_pixels"):
                 if getattr(given, name) is not None:
                     raise InputError(f"--{name} is for packing images: without DEST, shards are only indexed anew")
             reindex(given.source, classes, given.jobs)
@@ -329,7 +347,8 @@ def main(args: list[str] | None = None) -> None:
             prefix = "".join(f"{part}/" for part in (given.prefix or "").split("/") if part not in ("", "."))
             per_shard, seed = given.samples_per_shard or SAMPLES_PER_SHARD, SEED if given.seed is None else given.seed
             skip = given.unreadable == "skip"
-            pack(given.source, given.dest, prefix, classes, per_shard, seed, skip, given.jobs)
+            limit = PixelLimit(given.max_pixels or MAX_PIXELS, "--max_pixels")
+            pack(given.source, given.dest, prefix, classes, per_shard, seed, skip, limit, given.jobs)
     except (InputError, OSError) as error:  # of the system's, too: no space, no permission
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from mambaeye.ops.precision import no_autocast, wide
 
@@ -101,11 +101,16 @@ def scheduled_cross_entropy_of_features(
 
 
 class _LossOfFeatures(torch.autograd.Function):
-    """The loss of M rows and its gradients, some rows at a time. Letters: M = B T rows, D features, C classes."""
+    """The loss of M rows and its gradients, some rows at a time. Letters: M = B T rows, D features, C classes.
+
+    A row's weight is about 1 / M, and a gradient scaler comes only in the backward pass. Until then everything is kept
+    times a power of two of about M, so that the gradient of features in fp16 is in that format's range; being a power
+    of two, it changes no digit.
+    """
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
+        ctx: Any,
         features: Tensor,
         weight: Tensor,
         bias: Tensor,
@@ -117,6 +122,7 @@ class _LossOfFeatures(torch.autograd.Function):
     ) -> Tensor:
         """features (M, D), weight (C, D), bias (C,), all others (M,) -> scalar."""
         classes, dtype = weight.shape[0], wide(features.dtype)
+        ctx.scale = scale = 2.0 ** len(features).bit_length()
         loss = torch.zeros((), dtype=dtype, device=features.device)
         wide_weight, wide_bias = weight.to(dtype), bias.to(dtype)
         g_features = torch.empty_like(features)
@@ -126,6 +132,7 @@ class _LossOfFeatures(torch.autograd.Function):
             for first in range(0, len(features), at_once):
                 rows = slice(first, first + at_once)
                 x, r, w = (part.to(dtype) for part in (features[rows], ratio[rows, None], row_weights[rows, None]))
+                w = w * scale
                 to_label, to_partner = r * shares[rows, None].to(dtype), r * (1 - shares[rows, None].to(dtype))
                 label, partner = labels[rows, None], partners[rows, None]
                 logits = F.linear(x, wide_weight, wide_bias)  # (m, C)
@@ -139,15 +146,20 @@ class _LossOfFeatures(torch.autograd.Function):
                 g_features[rows] = g @ wide_weight
                 g_weight += g.T @ x
                 g_bias += g.sum(0)
-        g_weight, g_bias = g_weight.to(weight.dtype), g_bias.to(bias.dtype)
         ctx.save_for_backward(g_features, g_weight, g_bias)
-        return loss
+        ctx.dtypes = features.dtype, weight.dtype, bias.dtype
+        return loss / scale
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g_loss: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients are ready; they are scaled by that of the loss."""
-        return *(g * g_loss.to(g.dtype) for g in ctx.saved_tensors), None, None, None, None, None
+        """The gradients are ready; they are scaled by that of the loss, in its own dtype, and then rounded."""
+        factor = (g_loss / ctx.scale).view(1)  # with an axis: a scalar would be rounded to the gradients' dtype first
+        gradients = (
+            torch.mul(g, factor, out=torch.empty_like(g, dtype=dtype))
+            for g, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        )
+        return *gradients, None, None, None, None, None
 
 
 def logits_of(logits: Tensor, labels: Tensor) -> Tensor:

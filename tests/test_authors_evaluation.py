@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from datamodules.loading.stream import collate
+from datamodules.transforms.headers import PixelLimit
 from datamodules.transforms.images import Interpolation, Resize, resized
 from datamodules.views.evaluate import DecodedSample, EvaluateView, EvaluationCanvases
 from datamodules.views.plan import plan, without_edge
@@ -178,7 +179,7 @@ def test_prediction_looks_at_an_image_as_validation_does(
     for side in (37, 80):
         condition = EvaluationCondition(side, "row_raster")
         batch = collate(list(EvaluationCanvases([condition], 16, view)([DecodedSample(0, "a", 0, image)], KEY)))
-        _, scene = FileCanvases(PredictView(side), view, "row_raster", 16, 0)(str(tmp_path / "a.png"))
+        _, scene = FileCanvases(PredictView(side), view, "row_raster", 16, 0, PixelLimit())(str(tmp_path / "a.png"))
         assert scene is not None
         for mine, other in zip(scene[:3], batch.scene[:3], strict=True):
             assert mine.equal(other[0])

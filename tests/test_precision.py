@@ -31,6 +31,7 @@ from train import main
 
 SMALL = EncoderConfig(num_classes=5, patch_size=4, dim=16, depth=2, d_state=8, headdim=8, move_embedding_dim=8)
 EXACT = 1e-5  # as far as float32 may be from float64; bf16 is off by 1e-2
+SCALE = 2.0**16  # of the loss, as GradScaler starts with
 
 
 @contextmanager
@@ -98,6 +99,58 @@ def test_the_loss_and_its_gradients_are_exact(precision: str) -> None:
     for gradient, expected in zip(got, torch.autograd.grad(exact, wide), strict=True):
         rounding = EXACT if gradient.dtype == torch.float32 else 2**-8  # once, to the dtype of what it is of
         assert (gradient - expected).abs().max() <= rounding * expected.abs().max()
+
+
+def of_training_size() -> tuple[Tensor, nn.Linear, Tensor, Tensor]:
+    """Features in fp16, a head, labels and ratios of 64 images of 1,024 glimpses and 1,000 classes."""
+    torch.manual_seed(0)
+    head = nn.Linear(32, 1000)
+    features = torch.randn(64, 1024, 32).half().requires_grad_()
+    return features, head, torch.randint(1000, (64,)), torch.rand(64, 1024).sort(1).values
+
+
+def exact_gradients(features: Tensor, head: nn.Linear, labels: Tensor, ratio: Tensor) -> list[Tensor]:
+    """In float64, by the formula: softmax minus target, over the number of steps."""
+    weight, bias = head.weight.detach().double(), head.bias.detach().double()
+    of_features, of_weight, of_bias = [], torch.zeros_like(weight), torch.zeros_like(bias)
+    for x, label, r in zip(features.detach().double(), labels, ratio.double()[..., None], strict=True):
+        g = (x @ weight.T + bias).softmax(-1) - (1 - r) / len(bias)  # (T, C)
+        g[:, label] -= r[:, 0]
+        g /= ratio.numel()
+        of_features.append(g @ weight)
+        of_weight += g.T @ x
+        of_bias += g.sum(0)
+    return [torch.stack(of_features), of_weight, of_bias]
+
+
+@pytest.mark.parametrize("accumulated", [1, 3])
+def test_with_a_scaled_loss_no_gradient_underflows_in_half_precision(accumulated: int) -> None:
+    """Under autocast in fp16, as with 16-mixed: the loss is scaled after its gradient was computed."""
+    features, head, labels, ratio = of_training_size()
+    with torch.autocast("cpu", torch.float16):
+        loss = scheduled_cross_entropy_of_features(features, head, labels, ratio)
+    got = torch.autograd.grad(loss, [features, *head.parameters()], torch.tensor(SCALE / accumulated))
+    for gradient, exact in zip(got, exact_gradients(features, head, labels, ratio), strict=True):
+        off = gradient.double() / SCALE * accumulated - exact
+        assert off.norm() <= 3e-4 * exact.norm()  # rounded once: fp16 has 11 bits
+        assert (gradient == 0).sum() <= 1e-4 * gradient.numel()
+    assert [gradient.dtype for gradient in got] == [torch.float16, torch.float32, torch.float32]
+
+
+def test_a_scaled_loss_reaches_every_parameter_in_half_precision() -> None:
+    """No gradient of the encoder underflows either: not one is zero that is not in float32."""
+    encoder, batch = encoder_in("32-true"), glimpses_of(3, 100, 4, 5)
+
+    def gradients(precision: AbstractContextManager[object]) -> tuple[Tensor, ...]:
+        with precision:
+            features = encoder.features(batch.patches, batch.positions)
+            loss = scheduled_cross_entropy_of_features(features, encoder.head, batch.labels, batch.information_ratio)
+        few = 300 / (64 * 1024)  # of rows, for each of which a gradient is larger by as much
+        return torch.autograd.grad(loss, [*encoder.parameters()], torch.tensor(SCALE * few))
+
+    for half, full in zip(gradients(torch.autocast("cpu", torch.float16)), gradients(nullcontext()), strict=True):
+        assert (half - full).norm() <= 0.02 * full.norm()
+        assert ((half == 0) & (full != 0)).sum() == 0
 
 
 @narrow

@@ -24,6 +24,7 @@ import datamodules.loading.files
 from callbacks.reports.prediction_writer import picture_name
 from datamodules.loading.config import LoaderConfig
 from datamodules.loading.files import FileLoader
+from datamodules.transforms.headers import PixelLimit
 from datamodules.views.evaluate import EvaluateView
 from datamodules.views.predict import FileCanvases, PredictView
 from mambaeye import weights
@@ -448,7 +449,7 @@ def test_every_file_has_a_batch(batch_size: int, expected: list[int], monkeypatc
         else:
             Path(f"{number}.png").touch()
     files = sorted(path.name for path in Path().glob("*.png"))
-    opener = FileCanvases(PredictView(), EvaluateView(5), "random", P, 0)
+    opener = FileCanvases(PredictView(), EvaluateView(5), "random", P, 0, PixelLimit())
     loader = FileLoader(files, opener, batch_size, LoaderConfig(num_workers=0))
     batches = list(loader)
     assert len(loader) == len(files) == 10

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from datamodules.shards.index import ShardIndex
 from datamodules.shards.order import LoaderLayout, divide
+from datamodules.transforms.headers import MAX_PIXELS, PixelLimit
 from mambaeye.contracts import OptimizerStep
 from mambaeye.errors import InputError
 
@@ -26,6 +27,9 @@ class LoaderConfig:
     files, and over 4 where they stream: a worker then holds about as many shards of undecoded images."""
     max_unreadable: int = 0
     """Samples an epoch and process that may be unreadable: left out, counted and reported. One more stops the run."""
+    max_pixels: int = MAX_PIXELS
+    """Pixels that an image may have; one of more is unreadable, by its header and before any memory is taken for it.
+    OpenCV itself decodes 2^30 at most, unless the environment's OPENCV_IO_MAX_IMAGE_PIXELS says otherwise."""
     timeout: float = 600.0
     """Seconds without a batch after which worker processes count as stuck and the run stops; 0 for never."""
 
@@ -36,10 +40,16 @@ class LoaderConfig:
             ("num_workers", self.num_workers, 0),
             ("shuffle_span", self.shuffle_span, 1),
             ("max_unreadable", self.max_unreadable, 0),
+            ("max_pixels", self.max_pixels, 1),
             ("timeout", self.timeout, 0),
         ):
             if value is not None and not value >= least:
                 raise InputError(f"data.loader.{name} is {value}: give at least {least}")
+
+    @property
+    def pixel_limit(self) -> PixelLimit:
+        """Return the most pixels that an image may have, with its flag."""
+        return PixelLimit(self.max_pixels)
 
     def optimizer_step(self, ranks: int) -> OptimizerStep:
         """Return how the images of an optimizer step are shared out among so many processes."""

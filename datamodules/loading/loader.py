@@ -99,7 +99,14 @@ class FixedLoader:
         self.waited, asked = 0.0, time.perf_counter()
         access = self.access
         stream = EvaluationStream(
-            access.index, self.order, access.layout, access.rank, self.samples, self.key, access.rule
+            access.index,
+            self.order,
+            access.layout,
+            access.rank,
+            self.samples,
+            self.key,
+            access.rule,
+            access.config.pixel_limit,
         )
         for batch in access.batches(stream):
             self.waited += time.perf_counter() - asked
@@ -165,6 +172,7 @@ class EpochLoader:
             self.samples,
             (TRAINING, seed, epoch),
             access.rule,
+            access.config.pixel_limit,
         )
         for batch in access.batches(stream):
             self.waited = time.perf_counter() - asked

@@ -11,6 +11,7 @@ from datamodules.loading.unreadable import UnreadableRule
 from datamodules.shards.index import ShardIndex
 from datamodules.shards.order import LoaderLayout, ResumedSegment, optimizer_step_of, share
 from datamodules.shards.reading import ATTEMPTS, read_images
+from datamodules.transforms.headers import PixelLimit
 from datamodules.transforms.images import decode_image
 from datamodules.views.evaluate import FILLER, DecodedSample, EvaluationCanvases
 from datamodules.views.keys import Key, side_of_step
@@ -50,6 +51,7 @@ class TrainingStream(IterableDataset[GlimpseBatch | CanvasBatch]):
     key: Key
     """Key of a sample's random draws, before its id."""
     rule: UnreadableRule
+    limit: PixelLimit
 
     def __iter__(self) -> Iterator[GlimpseBatch | CanvasBatch]:
         layout, done = self.segments[-1]
@@ -72,7 +74,9 @@ class TrainingStream(IterableDataset[GlimpseBatch | CanvasBatch]):
     def _raw(self, sample_id: int, image: bytes | InputError) -> RawSample:
         if isinstance(image, InputError):
             raise image
-        return RawSample(self.index.key(sample_id), image, int(self.index.labels[sample_id]))
+        key = self.index.key(sample_id)
+        self.limit.require(image, f"sample {key}")
+        return RawSample(key, image, int(self.index.labels[sample_id]))
 
     def _partner(self, rng: np.random.Generator) -> RawSample:
         """Draw any sample of the index."""
@@ -94,6 +98,7 @@ class EvaluationStream(IterableDataset[CanvasBatch]):
     key: Key
     """Key of all random draws, before resolution and sample id."""
     rule: UnreadableRule
+    limit: PixelLimit
 
     def __iter__(self) -> Iterator[CanvasBatch]:
         sample_ids, _ = share_here(self.order, self.layout, self.rank, 0)
@@ -108,6 +113,7 @@ class EvaluationStream(IterableDataset[CanvasBatch]):
         def read() -> np.ndarray:
             if isinstance(encoded, InputError):
                 raise encoded
+            self.limit.require(encoded, f"sample {key}")
             return decode_image(encoded, f"sample {key}")
 
         return DecodedSample(sample_id, key, int(self.index.labels[sample_id]), self.rule.attempt(sample_id, read))

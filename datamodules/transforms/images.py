@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from datamodules.transforms.headers import START_OF_JPEG, PixelLimit
 from mambaeye.errors import InputError
 from mambaeye.geometry.box import Box
 
@@ -18,7 +19,7 @@ is larger than the canvas is fitted first, whichever it is."""
 Interpolation = Literal["lanczos", "area"]
 """Pillow's LANCZOS; or means of areas along an axis that shrinks, and linear along one that grows, which are softer."""
 
-START_OF_JPEG, END_OF_JPEG = b"\xff\xd8", b"\xff\xd9"
+END_OF_JPEG = b"\xff\xd9"
 JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # neither a byte 255 of a scan, nor filling, nor a restart
 
 
@@ -29,7 +30,7 @@ def decode_image(data: bytes, what: str) -> np.ndarray:
     YCCK converted, alpha dropped (not blended: transparent pixels show the colour that is stored with them), of 16 bits
     the high 8 kept, EXIF's orientation applied, of an animation the first frame taken. Colour profiles are not applied.
     JPEGs with damage inside that still decode are not noticed here (datamodules.check compares checksums); those that
-    end early are.
+    end early are. How large an image may be is for the caller to say before (headers.PixelLimit).
 
     Args:
         data: the file's bytes; the extension does not matter.
@@ -43,16 +44,22 @@ def decode_image(data: bytes, what: str) -> np.ndarray:
     return _decoded(lambda: cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB), what)
 
 
-def decode_file(file: BinaryIO, what: str) -> tuple[np.ndarray, int]:
+def decode_file(file: BinaryIO, what: str, limit: PixelLimit) -> tuple[np.ndarray, int]:
     """Decode an open file of any format that OpenCV reads, in half the memory: from bytes, OpenCV makes a copy.
 
     Returns:
         (H, W, 3) uint8 RGB, and how many pictures the file holds: frames of an animation or pages.
+
+    Raises:
+        InputError: the file is not a whole image, or has more pixels than the limit.
     """
     if not os.fstat(file.fileno()).st_size:
         raise InputError(f"{what} is empty: replace it or leave it out")
-    if ends_early(file.read()):
+    data = file.read()
+    if ends_early(data):
         raise InputError(f"{what} ends before the image does: copy it again or leave it out")
+    limit.require(data, what)
+    del data  # OpenCV reads the file itself
     name = f"/dev/fd/{file.fileno()}"  # for OpenCV takes no name that is not UTF-8
     file.seek(0)
     image = _decoded(lambda: cv2.imread(name, None, cv2.IMREAD_COLOR_RGB), what)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from datamodules.transforms.headers import PixelLimit
 from datamodules.transforms.images import centred, decode_file, pad_to_patch
 from datamodules.views.evaluate import EvaluateView
 from datamodules.views.keys import PREDICTION, policy_seed
@@ -60,12 +61,13 @@ class FileCanvases:
     scan: str
     patch_size: int
     seed: int
+    limit: PixelLimit
 
     def __call__(self, path: str) -> OpenedFile:
         """Open a file. What is drawn depends on the seed and the file's bytes alone."""
         try:
             with open(path, "rb", opener=open_at_once) as file:
-                image, frames = decode_file(file, path)
+                image, frames = decode_file(file, path, self.limit)
                 file.seek(0)
                 digest = hashlib.file_digest(file, "sha256").digest()
         except OSError as error:
