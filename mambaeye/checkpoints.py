@@ -86,7 +86,7 @@ def checkpoint_in(content: Any, where: str) -> dict[str, Any]:
         checkpoint = migrate(content)
         encoder_of(checkpoint)["class_path"]
         require_summary(checkpoint)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{where} {UNUSABLE}: its arguments are no run's ({error})") from None
     return checkpoint
 

@@ -107,19 +107,15 @@ def test_a_command_in_every_string_of_a_checkpoint_is_not_run(
     run(command, checkpoint | poisoned(named, set(strings(named)), evil))
     run(command, checkpoint | {DATA: poisoned(checkpoint[DATA], places, evil)})
     given = [f"--data.{split}_shards={data_dir}/digits/{split}" for split in ("train", "val")]
-    run(command, checkpoint | {DATA: poisoned(checkpoint[DATA], places, evil)}, *given)
+    assert run(command, checkpoint | {DATA: poisoned(checkpoint[DATA], places, evil)}, *given) == ""
     assert not (tmp_path / "was_run").exists()
 
 
 @pytest.mark.parametrize("source", [*SOURCES, "images"])
 def test_a_checkpoint_gives_no_place(source: str, checkpoint: dict[str, Any], tmp_path: Path, data_dir: Path) -> None:
     checkpoint[DATA] |= {"val_shards": None, source: COMMAND.format(tmp_path, data_dir / "digits" / "val")}
-    for command in COMMANDS:
-        run(command, checkpoint)
-        assert not (tmp_path / "was_run").exists()
-    assert {path.name for path in tmp_path.iterdir()} <= {
-        *("data", "image.png", "evil.ckpt", "out_fit", "out_validate", "out_test", "out_predict")
-    }
+    run("validate", checkpoint)
+    assert {path.name for path in tmp_path.iterdir()} <= {"data", "image.png", "evil.ckpt", "out_validate"}
 
 
 def test_validation_asks_for_the_shards_that_a_checkpoint_names(checkpoint: dict[str, Any], data_dir: Path) -> None:
