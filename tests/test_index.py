@@ -235,6 +235,13 @@ def test_the_file_is_json_as_documented(folder: Path) -> None:
     assert len(ShardIndex.read(folder)) == 5
 
 
+def test_a_key_that_no_index_may_have_is_refused(tmp_path: Path) -> None:
+    longest = "x/" + "n" * 1022
+    assert scan_shard(write_tar(tmp_path / "s.tar", sample(longest, 0))).keys == [longest]
+    with pytest.raises(InputError, match="has more than 1024 bytes: rename the sample"):
+        scan_shard(write_tar(tmp_path / "s.tar", sample(longest + "n", 0)))
+
+
 def test_a_key_in_two_shards_is_refused(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "shards", sample("a", 0) + sample("b", 0), sample("c", 0) + sample("b", 0))
     with pytest.raises(InputError, match=r"two samples have the key b, in .*s-0\.tar and in .*s-1\.tar"):

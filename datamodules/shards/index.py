@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from webdataset.tariterators import base_plus_ext
 
-from datamodules.shards.limits import require_possible
+from datamodules.shards.limits import LONGEST_KEY, require_possible
 from mambaeye.atomic import atomic_write
 from mambaeye.errors import InputError
 
@@ -248,7 +248,7 @@ def scan_shard(path: Path) -> Shard:
 
     Raises:
         InputError: the tar is damaged, cut short or without a sample; a sample has no image, two, or no integer label;
-            a key is not UTF-8.
+            a key is not UTF-8, or too long.
     """
     samples: dict[str, dict[str, int]] = {}
     for tar, member in tar_members(path):
@@ -275,6 +275,8 @@ def scan_shard(path: Path) -> Shard:
             raise InputError(f"sample {key} in {path} has no label: give it a .{LABEL_EXTENSION} file with its number")
         if not is_utf8(key):
             raise InputError(f"the key {key!a} in {path} is not UTF-8: rename the sample")
+        if len(key.encode()) > LONGEST_KEY:
+            raise InputError(f"the key {key[:60]}... in {path} has more than {LONGEST_KEY} bytes: rename the sample")
     if not samples:
         raise InputError(f"{path} holds no sample: remove it from the folder, or pack it again")
     with path.open("rb") as file:
