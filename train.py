@@ -40,13 +40,14 @@ from callbacks.run.nonfinite import NonFiniteGuard
 from callbacks.run.preemption import Preemption
 from callbacks.run.preflight import Preflight
 from datamodules.datamodule import ShardDataModule
-from mambaeye.checkpoints import command_line_defaults, read_checkpoint
+from mambaeye.checkpoints import command_line_defaults, read_checkpoint, shards_of
 from mambaeye.configurable import Configurable
 from mambaeye.encoders.base import Encoder
 from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.errors import InputError
 from mambaeye.module import ClassifierModule
 from mambaeye.policies.base import Policy
+from mambaeye.saved_values import shown
 
 # numbers that two sides need are stated once: where the encoder gets them from
 LINKS = {
@@ -65,6 +66,13 @@ TYPES: dict[str, type[Configurable]] = {"encoder": Encoder, "policy": Policy}  #
 SCANS = ("data.scans", "data.train_scan")
 PRODUCTS = {"high": "TF32", "medium": "bf16"}  # what float32 matrices are multiplied in, by torch's names
 IMAGES = "--data.images"
+# the shards that a command reads, and what it does there
+READS = {
+    "fit": {"data.train_shards": "trained", "data.val_shards": "validated"},
+    "validate": {"data.val_shards": "validated"},
+    "test": {"data.val_shards": "validated"},
+    "predict": {},
+}
 # those that a flag or a config may set, as Lightning calls them one after the other: records have what others log
 REPORTS = {
     "training_curves": TrainingCurves,
@@ -80,7 +88,8 @@ REPORTS = {
 class MambaEyeCLI(LightningCLI):
     """LightningCLI with a run directory, and checkpoints that say what they hold.
 
-    A value is looked for in this order: flags and --config, the checkpoint, the defaults.
+    A value is looked for in this order: flags and --config, the checkpoint, the defaults. A checkpoint gives sizes,
+    numbers and names, and no place: what is read, written or run comes from flags and --config alone.
     """
 
     def __init__(self, words: list[str]) -> None:
@@ -161,11 +170,13 @@ class MambaEyeCLI(LightningCLI):
         asked = first[command]
         run_dir = asked.run_dir or default_run_dir(asked.config or (), asked.ckpt_path)
         ckpt_path = find_checkpoint(command, run_dir, asked.ckpt_path, asked.model.init_from is not None)
-        saved = {}
+        saved, shards = {}, {}
         if ckpt_path:
             checkpoint = read_checkpoint(ckpt_path, "--ckpt_path")
-            saved = command_line_defaults(checkpoint)
+            saved = command_line_defaults(checkpoint, ClassifierModule, ShardDataModule)
             refuse_foreign_scans(saved, asked)
+            shards = shards_of(checkpoint)
+            require_shards(command, shards, asked)
             print_rank_zero(f"{command} takes {ckpt_path}, saved after {checkpoint['global_step']} optimizer steps")
         defaults = {"run_dir": run_dir, "ckpt_path": ckpt_path, "weights_only": True}
         if command in ("validate", "test"):
@@ -179,7 +190,7 @@ class MambaEyeCLI(LightningCLI):
         config.ckpt_path = ckpt_path
         if ckpt_path:
             config.model.init_from = None  # the checkpoint has the weights
-            print_differences(saved, config)
+            print_differences(saved | {name: was for name, was in shards.items() if asked[name] is not None}, config)
 
     def _parse_ckpt_path(self) -> None:
         """Leave out Lightning's own reading of a checkpoint's sizes, which overrules flags; see parse_arguments."""
@@ -249,6 +260,24 @@ def refuse_foreign_scans(saved: dict[str, Any], asked: Namespace) -> None:
             )
 
 
+def require_shards(command: str, shards: dict[str, Any], asked: Namespace) -> None:
+    """Require that flags or a config say where shards are, if a checkpoint's run had others than the embedded digits.
+
+    Raises:
+        InputError: they do not.
+    """
+    missing = {
+        name: f"{did} on {shown(shards[name])}"
+        for name, did in READS[command].items()
+        if shards[name] is not None and asked[name] is None
+    }
+    if missing:
+        raise InputError(
+            f"the checkpoint was {' and '.join(missing.values())}, and a file does not say what is read: "
+            f"give --{' and --'.join(missing)}, or the run's --config"
+        )
+
+
 def print_differences(saved: dict[str, Any], config: Namespace) -> None:
     """Print every argument that flags or a config give another value than the checkpoint has, side by side."""
     lines = []
@@ -256,7 +285,7 @@ def print_differences(saved: dict[str, Any], config: Namespace) -> None:
         before, now = leaves(name, value), leaves(name, config.get(name))
         for key in before.keys() & now.keys() - set(LINKS.values()):
             if before[key] != now[key]:
-                lines.append(f"  {key.replace('.init_args', '')}: {before[key]} -> {now[key]}")
+                lines.append(f"  {key.replace('.init_args', '')}: {shown(before[key])} -> {shown(now[key])}")
     if lines:
         print_rank_zero("\n".join(["not as in the checkpoint, and as said now:", *sorted(lines)]))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning import LightningDataModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
 from datamodules.digits import ensure_digits
 from datamodules.files import FoundFiles, find_images
@@ -81,7 +82,8 @@ class ShardDataModule(LightningDataModule):
         require_scans(scans)
         require_scans([train_scan])
         embedded = Path(data_dir) / "digits"
-        self.embedded = embedded if train_shards is None or val_shards is None else None
+        self.embedded = embedded
+        self.on_digits = {split for split, given in (("train", train_shards), ("val", val_shards)) if given is None}
         self.shards = {
             "train": (train_shards or str(embedded / "train"), train_index),
             "val": (val_shards or str(embedded / "val"), val_index),
@@ -101,8 +103,11 @@ class ShardDataModule(LightningDataModule):
         self.loader_state: dict[str, Any] = dict(NO_EPOCH)  # of the run that is continued
 
     def prepare_data(self) -> None:
-        """Pack the embedded digits if they are asked for and not there."""
-        if self.embedded and not (self.trainer and self.trainer.predicting):
+        """Pack the embedded digits if the stage reads them and they are not there."""
+        reads = {"train", "val"}
+        if self.trainer and self.trainer.state.fn != TrainerFn.FITTING:
+            reads = set() if self.trainer.predicting else {"val"}
+        if reads & self.on_digits:
             ensure_digits(self.embedded)
 
     def setup(self, stage: str) -> None:

@@ -3,19 +3,32 @@
 Reading one runs no code: tensors and plain containers alone are loaded, and classes that it names must be defined.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mambaeye.configurable import Configurable
 from mambaeye.encoders.base import Encoder
 from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.errors import InputError
 from mambaeye.plain_files import UnreadableError, load_plain
 from mambaeye.policies.base import Policy
+from mambaeye.saved_values import misfits, shown, types_of
 
 MODEL, DATA = "hyper_parameters", "datamodule_hyper_parameters"
 ENTRIES = ("state_dict", MODEL, DATA, "global_step")
 UNUSABLE = "is damaged or not a checkpoint of a MambaEye run"
 GROUPS = ("train", "evaluate", "loader")
+# the arguments that a checkpoint gives: no source, no folder, nothing that is run
+GIVEN = (
+    *("model.encoder", "model.policy", "model.optimizer", "model.schedule", "model.metrics"),
+    *("data.num_classes", "data.patch_size", "data.train_scan", "data.resolutions", "data.scans", "data.seed"),
+    *(f"data.{group}" for group in GROUPS),
+)
+BASES: dict[str, type[Configurable]] = {"model.encoder": Encoder, "model.policy": Policy}
+# places that it remembers, for messages alone
+SHARDS = ("data.train_shards", "data.val_shards", "data.train_index", "data.val_index")
+PLACES = (*SHARDS, "data.data_dir")
 # version 0.1's flat arguments of the data module -> group and name
 GROUPED = {
     "canvas": ("train", "canvas"),
@@ -30,6 +43,16 @@ GROUPED = {
     "tolerated": ("loader", "max_unreadable"),
     "timeout": ("loader", "timeout"),
 }
+
+
+@dataclass(frozen=True)
+class Description:
+    """What builds an encoder or a policy again."""
+
+    class_path: str
+    """Import path of its class."""
+    init_args: Any
+    """Arguments of its constructor: numbers and names."""
 
 
 def read_checkpoint(path: str | Path, what: str) -> dict[str, Any]:
@@ -62,9 +85,23 @@ def checkpoint_in(content: Any, where: str) -> dict[str, Any]:
     try:
         checkpoint = migrate(content)
         encoder_of(checkpoint)["class_path"]
-    except (KeyError, TypeError, AttributeError) as error:
+        require_summary(checkpoint)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{where} {UNUSABLE}: its arguments are no run's ({error})") from None
     return checkpoint
+
+
+def require_summary(checkpoint: dict[str, Any]) -> None:
+    """Require that what is printed of a checkpoint is what it should be.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    classes = checkpoint.get("classes", [])
+    if type(checkpoint["global_step"]) is not int or not isinstance(checkpoint[DATA], dict):
+        raise TypeError("global_step or the data's arguments are of another type")
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise TypeError("a class name is not text")
 
 
 def is_of_run(content: object) -> bool:
@@ -109,24 +146,44 @@ def migrate(checkpoint: dict[str, Any]) -> dict[str, Any]:
     return checkpoint
 
 
-def command_line_defaults(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments that a checkpoint was trained with, by their flags' names without dashes.
+def command_line_defaults(checkpoint: dict[str, Any], model: type, data: type) -> dict[str, Any]:
+    """Return the arguments that a checkpoint gives, by their flags' names without dashes: sizes, numbers and names.
+
+    Args:
+        checkpoint: of a run, in today's terms.
+        model: class of the LightningModule, whose constructor's types the values must have.
+        data: class of the data module, likewise.
 
     Raises:
-        InputError: it names an encoder or a policy that is not defined.
+        InputError: it names an encoder or a policy that is not defined, no argument, or a value of another type.
     """
-    model, data = checkpoint[MODEL], dict(checkpoint[DATA])
-    where = "the checkpoint"
-    Encoder.defined(model["encoder"]["class_path"], where, "--model.encoder")
-    if model["policy"] is not None:
-        Policy.defined(model["policy"]["class_path"], where, "--model.policy")
-    defaults = {"seed_everything": data.pop("seed")}
-    for name, value in data.items():
-        defaults |= flattened(f"data.{name}", value) if name in GROUPS else {f"data.{name}": value}
-    for name, value in model.items():
-        plain = isinstance(value, dict) and "class_path" not in value
-        defaults |= flattened(f"model.{name}", value) if plain else {f"model.{name}": value}
-    return {name: value for name, value in defaults.items() if not name.rpartition(".")[2].startswith("_")}
+    types = flattened("model", types_of(model)) | flattened("data", types_of(data))
+    types |= dict.fromkeys(BASES, Description | None)
+    defaults: dict[str, Any] = {}
+    for name, value in arguments_of(checkpoint).items():
+        if name in PLACES or name.rpartition(".")[2].startswith("_"):
+            continue
+        wrong = misfits(name, value, types[name]) if name in GIVEN else [(name, value)]
+        for place, found in wrong:
+            raise InputError(
+                f"the checkpoint is damaged, or of another version: its {shown(place)} cannot be {shown(found)}"
+            )
+        if name in BASES and value is not None:
+            BASES[name].defined(value.get("class_path"), "the checkpoint", f"--{name}")
+        grouped = isinstance(value, dict) and name not in BASES
+        defaults |= flattened(name, value) if grouped else {name.replace("data.seed", "seed_everything"): value}
+    return defaults
+
+
+def shards_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return what a checkpoint says of the shards that it was trained and validated on, by their flags' names."""
+    arguments = arguments_of(checkpoint)
+    return {name: arguments.get(name) for name in SHARDS}
+
+
+def arguments_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return all arguments that a checkpoint holds, by their flags' names without dashes, whatever they are."""
+    return flattened("model", checkpoint[MODEL]) | flattened("data", checkpoint[DATA])
 
 
 def flattened(prefix: str, values: dict[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,10 @@ import torch
 from commands import ledger
 
 import mambaeye
+from datamodules.datamodule import ShardDataModule
 from mambaeye.checkpoints import DATA, MODEL, command_line_defaults, migrate, read_checkpoint
 from mambaeye.errors import InputError
+from mambaeye.module import ClassifierModule
 from train import main
 
 # six of fourteen steps of one epoch on the digits, and what version 0.1 did in the other eight
@@ -40,7 +42,7 @@ def test_an_old_run_goes_on_where_it_was(data_dir: Path) -> None:
 
 
 def test_its_arguments_are_todays() -> None:
-    defaults = command_line_defaults(read_checkpoint(OLD, "--ckpt_path"))
+    defaults = command_line_defaults(read_checkpoint(OLD, "--ckpt_path"), ClassifierModule, ShardDataModule)
     assert defaults["model.encoder"]["class_path"] == "mambaeye.encoders.mambaeye.MambaEye"
     assert defaults["model.encoder"]["init_args"]["dim"] == 16
     expected = {
@@ -86,7 +88,7 @@ def test_a_checkpoint_names_no_code(part: str, name: str, capsys: pytest.Capture
     torch.save(checkpoint, "evil.ckpt")
     sentence = f"is of '{name}', which is none of the project's own: name it with --model.{part}"
     with pytest.raises(InputError, match=sentence):
-        command_line_defaults(read_checkpoint("evil.ckpt", "--ckpt_path"))
+        command_line_defaults(read_checkpoint("evil.ckpt", "--ckpt_path"), ClassifierModule, ShardDataModule)
     with pytest.raises(SystemExit) as stop:
         main(["validate", "--ckpt_path=evil.ckpt"])
     assert sentence in str(stop.value)

@@ -35,7 +35,11 @@ MAY_IMPORT = {
     "mambaeye.rollout": (*BELOW, "mambaeye.encoders.base", "mambaeye.policies", "mambaeye.loss"),
     "mambaeye.evaluation": (*BELOW, *WALK, "mambaeye.evaluation"),
     "mambaeye.plain_files": (),
-    "mambaeye.checkpoints": (*BATCH, "mambaeye.encoders", "mambaeye.policies", "mambaeye.plain_files"),
+    "mambaeye.saved_values": (),
+    "mambaeye.checkpoints": (
+        *(*BATCH, "mambaeye.configurable", "mambaeye.encoders", "mambaeye.policies"),
+        *("mambaeye.plain_files", "mambaeye.saved_values"),
+    ),
     "mambaeye.weights": (*FILES_OF, "mambaeye.encoders", "mambaeye.errors"),
     "mambaeye.contracts": MODEL,
     "mambaeye.module": (*MODEL, *FILES_OF, "mambaeye.contracts", "mambaeye.flops", "mambaeye.optim"),

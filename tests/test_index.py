@@ -22,6 +22,7 @@ from datamodules.shards.index import (
     scan_shard,
     write_index,
 )
+from datamodules.shards.locate import open_index
 from mambaeye.errors import InputError
 
 BLOCK = 512
@@ -234,6 +235,13 @@ def test_the_file_is_json_as_documented(folder: Path) -> None:
     assert len(ShardIndex.read(folder)) == 5
 
 
+def test_a_key_that_no_index_may_have_is_refused(tmp_path: Path) -> None:
+    longest = "x/" + "n" * 1022
+    assert scan_shard(write_tar(tmp_path / "s.tar", sample(longest, 0))).keys == [longest]
+    with pytest.raises(InputError, match="has more than 1024 bytes: rename the sample"):
+        scan_shard(write_tar(tmp_path / "s.tar", sample(longest + "n", 0)))
+
+
 def test_a_key_in_two_shards_is_refused(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "shards", sample("a", 0) + sample("b", 0), sample("c", 0) + sample("b", 0))
     with pytest.raises(InputError, match=r"two samples have the key b, in .*s-0\.tar and in .*s-1\.tar"):
@@ -300,6 +308,82 @@ def damage(content: dict, how: str) -> str:
 
 
 HOWS = ["uneven", "text", "none", "number", "large", "nested", "field", "more", "keys", "classes", "top", "list", "cut"]
+
+
+def is_refused(folder: Path, entry: str, value: object) -> bool:
+    """Whether an index with another entry of a shard is refused, by the sentence for what is no index."""
+    content = json.loads((folder / "index.json").read_text())
+    content["shards"][1][entry] = value
+    (folder / "index.json").write_text(json.dumps(content))
+    with pytest.raises(
+        InputError, match=r"index\.json is not an index of shards \(.*\): index the folder anew"
+    ) as caught:
+        read_index(folder)
+    return "\n" not in str(caught.value)
+
+
+NAMES_ELSEWHERE = [
+    "../s-1.tar",
+    "/etc/passwd",
+    "a/s-1.tar",
+    "..",
+    ".",
+    "",
+    "pipe:touch was_run",
+    "https://host/s-1.tar",
+]
+NAMES_ELSEWHERE += ["a\\s-1.tar", "s-1.tar\n", "s-1\0.tar", "\x1b[2J"]
+
+
+@pytest.mark.parametrize("name", [*NAMES_ELSEWHERE, 5, None, ["s-1.tar"]])
+def test_an_index_names_no_file_outside_its_folder(folder: Path, name: object) -> None:
+    assert is_refused(folder, "name", name)
+
+
+def test_an_index_in_the_current_folder_names_no_command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    content = json.loads(Path("index.json").read_text())
+    content["shards"][1]["name"] = "pipe:touch was_run; cat s-1.tar"
+    Path("index.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="is not the name of a file in its folder"):
+        ShardIndex.read(".")
+
+
+@pytest.mark.parametrize("name", ["s'; touch was_run; '.tar", "s-$(touch was_run).tar", "s 1.tar", "s{1..9}.tar"])
+def test_what_is_fetched_by_a_tool_has_no_shell_characters(
+    folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    content = json.loads(Path("index.json").read_text())
+    content["shards"][1]["name"] = name
+    Path("index.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="a name that is not for URLs"):
+        open_index("gs://bucket", "index.json")
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        *[("bytes", value) for value in (-1, 2**62, 1e4, True, None, "10240", [10240])],
+        *[("sha256", value) for value in (None, 5, ["a"])],
+        *[(column, value) for column in ("keys", "labels", "offsets", "sizes") for value in (None, 5, "ab", {"a": 1})],
+        *[("labels", [value, 0]) for value in (0.5, 1.0, True, "0", [0], 10**30)],
+        *[("offsets", [512, value]) for value in (-1, 0, 511, 2**62, 2**63, 1024.0, True, None, 10240)],
+        *[("sizes", [700, value]) for value in (-1, 2**62, 2**30 + 1, 700.0, False, [700], 10240)],
+        *[("keys", ["y/0", value]) for value in ("x" * 1025, "y\0", "\ud800", 5, None, ["y"])],
+        ("labels", [0, [[[[[1]]]]]]),
+    ],
+    ids=lambda value: str(value)[:20].encode("ascii", "replace").decode(),
+)
+def test_what_no_shard_is_like_is_refused(folder: Path, entry: str, value: object) -> None:
+    assert is_refused(folder, entry, value)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"classes": ' * 100_000, '{"classes": [], "shards": ' + "9" * 10_000])
+def test_depth_and_digits_of_an_index_are_bounded(folder: Path, text: str) -> None:
+    (folder / "index.json").write_text(text)
+    with pytest.raises(InputError, match="is not an index of shards"):
+        read_index(folder)
 
 
 @pytest.mark.parametrize("how", HOWS)

@@ -68,6 +68,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"({error.strerror}): make room or repair the folder, and continue with --ckpt_path last"
             ) from None
 
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove a checkpoint that another one has replaced, and nothing else.
+
+        Which one that was, a run that is continued has from a file: Lightning sees to it that it is below the folder of
+        checkpoints, but for paths with .. and those of remote storage.
+        """
+        path = Path(path)
+        if path.suffix == ModelCheckpoint.FILE_EXTENSION and ".." not in path.parts:
+            path.unlink(missing_ok=True)
+
     def load_checkpoint(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Read a checkpoint, one of version 0.1 in today's terms."""
         return migrate(super().load_checkpoint(*args, **kwargs))

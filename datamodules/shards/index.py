@@ -9,7 +9,7 @@ A JSON file beside the shards, a shard a line; each list of a shard has an entry
       ...]}
 
 An offset is the place of the image's first byte in the shard, and a size its length in bytes. Readers ignore other
-entries, such as the "packing" that datamodules.pack notes down.
+entries, such as the "packing" that datamodules.pack notes down, and refuse what no shard is like (limits.py).
 
 Whether an index still fits its shards is told by content, not by clocks, which copying upsets: sizes when it is read,
 a sample's tar header when the sample is read (`header_matches`), checksums by datamodules.check.
@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from webdataset.tariterators import base_plus_ext
 
+from datamodules.shards.limits import LONGEST_KEY, require_possible
 from mambaeye.atomic import atomic_write
 from mambaeye.errors import InputError
 
@@ -212,14 +213,17 @@ def parse_index(data: bytes, where: str, remedy: str) -> dict[str, Any]:
             raise TypeError("a class name is not text")
         if not all(isinstance(shard, Shard) for shard in content["shards"]):
             raise TypeError("a shard has no keys")
-    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
         raise InputError(f"{where} is not an index of shards ({error}): {remedy}") from None
     return content
 
 
 def shard_from_json(content: dict[str, Any]) -> Shard | dict[str, Any]:
     """Turn a JSON object into a compact Shard if it looks like one; return any other as it is."""
-    return Shard(**content).compact() if "keys" in content else content
+    if "keys" not in content:
+        return content
+    require_possible(content)
+    return Shard(**content).compact()
 
 
 def write_index(
@@ -244,7 +248,7 @@ def scan_shard(path: Path) -> Shard:
 
     Raises:
         InputError: the tar is damaged, cut short or without a sample; a sample has no image, two, or no integer label;
-            a key is not UTF-8.
+            a key is not UTF-8, or too long.
     """
     samples: dict[str, dict[str, int]] = {}
     for tar, member in tar_members(path):
@@ -271,6 +275,8 @@ def scan_shard(path: Path) -> Shard:
             raise InputError(f"sample {key} in {path} has no label: give it a .{LABEL_EXTENSION} file with its number")
         if not is_utf8(key):
             raise InputError(f"the key {key!a} in {path} is not UTF-8: rename the sample")
+        if len(key.encode()) > LONGEST_KEY:
+            raise InputError(f"the key {key[:60]}... in {path} has more than {LONGEST_KEY} bytes: rename the sample")
     if not samples:
         raise InputError(f"{path} holds no sample: remove it from the folder, or pack it again")
     with path.open("rb") as file:

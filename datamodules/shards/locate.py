@@ -1,5 +1,6 @@
 """Finding shards, by a folder, a URL, a brace pattern or a command, and the index that belongs to them."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from webdataset import gopen
 
 from datamodules.shards.index import INDEX_NAME, ShardIndex, parse_index, streams
 from mambaeye.errors import InputError
+
+IN_URL = re.compile(r"[\w.,+=@%~-]+")  # of a shard's name: tools that fetch some URLs are called through a shell
 
 
 def open_index(shards: str, where: str | None = None) -> ShardIndex:
@@ -32,6 +35,8 @@ def open_index(shards: str, where: str | None = None) -> ShardIndex:
         sources = expand(shards)
         chosen = [known[shard_name(source, known, where)] for source in sources]
     else:
+        if unfit := [name for name in known if streams(shards) and not IN_URL.fullmatch(name)]:
+            raise InputError(f"{where} has the shard {unfit[0]}, a name that is not for URLs: rename it there")
         sources = [f"{shards.rstrip('/')}/{name}" for name in known]
         chosen = list(known.values())
     index = ShardIndex(Path(shards), content["classes"], chosen, sources)
