@@ -39,6 +39,7 @@ from callbacks.run.directory import (
 from callbacks.run.nonfinite import NonFiniteGuard
 from callbacks.run.preemption import Preemption
 from callbacks.run.preflight import Preflight
+from callbacks.run.stops import StopWithinEpoch
 from datamodules.datamodule import ShardDataModule
 from mambaeye.checkpoints import command_line_defaults, read_checkpoint, shards_of
 from mambaeye.configurable import Configurable
@@ -54,7 +55,7 @@ LINKS = {
     "data.num_classes": "model.encoder.init_args.num_classes",
     "data.patch_size": "model.encoder.init_args.patch_size",
 }
-ALWAYS = (Preflight, GlimpseAxis)
+ALWAYS = (Preflight, GlimpseAxis, StopWithinEpoch)
 # warnings that nobody who runs this can act on: Lightning's use of other libraries, and what every continued run does
 NOT_FOR_USERS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",

@@ -1,6 +1,6 @@
 """The LightningDataModule: which shards are streamed or files opened, and how they become batches for the model."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from datamodules.views.plan import AXES, require_scans
 from datamodules.views.predict import FileCanvases, PredictView
 from datamodules.views.train import TrainView, training_samples
 from mambaeye.batch import EvaluationCondition
-from mambaeye.contracts import DataSpec, ModelSpec, OptimizerStep, SplitSummary, model_of
+from mambaeye.contracts import DataSpec, ModelSpec, OptimizerStep, SplitSummary, limited, model_of
 from mambaeye.errors import InputError, on_all_ranks
 
 LIMIT_VAL, LIMIT_TEST = "limit_val_batches", "limit_test_batches"  # the trainer's arguments
@@ -197,6 +197,14 @@ class ShardDataModule(LightningDataModule):
         return batches
 
     @property
+    def batches_left(self) -> int:
+        """Return the training batches a process that a continued run has left of its checkpoint's epoch."""
+        if self.loader_state == NO_EPOCH:
+            return 0
+        loader = self._epoch_loader(epoch=lambda: self.loader_state["epoch"])
+        return limited(len(loader), self._trainer.limit_train_batches) - loader.done
+
+    @property
     def train_split(self) -> SplitSummary:
         """Return the training split in numbers."""
         return summary(self.indices["train"])
@@ -230,11 +238,14 @@ class ShardDataModule(LightningDataModule):
 
     def train_dataloader(self) -> EpochLoader:
         """Load every training sample once over all ranks, in an order of this epoch's own."""
-        layout = self.loader.training_layout(self.indices["train"], self._trainer.world_size)
-        access = self._access("train", layout)
-        self.train_loader = EpochLoader(access, self.samples, self.seed, epoch=lambda: self._trainer.current_epoch)
-        self.train_loader.load_state_dict(self.loader_state)
+        self.train_loader = self._epoch_loader(epoch=lambda: self._trainer.current_epoch)
         return self.train_loader
+
+    def _epoch_loader(self, epoch: Callable[[], int]) -> EpochLoader:
+        layout = self.loader.training_layout(self.indices["train"], self._trainer.world_size)
+        loader = EpochLoader(self._access("train", layout), self.samples, self.seed, epoch)
+        loader.load_state_dict(self.loader_state)
+        return loader
 
     def val_dataloader(self) -> FixedLoader:
         """Load every validation sample once over all ranks and under every condition, at fixed positions."""

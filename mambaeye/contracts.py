@@ -71,6 +71,10 @@ class DataSpec(Protocol):
         """Training batches an epoch and process."""
 
     @property
+    def batches_left(self) -> int:
+        """Training batches a process that a continued run has left of the epoch that its checkpoint was saved in."""
+
+    @property
     def train_split(self) -> SplitSummary: ...
     @property
     def val_split(self) -> SplitSummary: ...
@@ -122,6 +126,11 @@ class ModelSpec(Protocol):
 
     def rollout(self, batch: CanvasBatch, images: int, num_glimpses_at_once: int | None = None) -> Rollout:
         """Walk a batch's first images as validation does."""
+
+
+def limited(batches: int, limit: int | float) -> int:
+    """Return how many of an epoch's batches a limit leaves: so many at most, or a share of them."""
+    return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
 
 
 def data_of(trainer: Trainer) -> DataSpec:

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from mambaeye import weights
 from mambaeye.batch import POLICY, CanvasBatch, FileBatch, GlimpseBatch, Takes
-from mambaeye.contracts import data_of
+from mambaeye.contracts import data_of, limited
 from mambaeye.encoders.base import Encoder
 from mambaeye.errors import InputError
 from mambaeye.evaluation.early_exit import EarlyExitConfig, EarlyExitMetrics, EarlyExitState, ExitCriteria
@@ -269,8 +269,7 @@ class ClassifierModule(LightningModule):
 
     def _optimizer_steps_an_epoch(self) -> int:
         # Not trainer.estimated_stepping_batches: it sets the loader up, and a loader that is set up cannot be resumed.
-        batches, limit = data_of(self.trainer).train_batches, self.trainer.limit_train_batches
-        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        batches = limited(data_of(self.trainer).train_batches, self.trainer.limit_train_batches)
         return max(1, math.ceil(batches / self.trainer.accumulate_grad_batches))
 
 

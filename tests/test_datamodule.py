@@ -365,6 +365,7 @@ def test_the_data_module_is_what_model_and_callbacks_know_it_as(data_dir: Path) 
         "num_workers": 0,
         "optimizer_step": OptimizerStep(images=50, micro_batch=25, accumulation=2),
         "train_batches": 56,
+        "batches_left": 0,
         "train_split": SplitSummary(samples=1400, shards=7, streaming=False),
         "val_split": SplitSummary(samples=397, shards=2, streaming=False),
         "class_sorted_shards": [],

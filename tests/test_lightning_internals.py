@@ -18,7 +18,13 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from callbacks.run import lightning_internals
-from callbacks.run.lightning_internals import child_processes, disable_signal_handlers
+from callbacks.run.lightning_internals import (
+    child_processes,
+    count_epochs_with_max_steps,
+    disable_signal_handlers,
+    epoch_has_ended,
+    reopen_epoch,
+)
 
 MOVED = f"Lightning {lightning.__version__} has moved it: adapt callbacks/run/lightning_internals.py"
 
@@ -94,3 +100,67 @@ def test_signal_handlers_are_lightnings_unless_they_are_disabled(disable: bool, 
 
 def test_the_trainer_says_how_often_it_logs() -> None:
     assert Trainer(accelerator="cpu", logger=False, log_every_n_steps=7).log_every_n_steps == 7, MOVED
+
+
+class InSetup(Callback):
+    """Notes the epoch of every batch; changes how a run that is continued counts its epochs, or what it loads."""
+
+    def __init__(self, count_epochs: bool = False, reopen: bool = False) -> None:
+        self.count_epochs, self.reopen, self.epochs, self.ended = count_epochs, reopen, [], []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self.count_epochs:
+            count_epochs_with_max_steps(trainer)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.ended.append(epoch_has_ended(checkpoint))
+        if self.reopen:
+            reopen_epoch(trainer, checkpoint)
+
+    def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
+        self.epochs.append(trainer.current_epoch)
+
+
+def continued(place: Path, callback: InSetup, saver: Callback | None = None, **settings: Any) -> Trainer:
+    """A fit of epochs of 4 batches, from a checkpoint if it is there."""
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        callbacks=[callback, *([saver] if saver else [])],
+        **settings,
+    )
+    data = torch.utils.data.DataLoader(torch.zeros(4, 32))
+    trainer.fit(BoringModel(), data, ckpt_path=place if place.exists() else None, weights_only=True)
+    return trainer
+
+
+class SaveAtEpochEnd(Callback):
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.save_checkpoint(self.path)
+
+
+@pytest.mark.parametrize("count_epochs", [True, False])
+def test_an_epoch_that_has_ended_counts_once_with_max_steps(count_epochs: bool, tmp_path: Path) -> None:
+    """Without the second half, the first would pass of a Lightning that does so by itself, and need not be told."""
+    place, callback = tmp_path / "place.ckpt", InSetup(count_epochs)
+    continued(place, InSetup(), SaveAtEpochEnd(place), max_epochs=1)
+    continued(place, callback, max_epochs=3, max_steps=12)
+    assert callback.ended == [True], MOVED
+    assert (callback.epochs == [1, 1, 1, 1, 2, 2, 2, 2]) == count_epochs, MOVED
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+@pytest.mark.parametrize("stop", [{"max_steps": 6}, {"max_epochs": 2, "limit_train_batches": 2}], ids=str)
+def test_an_epoch_that_was_stopped_goes_on_when_it_is_reopened(stop: dict[str, int], tmp_path: Path) -> None:
+    place, callback = tmp_path / "place.ckpt", InSetup(reopen=True)
+    continued(place, InSetup(), SaveAtEpochEnd(place), **stop)
+    trainer = continued(place, callback, max_epochs=3)
+    assert callback.epochs == [1, 1, 2, 2, 2, 2], MOVED
+    assert trainer.fit_loop.epoch_loop._batches_that_stepped == trainer.global_step, MOVED  # what loggers count by

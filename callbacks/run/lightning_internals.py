@@ -4,6 +4,7 @@ tests/test_lightning_internals.py fails when Lightning moves it; pyproject.toml 
 """
 
 import subprocess
+from typing import Any
 
 from lightning import Trainer
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
@@ -26,3 +27,30 @@ def disable_signal_handlers(trainer: Trainer) -> None:
     and there is no flag to turn them off.
     """
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+
+
+def count_epochs_with_max_steps(trainer: Trainer) -> None:
+    """Let a run that has max_steps continue from a checkpoint as others do; to be called in setup.
+
+    Else Lightning would take an epoch that has ended for one that has not, and count it twice.
+    """
+    trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
+
+
+def epoch_has_ended(checkpoint: dict[str, Any]) -> bool:
+    """Return whether a checkpoint was saved when Lightning had ended an epoch, and no other had begun."""
+    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
+    return bool(0 < epochs["started"] == epochs["processed"])
+
+
+def reopen_epoch(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+    """Turn a checkpoint of an epoch's end into one of that epoch's last batch, after which there are others."""
+    loops = checkpoint["loops"]["fit_loop"]
+    for epochs in loops["epoch_progress"].values():  # of this run and in total, here and below
+        epochs["processed"] = epochs["completed"] = epochs["started"] - 1
+    batches = loops["epoch_loop.batch_progress"]
+    batches["is_last_batch"] = False
+    for count in (batches["current"], batches["total"]):
+        count["completed"] = count["processed"] - 1
+    if batches["current"]["ready"] % trainer.accumulate_grad_batches == 0:  # else Lightning will not count it again
+        loops["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1

@@ -152,6 +152,12 @@ class EpochLoader:
             segments.append(ResumedSegment(layout, 0))
         return self.state["seed"], segments
 
+    @property
+    def done(self) -> int:
+        """Return the batches of the current epoch that were handed out, those before an interruption included."""
+        _, segments = self._segments()
+        return sum(segment.batches for segment in segments)
+
     def __len__(self) -> int:
         """Return the batches of the current epoch, those before an interruption included."""
         _, segments = self._segments()
