@@ -147,7 +147,8 @@ def run(module: str, *arguments: object, cwd: Path) -> tuple[int, str, int]:
         f"from {module} import main\n"
         "main()"
     )
-    command = [sys.executable, "-c", script, *map(str, arguments)]
+    python = [sys.executable, "-c", script, *map(str, arguments)]
+    command = ["sh", "-c", '"$@"; exit $?', "sh", *python]  # of this process, which is large, it would inherit the peak
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
     said = ended.stdout + ended.stderr
