@@ -47,7 +47,7 @@ GROUPED = {
 
 @dataclass(frozen=True)
 class Description:
-    """What builds an encoder or a policy again."""
+    """Description that builds an encoder or a policy again."""
 
     class_path: str
     """Import path of its class."""

@@ -1,4 +1,4 @@
-"""What an index may say of a shard: anyone may have written it, and it is read before the shard is."""
+"""Limits to what an index says of a shard: anyone may have written it, and it is read before the shard is."""
 
 import tarfile
 from pathlib import PurePath

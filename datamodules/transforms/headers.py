@@ -1,4 +1,4 @@
-"""How large an image is, from its header: a small file may hold more pixels than there is memory for."""
+"""Size of an image, from its header: a small file may hold more pixels than there is memory for."""
 
 import io
 from typing import NamedTuple
@@ -44,7 +44,7 @@ class PixelLimit(NamedTuple):
 
 
 class JpegFrame(NamedTuple):
-    """What a JPEG says before its pixels."""
+    """Facts that a JPEG states before its pixels."""
 
     height: int
     width: int

@@ -20,7 +20,7 @@ from mambaeye.geometry.coverage import share_seen
 from mambaeye.policies.base import Policy
 from mambaeye.rollout import GLIMPSES_AT_ONCE, Rollout
 
-AT_ONCE_IF_STOPPING = 32  # so that 16 glimpses of an image are taken in vain, on average
+AT_ONCE_IF_STOPPING = 32  # so that 16 glimpses of an image are wasted, on average
 NUMBERS = 1 << 24  # probabilities at once
 TOP = 5
 STEPS_AN_OCTAVE = 8  # that are kept: 45 or so of 256
