@@ -42,7 +42,8 @@ from callbacks.run.preemption import Preemption
 from callbacks.run.preflight import Preflight
 from callbacks.run.stops import StopWithinEpoch
 from datamodules.datamodule import ShardDataModule
-from mambaeye.checkpoints import command_line_defaults, shards_of
+from mambaeye import weights
+from mambaeye.checkpoints import command_line_defaults, remembered
 from mambaeye.configurable import Configurable
 from mambaeye.encoders.base import Encoder
 from mambaeye.encoders.mambaeye import MambaEye
@@ -50,6 +51,7 @@ from mambaeye.errors import InputError
 from mambaeye.module import ClassifierModule
 from mambaeye.policies.base import Policy
 from mambaeye.saved_values import shown
+from mambaeye.weights.starting import arguments_of_weights
 
 # numbers that two sides need are stated once: where the encoder gets them from
 LINKS = {
@@ -176,13 +178,20 @@ class MambaEyeCLI(LightningCLI):
         if ckpt_path:
             checkpoint = read_usable(ckpt_path)
             saved = command_line_defaults(checkpoint, ClassifierModule, ShardDataModule)
+            weights.require_own_sizes(checkpoint, ckpt_path)
             refuse_foreign_scans(saved, asked)
-            shards = shards_of(checkpoint)
+            shards = remembered(checkpoint)
             require_shards(command, shards, asked)
             print_rank_zero(f"{command} takes {ckpt_path}, saved after {checkpoint['global_step']} optimizer steps")
+        elif asked.model.init_from and not any(word.startswith("--print_config") for word in given):
+            saved = arguments_of_weights(asked.model.init_from, asked.model.encoder.class_path)
+            if command == "fit":  # which has the data's number of classes, with a new head if need be
+                saved.pop("data.num_classes", None)
         defaults = {"run_dir": run_dir, "ckpt_path": ckpt_path, "weights_only": True}
         if command in ("validate", "test"):
             defaults["verbose"] = False  # Lightning's own table; ours has every step
+        if command != "fit":
+            defaults["model.new_head"] = False  # one that learnt nothing has nothing to say
         if command == "predict":
             defaults["return_predictions"] = False  # they are written as they come
         self._parser(command).set_defaults(saved | defaults)
@@ -191,7 +200,7 @@ class MambaEyeCLI(LightningCLI):
         config.data.images = images or config.data.images
         config.ckpt_path = ckpt_path
         if ckpt_path:
-            config.model.init_from = None  # the checkpoint has the weights
+            config.model.init_from = config.model.new_head = None  # the checkpoint has the weights
             print_differences(saved | {name: was for name, was in shards.items() if asked[name] is not None}, config)
 
     def _parse_ckpt_path(self) -> None:

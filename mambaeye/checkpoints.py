@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from packaging.version import Version
+
 from mambaeye.configurable import Configurable
 from mambaeye.encoders.base import Encoder
 from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.errors import InputError
 from mambaeye.plain_files import UnreadableError, load_plain, require_checksums
 from mambaeye.policies.base import Policy
+from mambaeye.saved_limits import excesses
 from mambaeye.saved_values import misfits, shown, types_of
 
 MODEL, DATA = "hyper_parameters", "datamodule_hyper_parameters"
@@ -21,7 +24,7 @@ UNUSABLE = "is damaged or not a checkpoint of a MambaEye run"
 GROUPS = ("train", "evaluate", "loader")
 # the arguments that a checkpoint gives: no source, no folder, nothing that is run
 GIVEN = (
-    *("model.encoder", "model.policy", "model.optimizer", "model.schedule", "model.metrics"),
+    *("model.encoder", "model.policy", "model.optimizer", "model.schedule", "model.head_only", "model.metrics"),
     *("data.num_classes", "data.patch_size", "data.train_scan", "data.resolutions", "data.scans", "data.seed"),
     *(f"data.{group}" for group in GROUPS),
 )
@@ -29,6 +32,7 @@ BASES: dict[str, type[Configurable]] = {"model.encoder": Encoder, "model.policy"
 # places that it remembers, for messages alone
 SHARDS = ("data.train_shards", "data.val_shards", "data.train_index", "data.val_index")
 PLACES = (*SHARDS, "data.data_dir")
+LIMITS = ("data.loader.max_pixels",)  # that a file may lower but not raise
 # version 0.1's flat arguments of the data module -> group and name
 GROUPED = {
     "canvas": ("train", "canvas"),
@@ -107,11 +111,12 @@ def require_summary(checkpoint: dict[str, Any]) -> None:
     """Require that what is printed of a checkpoint is what it should be.
 
     Raises:
-        TypeError: it is something else.
+        TypeError, ValueError: it is something else.
     """
     classes = checkpoint.get("classes", [])
     if type(checkpoint["global_step"]) is not int or not isinstance(checkpoint[DATA], dict):
         raise TypeError("global_step or the data's arguments are of another type")
+    Version(checkpoint["pytorch-lightning_version"])
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise TypeError("a class name is not text")
 
@@ -184,13 +189,28 @@ def command_line_defaults(checkpoint: dict[str, Any], model: type, data: type) -
             BASES[name].defined(value.get("class_path"), "the checkpoint", f"--{name}")
         grouped = isinstance(value, dict) and name not in BASES
         defaults |= flattened(name, value) if grouped else {name.replace("data.seed", "seed_everything"): value}
-    return defaults
+    for name, value in excesses(defaults):
+        raise InputError(f"the checkpoint's {name} is {shown(value)}, which is more than a file may give")
+    for name, value in encoder_of(checkpoint)["init_args"].items():
+        if defaults.get(f"data.{name}", value) != value:
+            told = f"its data.{name} is {defaults[f'data.{name}']}, and its encoder's {name} {shown(value)}"
+            raise InputError(f"the checkpoint is damaged: {told}")
+    return {name: value for name, value in defaults.items() if name not in lowered(defaults, types)}
 
 
-def shards_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Return what a checkpoint says of the shards that it was trained and validated on, by their flags' names."""
+def lowered(values: dict[str, Any], types: dict[str, Any]) -> list[str]:
+    """Return the limits that a file raises above the default, which only a flag or a config may do."""
+    names = [name.rpartition(".")[::2] for name in LIMITS]
+    return [
+        f"{group}.{name}" for group, name in names if values.get(f"{group}.{name}", 0) > getattr(types[group], name)
+    ]
+
+
+def remembered(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return what a checkpoint says and does not give, by their flags' names: shards, and the limit of pixels."""
     arguments = arguments_of(checkpoint)
-    return {name: arguments.get(name) for name in SHARDS}
+    limits = {name: arguments.get(group, {}).get(last) for name in LIMITS for group, _, last in [name.rpartition(".")]}
+    return {name: arguments.get(name) for name in SHARDS} | {name: most for name, most in limits.items() if most}
 
 
 def arguments_of(checkpoint: dict[str, Any]) -> dict[str, Any]:

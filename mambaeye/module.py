@@ -1,6 +1,7 @@
 """The LightningModule: encoder, policy, loss, metrics and optimizer, glued together and nothing else."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any, cast
 
@@ -22,7 +23,14 @@ from mambaeye.evaluation.prediction import Prediction, predict
 from mambaeye.evaluation.result import METRICS, ConditionResult, EarlyExitResult, ValidationResult
 from mambaeye.flops import training_flops
 from mambaeye.loss import Schedule, scheduled_cross_entropy_of_features, step_losses
-from mambaeye.optim import Decaying, OptimizerConfig, build_optimizer, build_schedule, override_hparams
+from mambaeye.optim import (
+    Decaying,
+    OptimizerConfig,
+    build_optimizer,
+    build_schedule,
+    override_hparams,
+    require_same_groups,
+)
 from mambaeye.policies.base import Policy
 from mambaeye.rollout import GLIMPSES_AT_ONCE, Rollout, Step, require_causal
 
@@ -38,9 +46,10 @@ class ClassifierModule(LightningModule):
         policy: What decides where to look under the scan called policy; null for fixed scans alone.
         optimizer: AdamW and its schedule.
         schedule: Target of the loss: follow the information ratio, or none for plain cross entropy at every step.
-        init_from: Weights to start from, of the same sizes: a published mambaeye_*.pt, a checkpoint of ours, a
-            .safetensors file, or hf://OWNER/REPOSITORY/FILE; null for random ones.
-        new_head: Start with a new head, as for another number of classes than init_from has.
+        init_from: Weights to start from, which bring the encoder's sizes: a published mambaeye_*.pt, a checkpoint of
+            ours, a .safetensors file, or hf://OWNER/REPOSITORY/FILE; null for random ones.
+        new_head: Start with a new head; null for where init_from has another number of classes, in training.
+        head_only: Train the encoder's head alone, and leave the rest of the encoder as it is.
         metrics: What validation keeps of every step.
         early_exit: Rules for exiting early that `validate` tries, unless the encoder takes whole canvases.
         exit_criteria: When predict stops looking at an image before its last glimpse.
@@ -53,7 +62,8 @@ class ClassifierModule(LightningModule):
         optimizer: OptimizerConfig = OptimizerConfig(),
         schedule: Schedule = "information_ratio",
         init_from: str | None = None,
-        new_head: bool = False,
+        new_head: bool | None = None,
+        head_only: bool = False,
         metrics: MetricsConfig = MetricsConfig(),
         early_exit: EarlyExitConfig = EarlyExitConfig(),
         exit_criteria: ExitCriteria = ExitCriteria(),
@@ -66,6 +76,7 @@ class ClassifierModule(LightningModule):
                 "policy": policy.description() if policy else None,
                 "optimizer": asdict(optimizer),
                 "schedule": schedule,
+                "head_only": head_only,
                 "metrics": asdict(metrics),
                 "_instantiator": "lightning.pytorch.cli.instantiate_module",  # load_from_checkpoint builds with this
             },
@@ -75,9 +86,15 @@ class ClassifierModule(LightningModule):
             require_causal(encoder)
         self.encoder, self.policy = encoder, policy
         if init_from is not None:
-            weights.init_from(self.encoder, init_from, new_head)
-            head = f"; the head of {encoder.num_classes} classes is new" if new_head else ""
+            is_new = weights.init_from(self.encoder, init_from, new_head)
+            head = f"; the head of {encoder.num_classes} classes is new" if is_new else ""
             rank_zero_info(f"the encoder starts from {init_from}{head}")
+        elif new_head:
+            rank_zero_info("model.new_head does nothing without --model.init_from: all of the encoder is new")
+        self.head_only, self.is_random, self.learns = head_only, init_from is None, False
+        if head_only:
+            for parameter in self.backbone():
+                parameter.requires_grad_(False)
         self.optimizer_config = optimizer
         self.schedule = schedule
         self.metrics_config = metrics
@@ -110,6 +127,7 @@ class ClassifierModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         data = data_of(self.trainer)
+        self.learns = stage == "fit"
         if stage == "fit":
             self.classes = list(data.classes)
         if stage == "predict":
@@ -131,7 +149,15 @@ class ClassifierModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of other shapes before anything is changed; take class names that are not known."""
         weights.require_fit(self, checkpoint["state_dict"], "the checkpoint")
+        if self.learns:
+            require_same_groups(checkpoint["hyper_parameters"], self.head_only, self.optimizer_config)
         self.classes = self.classes or checkpoint.get("classes", [])
+
+    def backbone(self) -> Iterator[nn.Parameter]:
+        """Yield the encoder's parameters but those of its head."""
+        yield from (
+            parameter for name, parameter in self.encoder.named_parameters() if not name.startswith(weights.HEAD)
+        )
 
     def on_train_start(self) -> None:
         """Let flags win over the optimizer's numbers in a checkpoint, as they do over its sizes and data."""
@@ -256,7 +282,9 @@ class ClassifierModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         parts: list[Decaying] = [self.encoder] if self.policy is None else [self.encoder, self.policy]
-        optimizer = build_optimizer(parts, self.optimizer_config)
+        optimizer = build_optimizer(parts, self.optimizer_config, self.backbone())
+        if self.head_only and self.is_random and not self.trainer.ckpt_path:
+            rank_zero_info("model.head_only without --model.init_from: the rest of the encoder stays random")
         epoch = self._optimizer_steps_an_epoch()
         max_epochs = self.trainer.max_epochs
         total = math.inf if max_epochs is None or max_epochs == -1 else epoch * max_epochs

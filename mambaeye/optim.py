@@ -1,9 +1,10 @@
 """AdamW with decay groups, and a learning rate that warms up and falls along a cosine, stepped every optimizer step."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from itertools import cycle
+from typing import Any, Literal, Protocol
 
 from torch import nn
 from torch.optim import AdamW, Optimizer
@@ -28,8 +29,14 @@ class OptimizerConfig:
     """Subject to decay: weights alone (not norms, biases, dt_bias, A_log, D), or all, as in the paper's recipe."""
     warmup_epochs: float = 20.0
     """Epochs of linear warm-up from zero."""
+    backbone_lr: float = 1.0
+    """Learning rate of all of the encoder but its head, as a share of lr; for fine-tuning, less than 1."""
 
     def __post_init__(self) -> None:
+        if not self.backbone_lr > 0:
+            raise InputError(
+                f"optimizer.backbone_lr is {self.backbone_lr}: give more than zero, or --model.head_only true"
+            )
         if self.warmup_epochs < 0:
             raise InputError(f"optimizer.warmup_epochs is {self.warmup_epochs}: give zero or more")
 
@@ -41,26 +48,40 @@ class Decaying(Protocol):
     def no_weight_decay(self) -> set[str]: ...
 
 
-def build_optimizer(parts: Iterable[Decaying], config: OptimizerConfig) -> AdamW:
-    """Build AdamW over the trainable parameters of all parts, in two groups: those that decay, and those exempt."""
-    decaying: list[nn.Parameter] = []
-    exempt: list[nn.Parameter] = []
+def build_optimizer(parts: Iterable[Decaying], config: OptimizerConfig, backbone: Iterable[nn.Parameter] = ()) -> AdamW:
+    """Build AdamW over the trainable parameters of all parts.
+
+    Its groups are those that decay and those exempt; then the same of the backbone, if it has its own learning rate.
+
+    Args:
+        parts: of the model.
+        config: of the optimizer.
+        backbone: the parameters for which config.backbone_lr holds.
+    """
+    slow = {id(parameter) for parameter in backbone} if config.backbone_lr != 1 else set()
+    groups: list[list[nn.Parameter]] = [[], [], *([[], []] if slow else [])]
     for part in parts:
         untouched = part.no_weight_decay()
         for name, parameter in part.named_parameters():
             if parameter.requires_grad:
-                (exempt if name in untouched else decaying).append(parameter)
-    groups = [{"params": decaying}, {"params": exempt}]
-    optimizer = AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
+                groups[2 * (id(parameter) in slow) + (name in untouched)].append(parameter)
+    rates = [
+        {"params": group, "lr": rate} for group, rate in zip(groups, learning_rates(len(groups), config), strict=True)
+    ]
+    optimizer = AdamW(rates, betas=config.betas, eps=config.eps)
     set_weight_decay(optimizer, config)
     return optimizer
 
 
+def learning_rates(groups: int, config: OptimizerConfig) -> list[float]:
+    """Return the peak learning rate of each of build_optimizer's groups, two or four."""
+    return [config.lr, config.lr, *[config.lr * config.backbone_lr] * (groups - 2)]
+
+
 def set_weight_decay(optimizer: Optimizer, config: OptimizerConfig) -> None:
-    """Set the weight decay of both groups of build_optimizer's."""
-    decaying, exempt = optimizer.param_groups
-    decaying["weight_decay"] = config.weight_decay
-    exempt["weight_decay"] = config.weight_decay if config.decay == "all" else 0.0
+    """Set the weight decay of build_optimizer's groups."""
+    for group, exempt in zip(optimizer.param_groups, cycle((False, True)), strict=False):
+        group["weight_decay"] = 0.0 if exempt and config.decay != "all" else config.weight_decay
 
 
 def warmup_cosine(step: int, warmup: int, total: float) -> float:
@@ -82,8 +103,32 @@ def override_hparams(optimizer: Optimizer, schedule: LRScheduler, config: Optimi
     The moments and the place in the schedule stay; with the checkpoint's own numbers nothing changes.
     """
     assert isinstance(schedule, LambdaLR)
-    schedule.base_lrs = [config.lr] * len(optimizer.param_groups)
+    peaks = learning_rates(len(optimizer.param_groups), config)
+    schedule.base_lrs = [*peaks]
     share = schedule.lr_lambdas[0](schedule.last_epoch)
-    for group in optimizer.param_groups:
-        group |= {"lr": config.lr * share, "initial_lr": config.lr, "betas": config.betas, "eps": config.eps}
+    for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+        group |= {"lr": peak * share, "initial_lr": peak, "betas": config.betas, "eps": config.eps}
     set_weight_decay(optimizer, config)
+
+
+def require_same_groups(began: Mapping[str, Any], head_only: bool, config: OptimizerConfig) -> None:
+    """Refuse to go on with an optimizer of other parameters or groups than a checkpoint's.
+
+    Args:
+        began: the module's arguments in the checkpoint; those that are missing, it was saved without.
+        head_only: whether only the head learns now.
+        config: as it is now.
+
+    Raises:
+        InputError: they are others.
+    """
+    shares = began.get("optimizer", {}).get("backbone_lr", 1.0), config.backbone_lr
+    for name, before, now, same in (
+        ("head_only", began.get("head_only", False), head_only, began.get("head_only", False) == head_only),
+        ("optimizer.backbone_lr", *shares, (shares[0] == 1) == (shares[1] == 1)),
+    ):
+        if not same:
+            raise InputError(
+                f"the checkpoint's run began with model.{name} {before}, and its optimizer cannot go on with {now}: "
+                "start anew from the checkpoint, with --model.init_from in place of --ckpt_path"
+            )

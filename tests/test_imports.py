@@ -17,7 +17,10 @@ BATCH = ("mambaeye.batch", "mambaeye.errors")
 BELOW = (*BATCH, "mambaeye.geometry", "mambaeye.ops", "mambaeye.configurable")
 MODEL = (*BELOW, "mambaeye.encoders", "mambaeye.policies", "mambaeye.rollout", "mambaeye.loss", "mambaeye.evaluation")
 WALK = ("mambaeye.encoders.base", "mambaeye.policies", "mambaeye.rollout")
-FILES_OF = ("mambaeye.atomic", "mambaeye.plain_files", "mambaeye.checkpoints", "mambaeye.weights")
+FILES_OF = (
+    *("mambaeye.atomic", "mambaeye.plain_files", "mambaeye.saved_values"),
+    *("mambaeye.checkpoints", "mambaeye.weights"),
+)
 CONTRACTS = ("mambaeye.contracts", "mambaeye.encoders.base", "mambaeye.rollout", "mambaeye.evaluation")
 MAY_IMPORT = {
     "mambaeye": ("mambaeye",),
@@ -36,9 +39,10 @@ MAY_IMPORT = {
     "mambaeye.evaluation": (*BELOW, *WALK, "mambaeye.evaluation"),
     "mambaeye.plain_files": ("mambaeye.saved_values",),
     "mambaeye.saved_values": (),
+    "mambaeye.saved_limits": (),
     "mambaeye.checkpoints": (
         *(*BATCH, "mambaeye.configurable", "mambaeye.encoders", "mambaeye.policies"),
-        *("mambaeye.plain_files", "mambaeye.saved_values"),
+        *("mambaeye.plain_files", "mambaeye.saved_values", "mambaeye.saved_limits"),
     ),
     "mambaeye.weights": (*FILES_OF, "mambaeye.encoders", "mambaeye.errors"),
     "mambaeye.contracts": MODEL,

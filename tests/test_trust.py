@@ -1,6 +1,7 @@
 """A file names no command and no place: what is read, written or run comes from flags and --config alone."""
 
 import json
+import resource
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -219,3 +220,62 @@ def test_a_continued_run_removes_no_file_but_its_checkpoints(tmp_path: Path) -> 
     files.remove_checkpoint(tmp_path / "run/old.ckpt")
     files.remove_checkpoint(tmp_path / "run/never.ckpt")
     assert sorted(path for path in tmp_path.rglob("*") if path.suffix in (".ckpt", ".txt")) == precious
+
+
+HUGE = 10**9
+
+
+@pytest.mark.parametrize(
+    ("part", "path", "value", "said"),
+    [
+        (MODEL, ("encoder", "init_args", "depth"), HUGE, "encoder.depth is 1000000000: give at most 1048576"),
+        (MODEL, ("encoder", "init_args", "depth"), 2**20, "they make more than the 14 tensors that it has"),
+        (MODEL, ("encoder", "init_args", "dim"), 2**20, "does not fit this encoder: projection.weight is"),
+        (MODEL, ("encoder", "init_args", "headdim"), 7, "encoder.headdim is 7, which does not divide"),
+        (MODEL, ("metrics", "bins"), HUGE, "the checkpoint's model.metrics.bins is 1000000000, which is more than"),
+        (DATA, ("num_classes",), 2**20, "its data.num_classes is 1048576, and its encoder's num_classes 10"),
+        (DATA, ("patch_size",), 64, "its data.patch_size is 64, and its encoder's patch_size 16"),
+        (DATA, ("resolutions",), [2**14], "the checkpoint's data.resolutions is [16384], which is more than a file"),
+        (DATA, ("resolutions",), [32] * 5000, "the checkpoint's data.resolutions is [32, 32"),
+        (DATA, ("train", "canvas"), [32, HUGE], "the checkpoint's data.train.canvas is [32, 1000000000], which is"),
+        (DATA, ("train", "num_glimpses"), HUGE, "the checkpoint's data.train.num_glimpses is 1000000000, which is"),
+        (DATA, ("train", "augmentation", "blur_kernel"), [5, HUGE], "data.train.augmentation.blur_kernel is [5, 10000"),
+        (DATA, ("loader", "num_workers"), HUGE, "the checkpoint's data.loader.num_workers is 1000000000, which is"),
+        (DATA, ("loader", "batch_size"), HUGE, "the checkpoint's data.loader.batch_size is 1000000000, which is"),
+    ],
+    ids=str,
+)
+def test_a_size_in_a_checkpoint_takes_no_memory(
+    part: str, path: tuple[str, ...], value: object, said: str, checkpoint: dict[str, Any]
+) -> None:
+    inner = checkpoint[part]
+    for name in path[:-1]:
+        inner = inner.setdefault(name, {})
+    inner[path[-1]] = value
+    if path[0] != "resolutions":
+        checkpoint[DATA]["loader"] |= {"batch_size": 1} if value != HUGE or path[-1] != "batch_size" else {}
+    else:
+        checkpoint[DATA]["loader"]["batch_size"] = 64
+    started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert said in run("predict", checkpoint)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - started < 500_000  # kB
+
+
+def test_a_checkpoint_does_not_raise_the_limit_of_pixels(
+    checkpoint: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint[DATA]["loader"]["max_pixels"] = 10**10
+    assert "data.loader.max_pixels" not in command_line_defaults(checkpoint, ClassifierModule, ShardDataModule)
+    assert run("predict", checkpoint) == ""
+    assert "data.loader.max_pixels: 10000000000 -> 178956970" in capsys.readouterr().out
+    checkpoint[DATA]["loader"]["max_pixels"] = 100
+    assert command_line_defaults(checkpoint, ClassifierModule, ShardDataModule)["data.loader.max_pixels"] == 100
+
+
+@pytest.mark.parametrize("version", ["\x1b[2J garbage", "pipe:x", "", 3, None])
+def test_a_version_of_lightning_is_a_version(version: object, checkpoint: dict[str, Any]) -> None:
+    assert "damaged or not a checkpoint of a MambaEye run" in run(
+        "predict", checkpoint | {"pytorch-lightning_version": version}
+    )
+    del checkpoint["pytorch-lightning_version"]
+    assert "its arguments are no run's ('pytorch-lightning_version')" in run("predict", checkpoint)

@@ -89,6 +89,11 @@ class Encoder(Configurable, ABC):
         """
         return None
 
+    @classmethod
+    def settings_in(cls, tensors: Mapping[str, Tensor]) -> dict[str, Any] | None:
+        """Return the constructor's arguments that a state dict's names and shapes tell; None where they do not."""
+        return None
+
 
 class GlimpseEncoder(Encoder):
     """Takes glimpses and their positions; answers once, after the last one, unless it says otherwise."""

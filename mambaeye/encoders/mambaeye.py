@@ -27,6 +27,7 @@ from mambaeye.ops.kernels import (
 from mambaeye.ops.mamba2 import Mamba2, MixerState
 from mambaeye.ops.precision import wide
 
+LARGEST = 2**20  # size; so that a file with larger ones is refused and not tried
 DEPTHS = {"tiny": 12, "small": 24, "base": 48}
 # the published files' names -> ours; below a block the names agree
 PUBLISHED = {
@@ -76,8 +77,9 @@ class EncoderConfig:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if name != "coordinates" and value < 1:
-                raise InputError(f"encoder.{name} is {value}: give at least 1")
+            if name != "coordinates" and not 1 <= value <= LARGEST:
+                allowed = "at least 1" if value < 1 else f"at most {LARGEST}"
+                raise InputError(f"encoder.{name} is {value}: give {allowed}")
         if self.coordinates not in get_args(Coordinates):
             raise InputError(
                 f"encoder.coordinates is {self.coordinates!r}: choose one of {', '.join(get_args(Coordinates))}"
@@ -90,8 +92,8 @@ class EncoderConfig:
             raise InputError("encoder.d_conv is 1: a causal convolution needs 2 taps or more")
         inner = self.expand * self.dim
         if inner % self.headdim:
-            divisors = (d for d in range(1, inner + 1) if inner % d == 0)
-            nearest = min(divisors, key=lambda d: abs(d - self.headdim))
+            small = [d for d in range(1, math.isqrt(inner) + 1) if inner % d == 0]
+            nearest = min([*small, *(inner // d for d in small)], key=lambda d: (abs(d - self.headdim), d))
             raise InputError(
                 f"encoder.headdim is {self.headdim}, which does not divide expand * dim = {inner}: "
                 f"the nearest that does is {nearest}"
@@ -242,6 +244,15 @@ class MambaEye(CausalEncoder):
             prefix = next((p for p in PUBLISHED if name.startswith(p)), "")
             state[PUBLISHED.get(prefix, "") + name.removeprefix(prefix)] = tensor  # an unknown key keeps its name
         return PublishedWeights(asdict(sizes(state, where)), state)
+
+    @classmethod
+    def settings_in(cls, tensors: Mapping[str, Tensor]) -> dict[str, Any] | None:
+        try:
+            told = asdict(sizes(tensors, "the state dict"))
+        except InputError:
+            return None
+        del told["coordinates"]  # which no shape tells
+        return told
 
     def _run(
         self, patches: Tensor, positions: Tensor, state: EncoderState | None

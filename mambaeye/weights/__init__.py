@@ -1,5 +1,5 @@
 """Weights in files, read without running code; python -m mambaeye.weights inspect FILE says what a file is."""
 
-from mambaeye.weights.files import download, init_from, load, load_published, require_fit, save
+from mambaeye.weights.files import HEAD, download, init_from, load, load_published, require_fit, require_own_sizes, save
 
-__all__ = ["download", "init_from", "load", "load_published", "require_fit", "save"]
+__all__ = ["HEAD", "download", "init_from", "load", "load_published", "require_fit", "require_own_sizes", "save"]

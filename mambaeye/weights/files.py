@@ -6,19 +6,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from mambaeye.atomic import atomic_write
-from mambaeye.checkpoints import encoder_of, read_checkpoint
+from mambaeye.checkpoints import MODEL, encoder_of, read_checkpoint
 from mambaeye.encoders.base import Encoder, PublishedWeights
 from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.errors import InputError
+from mambaeye.saved_values import shown
 from mambaeye.weights.tensor_files import read_tensors, save_safetensors
 
 SHOWN_DIFFERENCES = 8
+ROOM = 1000  # tensors that an encoder may have more than a file, so that a message can name those that are missing
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 HUB = re.compile(r"hf://(?P<repo_id>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?/(?P<filename>.+)")
-HEAD = "head."
+HEAD, HEAD_WEIGHT = "head.", "head.weight"
 IN_CHECKPOINT = "encoder."  # what stands before the encoder's names in a module
 
 
@@ -99,8 +103,8 @@ def load(source: str | Path) -> Encoder:
     else:
         description, state = read_description(source / CONFIG), read_tensors(source / WEIGHTS)
         where = str(source / WEIGHTS)
+    require_fit(blank(description, state, where), state, where)
     encoder = build(description, where)
-    require_fit(encoder, state, where)
     encoder.to(state["head.weight"].dtype).load_state_dict(state)
     return encoder
 
@@ -137,14 +141,47 @@ def build(description: Mapping[str, Any], where: str) -> Encoder:
         raise InputError(f"{where} does not hold an encoder's sizes: {error}") from None
 
 
-def init_from(encoder: Encoder, source: str | Path, new_head: bool = False) -> None:
-    """Take the weights of a file.
+def blank(description: Mapping[str, Any], state: Mapping[str, Tensor], where: str) -> Encoder:
+    """Return the encoder that a file describes on the meta device, where it takes no memory; no more than the file has.
+
+    Raises:
+        InputError: as build; or it has more tensors than the file.
+    """
+    built = 0
+
+    def count(*_: object) -> None:
+        nonlocal built
+        built += 1
+        if built > len(state) + ROOM:
+            raise ValueError(f"they make more than the {len(state)} tensors that it has")
+
+    counting = register_module_parameter_registration_hook(count)
+    try:
+        with torch.device("meta"):
+            return build(description, where)
+    finally:
+        counting.remove()
+
+
+def require_own_sizes(checkpoint: Mapping[str, Any], where: str) -> None:
+    """Check that a checkpoint's sizes are those of its own weights, before anything of these sizes is made.
+
+    Raises:
+        InputError: they are not.
+    """
+    state = encoder_tensors(checkpoint["state_dict"])
+    require_fit(blank(checkpoint[MODEL]["encoder"], state, where), state, where)
+
+
+def init_from(encoder: Encoder, source: str | Path, new_head: bool | None = False) -> bool:
+    """Take the weights of a file; return whether the encoder's head stays as it is, a new one.
 
     Args:
         encoder: changed in place.
         source: a published file, a checkpoint of ours, a .safetensors file with our names, or
             hf://OWNER/REPOSITORY[@REVISION]/FILE for one of these on the Hugging Face hub.
-        new_head: leave the encoder's own head as it is, whatever number of classes the file has.
+        new_head: leave the encoder's own head as it is, whatever number of classes the file has; None for where that
+            is another number.
 
     Raises:
         InputError: the file cannot be read as tensors, or does not fit; the encoder is left as it was.
@@ -153,10 +190,46 @@ def init_from(encoder: Encoder, source: str | Path, new_head: bool = False) -> N
     tensors = read_tensors(local_path(where))
     published = encoder.from_published(tensors, where)
     state = encoder_tensors(tensors) if published is None else published.tensors
+    own = encoder.state_dict()
+    if not own.keys() & state.keys():
+        raise InputError(f"{where} holds weights of another program: {first_of(state)}")
+    told = encoder.settings_in(state) if published is None else published.settings
+    require_sizes(encoder, told or {}, where)
+    classes = len(state[HEAD_WEIGHT]) if HEAD_WEIGHT in state and state[HEAD_WEIGHT].ndim else encoder.num_classes
+    if new_head is None:
+        new_head = classes != encoder.num_classes
     if new_head:
-        own = {name: tensor for name, tensor in encoder.state_dict().items() if name.startswith(HEAD)}
-        state = {name: tensor for name, tensor in state.items() if not name.startswith(HEAD)} | own
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(HEAD)}
+        state |= {name: tensor for name, tensor in own.items() if name.startswith(HEAD)}
+    elif classes != encoder.num_classes:
+        raise InputError(
+            f"{where} has {classes} classes and the model {encoder.num_classes}: set --data.num_classes {classes}, or "
+            "train a new head with --model.new_head true"
+        )
     load_matching(encoder, state, where)
+    return new_head
+
+
+def first_of(state: Mapping[str, Tensor]) -> str:
+    """Return how a message names the tensors of a state dict, by its first."""
+    return f"of its {len(state)} tensors none is the encoder's, the first is {shown(min(state))}" if state else "none"
+
+
+def require_sizes(encoder: Encoder, told: Mapping[str, Any], where: str) -> None:
+    """Check that an encoder has the sizes that a file's weights tell, but for the number of classes.
+
+    Raises:
+        InputError: it has others; the message names these.
+    """
+    other = {
+        name: value
+        for name, value in told.items()
+        if name not in ("num_classes", "coordinates") and encoder.settings.get(name, value) != value
+    }
+    if other:
+        theirs = " and ".join(f"{name} {value}" for name, value in other.items())
+        ours = " and ".join(f"{name} {encoder.settings[name]}" for name in other)
+        raise InputError(f"{where} has {theirs}, the config {ours}: leave that out, for weights bring their sizes")
 
 
 def encoder_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

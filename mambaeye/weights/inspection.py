@@ -5,16 +5,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from mambaeye.checkpoints import MODEL, checkpoint_in, encoder_of, is_of_run
+from mambaeye.encoders.base import Encoder
 from mambaeye.errors import InputError
 from mambaeye.weights.files import (
     CONFIG,
     WEIGHTS,
     Difference,
-    build,
+    blank,
     differences,
     encoder_tensors,
     local_path,
@@ -110,6 +110,9 @@ def of_others(content: Any, path: Path) -> Inspection:
         found = published_in(tensors, str(path))
     except InputError as error:
         return Inspection("weights in a published layout", tensors, problem=str(error), others=others)
+    if found is None and (described := of_known_names(tensors)) is not None:
+        kind = f"weights of {described['class_path'].rpartition('.')[2]}, whose shapes tell its sizes"
+        return compared(kind, encoder_tensors(tensors), described, path, others)
     if found is None:
         problem = "nothing in it tells what encoder it is of, as a config.json beside it would"
         return Inspection("tensors in a layout that is not known here", tensors, problem=problem, others=others)
@@ -119,13 +122,20 @@ def of_others(content: Any, path: Path) -> Inspection:
     return compared(kind, published.tensors, description, path, others)
 
 
+def of_known_names(tensors: Mapping[str, Tensor]) -> dict[str, Any] | None:
+    """Return what builds the encoder whose own names and shapes these are, if these tell; None otherwise."""
+    for system in Encoder.defined_subclasses():
+        if (settings := system.settings_in(encoder_tensors(tensors))) is not None:
+            return {"class_path": system.class_path(), "init_args": settings}
+    return None
+
+
 def compared(
     kind: str, tensors: Mapping[str, Tensor], description: Mapping[str, Any], path: Path, others: list[str]
 ) -> Inspection:
     """Compare tensors with the encoder that is described, which is built on the meta device and takes no memory."""
     try:
-        with torch.device("meta"):
-            encoder = build(description, str(path))
+        encoder = blank(description, tensors, str(path))
     except InputError as error:
         return Inspection(kind, tensors, description, problem=str(error), others=others)
     return Inspection(kind, tensors, description, differences=differences(encoder, tensors), others=others)
