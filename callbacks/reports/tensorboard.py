@@ -18,16 +18,19 @@ def add_figure(trainer: Trainer, name: str, figure: Figure) -> None:
         logger.experiment.add_figure(f"figures/{name}", figure, trainer.global_step)
 
 
+SHOW = threading.excepthook
+
+
 def raise_refusals_once() -> None:
     """Print no traceback of a thread that the system refuses to write to the disk.
 
     TensorBoard writes in threads of its own. What one runs into is raised again where the run next writes an event, or
     closes the file, and ends the run there.
     """
-    show = threading.excepthook
-
-    def show_others(error: threading.ExceptHookArgs) -> None:
-        if not isinstance(error.exc_value, OSError):
-            show(error)
-
     threading.excepthook = show_others
+
+
+def show_others(error: threading.ExceptHookArgs) -> None:
+    """Print the traceback of a thread's exception, unless the system has refused something."""
+    if not isinstance(error.exc_value, OSError):
+        SHOW(error)
