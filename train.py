@@ -45,7 +45,7 @@ from callbacks.run.preemption import Preemption
 from callbacks.run.preflight import Preflight
 from callbacks.run.stops import StopWithinEpoch
 from datamodules.datamodule import ShardDataModule
-from mambaeye.atomic import GO_ON, refusal
+from mambaeye.atomic import refusal
 from mambaeye.checkpoints import command_line_defaults, read_checkpoint, shards_of
 from mambaeye.configurable import Configurable
 from mambaeye.encoders.base import Encoder
@@ -331,7 +331,7 @@ def main(args: list[str] | None = None) -> None:
     except OSError as error:  # of writers that are not ours, TensorBoard's among them
         if error.errno not in REFUSALS:
             raise
-        sys.exit(f"error: {refusal('a file of the run', error, GO_ON)}")
+        sys.exit(f"error: {refusal('a file of the run', error)}")
     except RuntimeError as error:
         if not isinstance(error, DistError) and "gloo" not in str(error):
             raise

@@ -108,7 +108,7 @@ class WriterLock:
             InputError: another process holds it.
         """
         try:
-            descriptor, made = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644), True
+            descriptor, made = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), True
         except FileExistsError:
             try:
                 descriptor, made = os.open(self.path, os.O_RDWR), False

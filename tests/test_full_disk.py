@@ -140,9 +140,8 @@ def test_a_disk_without_a_byte_left(moment: str, arguments: list[str], small_dis
     main(fit)
     last = small_disk / "run/checkpoints/last.ckpt"
     before = last.read_bytes()
-    run = start(
-        [*fit, "--ckpt_path=last", "--trainer.max_epochs=2", *refused(moment, None)], PYTHONPATH=f"{ROOT}:{ROOT}/tests"
-    )
+    go_on = ["--ckpt_path=last", "--trainer.max_epochs=2", *refused(moment, None)]
+    run = start([*fit, *go_on], PYTHONPATH=f"{ROOT}:{ROOT}/tests")
     said, _ = run.communicate(timeout=300)
     assert run.returncode == 1, said
     assert "Traceback" not in said
