@@ -1,5 +1,6 @@
 """MambaEye on the command line: python train.py {fit,validate,test,predict} --help"""
 
+import errno
 import os
 import sys
 import warnings
@@ -23,11 +24,13 @@ from callbacks.reports.film_strip import FilmStrip
 from callbacks.reports.glimpse_axis import GlimpseAxis
 from callbacks.reports.prediction_writer import PredictionWriter
 from callbacks.reports.scan_diagnosis import ScanDiagnosis
+from callbacks.reports.tensorboard import raise_refusals_once
 from callbacks.reports.throughput import Throughput
 from callbacks.reports.training_curves import TrainingCurves
 from callbacks.reports.validation_figures import ValidationFigures
 from callbacks.reports.validation_report import ValidationReport
 from callbacks.run.checkpointing import AtomicCheckpointIO, StepCheckpoint
+from callbacks.run.config_file import ConfigFile
 from callbacks.run.directory import (
     checkpoint_dir,
     default_run_dir,
@@ -37,10 +40,12 @@ from callbacks.run.directory import (
     print_rank_zero,
 )
 from callbacks.run.nonfinite import NonFiniteGuard
+from callbacks.run.one_writer import OneWriter
 from callbacks.run.preemption import Preemption
 from callbacks.run.preflight import Preflight
 from callbacks.run.stops import StopWithinEpoch
 from datamodules.datamodule import ShardDataModule
+from mambaeye.atomic import refusal
 from mambaeye.checkpoints import command_line_defaults, read_checkpoint, shards_of
 from mambaeye.configurable import Configurable
 from mambaeye.encoders.base import Encoder
@@ -67,6 +72,7 @@ TYPES: dict[str, type[Configurable]] = {"encoder": Encoder, "policy": Policy}  #
 SCANS = ("data.scans", "data.train_scan")
 PRODUCTS = {"high": "TF32", "medium": "bf16"}  # what float32 matrices are multiplied in, by torch's names
 IMAGES = "--data.images"
+REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # of the system to write
 # the shards that a command reads, and what it does there
 READS = {
     "fit": {"data.train_shards": "trained", "data.val_shards": "validated"},
@@ -101,6 +107,7 @@ class MambaEyeCLI(LightningCLI):
             ShardDataModule,
             seed_everything_default=0,
             auto_configure_optimizers=False,
+            save_config_callback=ConfigFile,
             trainer_defaults={"callbacks": [callback() for callback in ALWAYS]},
             args=words,
         )
@@ -203,7 +210,7 @@ class MambaEyeCLI(LightningCLI):
         if precision in PRODUCTS:
             print_rank_zero(f"float32 matrices are multiplied in {PRODUCTS[precision]} where the device can")
         name = "config.yaml" if self.subcommand == "fit" else f"{self.subcommand}.yaml"
-        self.save_config_kwargs = {"config_filename": name, "overwrite": True}
+        self.save_config_kwargs = {"config_filename": name}
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config[self.subcommand]
@@ -214,6 +221,12 @@ class MambaEyeCLI(LightningCLI):
         plugins = self.config_init[self.subcommand].trainer.plugins or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
+
+    def before_fit(self) -> None:
+        OneWriter(self.trainer, "fit", self.config["fit"].ckpt_path)
+
+    def before_predict(self) -> None:
+        OneWriter(self.trainer, "predict", self.config["predict"].ckpt_path)
 
 
 def split_images(words: list[str]) -> tuple[list[str], list[str]]:
@@ -309,11 +322,16 @@ def main(args: list[str] | None = None) -> None:
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     for message in NOT_FOR_USERS:
         warnings.filterwarnings("ignore", message)
+    raise_refusals_once()
     try:
         MambaEyeCLI(sys.argv[1:] if args is None else args)
     except (InputError, MisconfigurationException) as error:
         sentence = str(error).rpartition("InputError: ")[2].strip()  # of a loader worker's error, its last line
         sys.exit(f"error: {sentence}")
+    except OSError as error:  # of writers that are not ours, TensorBoard's among them
+        if error.errno not in REFUSALS:
+            raise
+        sys.exit(f"error: {refusal('a file of the run', error)}")
     except RuntimeError as error:
         if not isinstance(error, DistError) and "gloo" not in str(error):
             raise

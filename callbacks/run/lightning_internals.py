@@ -4,6 +4,7 @@ tests/test_lightning_internals.py fails when Lightning moves it; pyproject.toml 
 """
 
 import subprocess
+from collections.abc import Callable
 from typing import Any
 
 from lightning import Trainer
@@ -54,3 +55,14 @@ def reopen_epoch(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
         count["completed"] = count["processed"] - 1
     if batches["current"]["ready"] % trainer.accumulate_grad_batches == 0:  # else Lightning will not count it again
         loops["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
+
+
+def when_connected(trainer: Trainer, act: Callable[[], None]) -> None:
+    """Call something once the ranks can talk, and before loggers, callbacks and the data are set up."""
+    connect = trainer.strategy.setup_environment
+
+    def connect_and_act() -> None:
+        connect()
+        act()
+
+    trainer.strategy.setup_environment = connect_and_act  # type: ignore[method-assign]

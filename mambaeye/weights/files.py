@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialized
 from torch import Tensor, nn
 
 from mambaeye.atomic import atomic_write
@@ -84,7 +85,7 @@ def save(encoder: Encoder, folder: str | Path) -> None:
     """
     tensors = {name: tensor.detach().contiguous() for name, tensor in encoder.state_dict().items()}
     with atomic_write(Path(folder) / WEIGHTS) as partial:
-        save_file(tensors, partial)
+        partial.write_bytes(serialized(tensors))  # their own writer raises no OSError where a disk is full
     with atomic_write(Path(folder) / CONFIG) as partial:
         partial.write_text(json.dumps(encoder.description(), indent=1) + "\n")
 
