@@ -135,7 +135,7 @@ class ShardDataModule(LightningDataModule):
             self._open_index("val")
 
     def _open_index(self, split: str) -> None:
-        self.indices[split] = open_split(*self.shards[split], self.num_classes)
+        self.indices[split] = open_split(*self.shards[split], self.num_classes, self.loader.read_limits)
         self.classes = self.indices.get("train", self.indices[split]).classes
 
     def _set_accumulation(self) -> None:
@@ -192,7 +192,7 @@ class ShardDataModule(LightningDataModule):
         batches = batches_of(len(index), self.loader.training_layout(index, self._trainer.world_size))
         if not batches:
             raise InputError(
-                f"{index.folder} has {len(index)} samples, less than the {self.loader.batch_size} of one optimizer "
+                f"{index.name} has {len(index)} samples, less than the {self.loader.batch_size} of one optimizer "
                 f"step: set a smaller --data.loader.batch_size"
             )
         return batches

@@ -63,6 +63,8 @@ ONLY_IN = {
     "mamba_ssm": ("mambaeye.ops.kernels",),
     "causal_conv1d": ("mambaeye.ops.kernels",),
     "webdataset": ("datamodules",),
+    "urllib3": ("datamodules.storage.web",),
+    "fsspec": ("datamodules.storage.objects",),
     "matplotlib": ("callbacks",),
     "tensorboard": ("callbacks",),
 }
