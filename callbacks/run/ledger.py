@@ -9,7 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from callbacks.run.ledger_files import cut, ledger_path, ledger_paths
 from mambaeye.batch import CanvasBatch, GlimpseBatch
-from mambaeye.contracts import data_of
+from mambaeye.contracts import data_of, limited
 from mambaeye.errors import InputError
 
 
@@ -44,7 +44,9 @@ class SampleLedger(Callback):
                 if rank >= trainer.world_size:
                     cut(path, trainer.global_step)
         self.file = FileIO(self.path, "a")  # without a buffer, which would be written again after a full disk
-        self.samples, self.images = data_of(trainer).train_split.samples, data_of(trainer).optimizer_step.images
+        data = data_of(trainer)
+        self.samples, self.images = data.train_split.samples, data.optimizer_step.images
+        self.limited = limited(data.train_batches, trainer.limit_train_batches) < data.train_batches
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: GlimpseBatch | CanvasBatch, batch_idx: int
@@ -67,7 +69,7 @@ class SampleLedger(Callback):
             "batches": trainer.num_training_batches,
             "samples": self.samples,
             "images": self.images,
-            "limited": trainer.limit_train_batches != 1.0,
+            "limited": self.limited,
             "keys": [key for key, valid in rows if valid],
             "unreadable": [key for key, valid in rows if not valid],
             "loss": outputs["loss"].item() * trainer.accumulate_grad_batches,  # Lightning has divided it
