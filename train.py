@@ -38,6 +38,7 @@ from callbacks.run.directory import (
     last_checkpoint,
     make_run_dir,
     print_rank_zero,
+    read_usable,
 )
 from callbacks.run.nonfinite import NonFiniteGuard
 from callbacks.run.one_writer import OneWriter
@@ -46,7 +47,7 @@ from callbacks.run.preflight import Preflight
 from callbacks.run.stops import StopWithinEpoch
 from datamodules.datamodule import ShardDataModule
 from mambaeye.atomic import refusal
-from mambaeye.checkpoints import command_line_defaults, read_checkpoint, shards_of
+from mambaeye.checkpoints import command_line_defaults, shards_of
 from mambaeye.configurable import Configurable
 from mambaeye.encoders.base import Encoder
 from mambaeye.encoders.mambaeye import MambaEye
@@ -180,7 +181,7 @@ class MambaEyeCLI(LightningCLI):
         ckpt_path = find_checkpoint(command, run_dir, asked.ckpt_path, asked.model.init_from is not None)
         saved, shards = {}, {}
         if ckpt_path:
-            checkpoint = read_checkpoint(ckpt_path, "--ckpt_path")
+            checkpoint = read_usable(ckpt_path)
             saved = command_line_defaults(checkpoint, ClassifierModule, ShardDataModule)
             refuse_foreign_scans(saved, asked)
             shards = shards_of(checkpoint)

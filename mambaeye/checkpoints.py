@@ -11,7 +11,7 @@ from mambaeye.configurable import Configurable
 from mambaeye.encoders.base import Encoder
 from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.errors import InputError
-from mambaeye.plain_files import UnreadableError, load_plain
+from mambaeye.plain_files import UnreadableError, load_plain, require_checksums
 from mambaeye.policies.base import Policy
 from mambaeye.saved_values import misfits, shown, types_of
 
@@ -72,6 +72,18 @@ def read_checkpoint(path: str | Path, what: str) -> dict[str, Any]:
     except UnreadableError as error:
         raise InputError(f"{what} {path} {UNUSABLE}: {error}") from None
     return checkpoint_in(content, f"{what} {path}")
+
+
+def require_undamaged(path: str | Path) -> None:
+    """Require that a checkpoint is as it was written.
+
+    Raises:
+        InputError: it is not.
+    """
+    try:
+        require_checksums(path)
+    except UnreadableError as error:
+        raise InputError(f"the checkpoint {path} is damaged: {error}") from None
 
 
 def checkpoint_in(content: Any, where: str) -> dict[str, Any]:

@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "mambaeye.flops": ("mambaeye.batch", "mambaeye.encoders.base"),
     "mambaeye.rollout": (*BELOW, "mambaeye.encoders.base", "mambaeye.policies", "mambaeye.loss"),
     "mambaeye.evaluation": (*BELOW, *WALK, "mambaeye.evaluation"),
-    "mambaeye.plain_files": (),
+    "mambaeye.plain_files": ("mambaeye.saved_values",),
     "mambaeye.saved_values": (),
     "mambaeye.checkpoints": (
         *(*BATCH, "mambaeye.configurable", "mambaeye.encoders", "mambaeye.policies"),
