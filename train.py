@@ -14,7 +14,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch.distributed import DistError
 
 import mambaeye.encoders
 import mambaeye.policies  # noqa: F401  # both define what the command line finds by class name
@@ -27,6 +26,7 @@ from callbacks.reports.throughput import Throughput
 from callbacks.reports.training_curves import TrainingCurves
 from callbacks.reports.validation_figures import ValidationFigures
 from callbacks.reports.validation_report import ValidationReport
+from callbacks.run.agreement import SharedConfig, require_free_port
 from callbacks.run.checkpointing import AtomicCheckpointIO, StepCheckpoint
 from callbacks.run.directory import (
     checkpoint_dir,
@@ -46,6 +46,7 @@ from mambaeye.configurable import Configurable
 from mambaeye.encoders.base import Encoder
 from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.errors import InputError
+from mambaeye.failures import in_one_sentence
 from mambaeye.module import ClassifierModule
 from mambaeye.policies.base import Policy
 from mambaeye.saved_values import shown
@@ -101,6 +102,7 @@ class MambaEyeCLI(LightningCLI):
             ShardDataModule,
             seed_everything_default=0,
             auto_configure_optimizers=False,
+            save_config_callback=SharedConfig,
             trainer_defaults={"callbacks": [callback() for callback in ALWAYS]},
             args=words,
         )
@@ -213,7 +215,9 @@ class MambaEyeCLI(LightningCLI):
             kwargs["logger"] = False
         plugins = self.config_init[self.subcommand].trainer.plugins or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        require_free_port(trainer)
+        return trainer
 
 
 def split_images(words: list[str]) -> tuple[list[str], list[str]]:
@@ -310,20 +314,11 @@ def main(args: list[str] | None = None) -> None:
     for message in NOT_FOR_USERS:
         warnings.filterwarnings("ignore", message)
     try:
-        MambaEyeCLI(sys.argv[1:] if args is None else args)
+        with in_one_sentence():
+            MambaEyeCLI(sys.argv[1:] if args is None else args)
     except (InputError, MisconfigurationException) as error:
         sentence = str(error).rpartition("InputError: ")[2].strip()  # of a loader worker's error, its last line
         sys.exit(f"error: {sentence}")
-    except RuntimeError as error:
-        if not isinstance(error, DistError) and "gloo" not in str(error):
-            raise
-        reason = str(error).strip().splitlines()[0]
-        if "EADDRINUSE" in str(error):
-            sys.exit(f"error: the port that the processes meet at is in use: set another MASTER_PORT ({reason})")
-        sys.exit(
-            f"error: another process of this run has ended or cannot be reached: see what it said, then go on with "
-            f"--ckpt_path last ({reason})"
-        )
 
 
 if __name__ == "__main__":
