@@ -21,6 +21,14 @@ def child_processes(trainer: Trainer) -> list[subprocess.Popen[bytes]]:
     return launcher.procs if isinstance(launcher, _SubprocessScriptLauncher) else []
 
 
+def port_of_children(trainer: Trainer) -> int | None:
+    """Return the port at which processes that this one is about to start will meet it; None if it starts none."""
+    launcher = trainer.strategy.launcher
+    if not isinstance(launcher, _SubprocessScriptLauncher) or launcher.cluster_environment.node_rank() != 0:
+        return None
+    return launcher.cluster_environment.main_port
+
+
 def disable_signal_handlers(trainer: Trainer) -> None:
     """Keep Lightning from registering handlers for SIGTERM and SIGUSR1; to be called in setup.
 
