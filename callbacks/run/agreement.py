@@ -23,7 +23,7 @@ PLACES = ("config", "data.data_dir", "data.train_shards", "data.val_shards", "da
 
 
 def facts_of(config: Namespace) -> dict[str, str]:
-    """Return what is compared: every argument but PLACES, the project's code, the versions of Python and of LIBRARIES."""
+    """Return what is compared: every argument but PLACES, the project's code, and the versions of what it uses."""
     arguments = {f"--{name}": str(value) for name, value in flat(config.as_dict()).items()}
     for name in PLACES:
         arguments.pop(f"--{name}", None)
