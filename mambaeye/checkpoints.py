@@ -3,7 +3,7 @@
 Reading one runs no code: tensors and plain containers alone are loaded, and classes that it names must be defined.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +187,7 @@ def command_line_defaults(checkpoint: dict[str, Any], model: type, data: type) -
             )
         if name in BASES and value is not None:
             BASES[name].defined(value.get("class_path"), "the checkpoint", f"--{name}")
-        grouped = isinstance(value, dict) and name not in BASES
+        grouped = is_dataclass(types[name])
         defaults |= flattened(name, value) if grouped else {name.replace("data.seed", "seed_everything"): value}
     for name, value in excesses(defaults):
         raise InputError(f"the checkpoint's {name} is {shown(value)}, which is more than a file may give")

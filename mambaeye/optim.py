@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import cycle
 from typing import Any, Literal, Protocol
 
+import torch
 from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -57,7 +58,15 @@ def build_optimizer(parts: Iterable[Decaying], config: OptimizerConfig, backbone
         parts: of the model.
         config: of the optimizer.
         backbone: the parameters for which config.backbone_lr holds.
+
+    Raises:
+        InputError: a step would be too large for a float32, which torch answers with a conversion error.
     """
+    if config.lr * max(1 / (1 - config.betas[0]), config.weight_decay) > torch.finfo(torch.float32).max:
+        raise InputError(
+            f"model.optimizer.lr is {config.lr:g} (weight_decay {config.weight_decay:g}), whose steps are too large "
+            f"for float32: give a learning rate such as 1e-3"
+        )
     slow = {id(parameter) for parameter in backbone} if config.backbone_lr != 1 else set()
     groups: list[list[nn.Parameter]] = [[], [], *([[], []] if slow else [])]
     for part in parts:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mambaeye.atomic import atomic_write
@@ -60,7 +60,8 @@ def save_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a .safetensors file, beside the one that it replaces and renamed, with a checksum in its metadata."""
     own = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     with atomic_write(path) as partial:
-        save_file(own, partial, {"format": "pt", CHECKSUM: checksum(own)})
+        # their own writer of files raises no OSError where a disk is full
+        partial.write_bytes(save(own, {"format": "pt", CHECKSUM: checksum(own)}))
 
 
 def load_safetensors(path: Path) -> dict[str, Tensor]:
