@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "mambaeye.atomic": ("mambaeye.errors",),
     "mambaeye.batch": (),
     "mambaeye.errors": (),
+    "mambaeye.failures": ("mambaeye.atomic",),
     "mambaeye.configurable": ("mambaeye.errors",),
     "mambaeye.geometry": ("mambaeye.geometry", *BATCH),
     "mambaeye.ops": ("mambaeye.ops", "mambaeye.errors"),
@@ -36,7 +37,7 @@ MAY_IMPORT = {
     "mambaeye.flops": ("mambaeye.batch", "mambaeye.encoders.base"),
     "mambaeye.rollout": (*BELOW, "mambaeye.encoders.base", "mambaeye.policies", "mambaeye.loss"),
     "mambaeye.evaluation": (*BELOW, *WALK, "mambaeye.evaluation"),
-    "mambaeye.plain_files": (),
+    "mambaeye.plain_files": ("mambaeye.saved_values",),
     "mambaeye.saved_values": (),
     "mambaeye.checkpoints": (
         *(*BATCH, "mambaeye.configurable", "mambaeye.encoders", "mambaeye.policies"),
@@ -45,7 +46,10 @@ MAY_IMPORT = {
     "mambaeye.weights": (*FILES_OF, "mambaeye.encoders", "mambaeye.errors"),
     "mambaeye.contracts": MODEL,
     "mambaeye.module": (*MODEL, *FILES_OF, "mambaeye.contracts", "mambaeye.flops", "mambaeye.optim"),
-    "datamodules": ("datamodules", *BATCH, "mambaeye.geometry", *WRITING, "mambaeye.contracts"),
+    "datamodules": (
+        *("datamodules", *BATCH, "mambaeye.geometry", *WRITING),
+        *("mambaeye.contracts", "mambaeye.failures"),
+    ),
     "callbacks.plots": ("callbacks.plots", *BATCH, "mambaeye.geometry", "mambaeye.evaluation", "mambaeye.atomic"),
     "callbacks.run": ("callbacks.run", *BATCH, *WRITING, "mambaeye.contracts", "mambaeye.checkpoints"),
     "callbacks": ("callbacks", *BATCH, *CONTRACTS, "mambaeye.geometry", "mambaeye.atomic"),
@@ -63,6 +67,8 @@ ONLY_IN = {
     "mamba_ssm": ("mambaeye.ops.kernels",),
     "causal_conv1d": ("mambaeye.ops.kernels",),
     "webdataset": ("datamodules",),
+    "urllib3": ("datamodules.storage.web",),
+    "fsspec": ("datamodules.storage.objects",),
     "matplotlib": ("callbacks",),
     "tensorboard": ("callbacks",),
 }

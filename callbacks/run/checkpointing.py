@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from mambaeye.atomic import GO_ON, atomic_write
-from mambaeye.checkpoints import migrate
+from mambaeye.checkpoints import migrate, require_undamaged
 
 
 class StepCheckpoint(ModelCheckpoint):
@@ -72,6 +72,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if path.suffix == ModelCheckpoint.FILE_EXTENSION and ".." not in path.parts:
             path.unlink(missing_ok=True)
 
-    def load_checkpoint(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Read a checkpoint, one of version 0.1 in today's terms."""
-        return migrate(super().load_checkpoint(*args, **kwargs))
+    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Read a checkpoint, one of version 0.1 in today's terms.
+
+        Raises:
+            InputError: it is damaged.
+        """
+        require_undamaged(path)
+        return migrate(super().load_checkpoint(path, *args, **kwargs))
