@@ -213,7 +213,12 @@ class MambaEyeCLI(LightningCLI):
             kwargs["logger"] = False
         plugins = self.config_init[self.subcommand].trainer.plugins or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        if self.subcommand == "fit":
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, Preemption):
+                    callback.watch(trainer)
+        return trainer
 
 
 def split_images(words: list[str]) -> tuple[list[str], list[str]]:
