@@ -225,6 +225,9 @@ class MambaEyeCLI(LightningCLI):
 
     def before_fit(self) -> None:
         OneWriter(self.trainer, "fit", self.config["fit"].ckpt_path)
+        for callback in self.trainer.callbacks:
+            if isinstance(callback, Preemption):
+                callback.watch(self.trainer)
 
     def before_predict(self) -> None:
         OneWriter(self.trainer, "predict", self.config["predict"].ckpt_path)

@@ -228,6 +228,11 @@ class ShardDataModule(LightningDataModule):
         return self.train_loader.waited if self.train_loader else 0.0
 
     @property
+    def waiting(self) -> bool:
+        """Tell whether this process waits for a batch."""
+        return any(loader.waiting for loader in (self.train_loader, self.fixed_loader) if loader)
+
+    @property
     def evaluation_wait(self) -> float:
         """Return how many seconds the batches of the last validation took to come."""
         return self.fixed_loader.waited if self.fixed_loader else 0.0

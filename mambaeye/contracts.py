@@ -87,6 +87,10 @@ class DataSpec(Protocol):
         """Seconds that the last training batch took to come."""
 
     @property
+    def waiting(self) -> bool:
+        """True while this process waits for a batch."""
+
+    @property
     def evaluation_wait(self) -> float:
         """Seconds that the batches of the last validation took to come."""
 
