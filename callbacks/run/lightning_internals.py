@@ -4,6 +4,7 @@ tests/test_lightning_internals.py fails when Lightning moves it; pyproject.toml 
 """
 
 import subprocess
+from collections.abc import Callable
 from typing import Any
 
 from lightning import Trainer
@@ -18,6 +19,14 @@ def child_processes(trainer: Trainer) -> list[subprocess.Popen[bytes]]:
     """
     launcher = trainer.strategy.launcher
     return launcher.procs if isinstance(launcher, _SubprocessScriptLauncher) else []
+
+
+def port_of_children(trainer: Trainer) -> int | None:
+    """Return the port at which processes that this one is about to start will meet it; None if it starts none."""
+    launcher = trainer.strategy.launcher
+    if not isinstance(launcher, _SubprocessScriptLauncher) or launcher.cluster_environment.node_rank() != 0:
+        return None
+    return launcher.cluster_environment.main_port
 
 
 def disable_signal_handlers(trainer: Trainer) -> None:
@@ -90,3 +99,14 @@ def batches_that_stepped(trainer: Trainer, checkpoint: dict[str, Any]) -> tuple[
     if not epoch_has_ended(checkpoint) and (accumulated or epoch_had_last_batch(checkpoint)):
         counted += 1
     return counted, accumulated
+
+
+def when_connected(trainer: Trainer, act: Callable[[], None]) -> None:
+    """Call something once the ranks can talk, and before loggers, callbacks and the data are set up."""
+    connect = trainer.strategy.setup_environment
+
+    def connect_and_act() -> None:
+        connect()
+        act()
+
+    trainer.strategy.setup_environment = connect_and_act  # type: ignore[method-assign]

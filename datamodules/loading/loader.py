@@ -54,7 +54,7 @@ class ShardAccess:
             stream,
             self.config.num_workers,
             self.config.timeout,
-            str(self.index.folder),
+            self.index.name,
             batch_size=self.layout.batch_size,
             pin_memory=self.pin_memory,
             collate_fn=collate,
@@ -108,6 +108,7 @@ class FixedLoader:
             self.key,
             access.rule,
             access.config.pixel_limit,
+            access.config.read_limits,
         )
         for batch in access.batches(stream):
             self.waited += time.perf_counter() - asked
@@ -180,6 +181,7 @@ class EpochLoader:
             (TRAINING, seed, epoch),
             access.rule,
             access.config.pixel_limit,
+            access.config.read_limits,
         )
         for batch in access.batches(stream):
             self.waited = time.perf_counter() - asked
@@ -207,7 +209,7 @@ class EpochLoader:
         samples = state.get("samples", len(index))
         if samples != len(index):
             raise InputError(
-                f"the checkpoint was saved in an epoch over {samples} samples and {index.folder} has {len(index)}: go "
+                f"the checkpoint was saved in an epoch over {samples} samples and {index.name} has {len(index)}: go "
                 f"on with the same shards, or load the weights alone into a new run"
             )
         self.state = dict(state)
