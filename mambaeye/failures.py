@@ -1,5 +1,6 @@
-"""Failures around a run and not in it: processes that are gone, a port that is taken, memory that ran out."""
+"""Failures around a run and not in it: processes that are gone, a port that is taken, memory or a disk that is full."""
 
+import errno
 import re
 import signal
 import sys
@@ -9,12 +10,15 @@ from contextlib import contextmanager
 import torch
 from torch.distributed import DistError
 
+from mambaeye.atomic import refusal
+
 # torch's words: of a worker's death that a signal tells of, and of one that is noticed when no batch comes
 WORKER = re.compile(
     r"DataLoader worker \(pids?(?:\(s\))? (?P<pids>[\d, ]+)\) (?:is killed by signal: (?P<signal>\w+ ?\w*)|exited)"
 )
 NO_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
 SHARED_MEMORY = "Bus error"
+NOT_WRITTEN = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
 @contextmanager
@@ -22,7 +26,7 @@ def in_one_sentence() -> Iterator[None]:
     """End the program in one sentence and with exit code 1 if what fails is explained; let anything else through."""
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, OSError) as error:
         sentence = explained(error)
         if sentence is None:
             raise
@@ -33,6 +37,9 @@ def in_one_sentence() -> Iterator[None]:
 def explained(error: BaseException) -> str | None:
     """Return the one sentence that says what a failure was and what helps; None of any other error, a bug perhaps."""
     text = str(error)
+    if isinstance(error, OSError):
+        # of writers that are not ours, TensorBoard's among them
+        return refusal("a file of the run", error) if error.errno in NOT_WRITTEN else None
     if worker := WORKER.search(text):
         return lost_worker(f" {worker['pids']}", f" ({worker['signal']})" if worker["signal"] else "")
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in text for words in NO_MEMORY):

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from lightning import LightningModule, Trainer
-from lightning.pytorch.cli import SaveConfigCallback
+from jsonargparse import Namespace
+from lightning import Trainer
 
 from callbacks.run.lightning_internals import port_of_children
 from mambaeye.errors import InputError
@@ -22,24 +22,13 @@ NAMED = 3  # differences in a message
 PLACES = ("config", "data.data_dir", "data.train_shards", "data.val_shards", "data.train_index", "data.val_index")
 
 
-class SharedConfig(SaveConfigCallback):
-    """Writes the configuration as Lightning does, once all processes of the run are seen to have the same.
-
-    Compared are every argument but PLACES, the project's code, and the versions of Python and of LIBRARIES. What
-    differs ends all processes: they would train on other samples than they count, or wait for each other forever.
-    """
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if trainer.world_size > 1:
-            require_agreement(self._facts())
-        super().setup(trainer, pl_module, stage)
-
-    def _facts(self) -> dict[str, str]:
-        arguments = {f"--{name}": str(value) for name, value in flat(self.config.as_dict()).items()}
-        for name in PLACES:
-            arguments.pop(f"--{name}", None)
-        versions = {name: version(name) for name in LIBRARIES}
-        return arguments | versions | {"Python": platform.python_version(), "the project's code": code_digest(ROOT)}
+def facts_of(config: Namespace) -> dict[str, str]:
+    """Return what is compared: every argument but PLACES, the project's code, and the versions of what it uses."""
+    arguments = {f"--{name}": str(value) for name, value in flat(config.as_dict()).items()}
+    for name in PLACES:
+        arguments.pop(f"--{name}", None)
+    versions = {name: version(name) for name in LIBRARIES}
+    return arguments | versions | {"Python": platform.python_version(), "the project's code": code_digest(ROOT)}
 
 
 def flat(arguments: dict[str, Any], above: str = "") -> dict[str, Any]:
@@ -61,6 +50,8 @@ def code_digest(root: Path) -> str:
 
 def require_agreement(facts: dict[str, str]) -> None:
     """Compare what every process says of itself; all must call it.
+
+    What differs would train them on other samples than they count, or let them wait for each other forever.
 
     Raises:
         InputError: two do not say the same, on every process.

@@ -12,6 +12,7 @@ import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from datamodules.storage.commands import end_commands
 from mambaeye.errors import InputError
 from mambaeye.failures import lost_worker
 
@@ -91,4 +92,5 @@ def _end_with_the_parent() -> None:
         received = signal.sigtimedwait(TO_THE_RUN, PATIENCE)
         if received and (received.si_signo, received.si_pid) == (signal.SIGTERM, parent.pid):
             break
+    end_commands()
     os._exit(0)
