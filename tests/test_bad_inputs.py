@@ -172,7 +172,7 @@ check missing :: missing/index.json does not exist
 check folder :: folder/index.json does not exist
 check no_json :: no_json/index.json is not an index of shards
 check :: the following arguments are required: SHARDS
-check missing_tar :: is missing, though missing_tar/index.json lists it
+check missing_tar :: missing_tar/val-000001.tar is missing
 check short_tar :: short_tar/val-000001.tar
 inspect picture.png more :: unrecognized arguments: more
 inspect missing.pt :: does not exist
