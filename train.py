@@ -5,6 +5,7 @@ import sys
 import warnings
 from inspect import isabstract
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -50,7 +51,7 @@ from mambaeye.configurable import Configurable
 from mambaeye.encoders.base import Encoder
 from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.errors import InputError
-from mambaeye.failures import in_one_sentence
+from mambaeye.failures import first_line, in_one_sentence
 from mambaeye.module import ClassifierModule
 from mambaeye.policies.base import Policy
 from mambaeye.saved_values import shown
@@ -171,6 +172,7 @@ class MambaEyeCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse twice: to see which config and checkpoint are meant, then with the defaults that follow from them."""
         refuse_unknown_classes(self.words)
+        refuse_binary_configs(self.words)
         given, images = split_images(self.words)
         first = parser.parse_args([word for word in given if not word.startswith("--print_config")])
         command = first.subcommand
@@ -219,7 +221,10 @@ class MambaEyeCLI(LightningCLI):
             kwargs["logger"] = False
         plugins = self.config_init[self.subcommand].trainer.plugins or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
-        trainer = super().instantiate_trainer(**kwargs)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except ValueError as error:  # of an argument, in Lightning's words
+            raise InputError(f"the trainer's arguments cannot be: {first_line(str(error))}") from None
         require_free_port(trainer)
         return trainer
 
@@ -259,6 +264,22 @@ def refuse_unknown_classes(words: list[str]) -> None:
                 raise InputError(
                     f"no {kind} is called {name!r}: choose one of {', '.join(known[1:])}, or give an import path"
                 )
+
+
+def refuse_binary_configs(words: list[str]) -> None:
+    """Refuse a --config that is no text, such as a checkpoint.
+
+    Raises:
+        InputError: there is one.
+    """
+    for flag, name in [*(word.partition("=")[::2] for word in words), *pairwise(words)]:
+        if flag in ("--config", "-c") and os.path.isfile(name):
+            try:
+                Path(name).read_text(encoding="utf-8")
+            except UnicodeDecodeError:
+                raise InputError(
+                    f"--config {name} is not text: give a YAML file, such as configs/digits.yaml"
+                ) from None
 
 
 def refuse_foreign_scans(saved: dict[str, Any], asked: Namespace) -> None:

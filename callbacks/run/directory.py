@@ -52,6 +52,8 @@ def find_checkpoint(command: str, run_dir: str, ckpt_path: str | None, has_weigh
         InputError: the command needs a checkpoint and there is none, or a new run would overwrite another.
     """
     last = last_checkpoint(run_dir)
+    if ckpt_path == "":
+        raise InputError("--ckpt_path is empty: give last, or the path of a checkpoint")
     if ckpt_path == "last":
         ckpt_path = last if os.path.exists(last) else None
         if ckpt_path is None and command == "fit":
