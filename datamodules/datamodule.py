@@ -13,8 +13,10 @@ from datamodules.files import FoundFiles, find_images
 from datamodules.loading.config import LoaderConfig
 from datamodules.loading.files import FileLoader
 from datamodules.loading.loader import NO_EPOCH, EpochLoader, FixedLoader, ShardAccess
+from datamodules.packing.folder import ensure_packed, packed
+from datamodules.shards.classes import relabel, require_count
 from datamodules.shards.index import ShardIndex
-from datamodules.shards.locate import open_split
+from datamodules.shards.locate import open_index
 from datamodules.shards.order import LoaderLayout, batches_of
 from datamodules.shards.sorting import class_sorted
 from datamodules.views.evaluate import EvaluateView, EvaluationCanvases, evaluation_conditions, require_resolutions
@@ -32,13 +34,17 @@ class ShardDataModule(LightningDataModule):
     """Streams WebDataset shards as glimpses or canvases; for prediction, opens image files. See contracts.DataSpec.
 
     Args:
+        folder: Your own pictures: a folder with a folder of pictures for each class, or with train/ and val/ that have
+            such. Packed into data_dir on first use, and again when files have changed. Without val/, a tenth of each
+            class is held out for validation. In place of the shards.
         train_shards: Training shards: a folder or URL with their index.json, a brace pattern of paths or URLs, or a
             pipe: command; null for the embedded digits.
         val_shards: Validation shards, likewise.
         train_index: Path or URL of the training shards' index.json, if it is not beside them.
         val_index: Path or URL of the validation shards' index.json, if it is not beside them.
-        data_dir: Folder that the embedded digits are packed into on first use.
-        num_classes: Number of classes, as in the index's class list; the encoder's head takes it from here.
+        data_dir: Folder that the embedded digits, or your own pictures, are packed into on first use.
+        num_classes: Number of classes, as in the index's class list; the encoder's head takes it from here. Of folder's
+            pictures they are counted.
         patch_size: Side of a glimpse in pixels; the encoder takes it from here.
         train_scan: Scan pattern of training trajectories: a name in docs/scans.md, or the import path of a function;
             "policy" leaves them to the model's policy.
@@ -55,6 +61,7 @@ class ShardDataModule(LightningDataModule):
 
     def __init__(
         self,
+        folder: str | None = None,
         train_shards: str | None = None,
         val_shards: str | None = None,
         train_index: str | None = None,
@@ -76,14 +83,16 @@ class ShardDataModule(LightningDataModule):
         self.save_hyperparameters(ignore=["images", "predict"], logger=False)  # of one prediction, not of a run
         # plain containers, so that a checkpoint loads with weights_only=True
         self.hparams.update(train=asdict(train), evaluate=asdict(evaluate), loader=asdict(loader))
+        self.folder = require_one_source(folder, train_shards=train_shards, val_shards=val_shards)
+        self.data_dir = Path(data_dir)
         train.require_room(patch_size)
         predict.require_room(patch_size)
         require_resolutions(resolutions, patch_size)
         require_scans(scans)
         require_scans([train_scan])
-        embedded = Path(data_dir) / "digits"
+        embedded = self.data_dir / "digits"
         self.embedded = embedded
-        self.on_digits = {split for split, given in (("train", train_shards), ("val", val_shards)) if given is None}
+        self.given = {split for split, given in (("train", train_shards), ("val", val_shards)) if given is not None}
         self.shards = {
             "train": (train_shards or str(embedded / "train"), train_index),
             "val": (val_shards or str(embedded / "val"), val_index),
@@ -103,11 +112,13 @@ class ShardDataModule(LightningDataModule):
         self.loader_state: dict[str, Any] = dict(NO_EPOCH)  # of the run that is continued
 
     def prepare_data(self) -> None:
-        """Pack the embedded digits if the stage reads them and they are not there."""
+        """Pack your own pictures, or the embedded digits, if the stage reads them and they are not packed yet."""
         reads = {"train", "val"}
         if self.trainer and self.trainer.state.fn != TrainerFn.FITTING:
             reads = set() if self.trainer.predicting else {"val"}
-        if reads & self.on_digits:
+        if reads and self.folder:
+            ensure_packed(self.folder, self.data_dir, self.loader.max_unreadable, self.loader.pixel_limit)
+        elif reads - self.given:
             ensure_digits(self.embedded)
 
     def setup(self, stage: str) -> None:
@@ -126,7 +137,11 @@ class ShardDataModule(LightningDataModule):
                     raise InputError("predict has no images: give --data.images files, folders or patterns")
                 self.found = find_images(self.image_paths)
                 return
+            if self.folder:
+                place = packed(self.folder, self.data_dir)
+                self.shards = {split: (str(place / split), None) for split in ("train", "val")}
             if stage == "fit":
+                require_both(self.given)
                 self.samples = training_samples(self.train, self.patch_size, self.train_scan, takes, has_policy)
                 self._set_accumulation()
                 self._open_index("train")
@@ -134,8 +149,20 @@ class ShardDataModule(LightningDataModule):
             self._open_index("val")
 
     def _open_index(self, split: str) -> None:
-        self.indices[split] = open_split(*self.shards[split], self.num_classes)
-        self.classes = self.indices.get("train", self.indices[split]).classes
+        index = open_index(*self.shards[split])
+        if self.classes:  # of the training shards, which were opened before
+            relabel(index, self.classes, "those that are trained on")
+        self.indices[split], self.classes = index, index.classes
+
+    def take_classes(self, classes: Sequence[str]) -> None:
+        """Give labels the meaning that they have for a checkpoint: its class names, in its order.
+
+        Raises:
+            InputError: the shards have other classes.
+        """
+        for index in self.indices.values():
+            relabel(index, classes, "those of the checkpoint")
+            self.classes = index.classes
 
     def _set_accumulation(self) -> None:
         """Tell the trainer how many batches make an optimizer step; Lightning knows no other way."""
@@ -270,7 +297,9 @@ class ShardDataModule(LightningDataModule):
         return FileLoader(files, opener, at_once, self.loader, self._pin_memory)
 
     def _access(self, split: str, layout: LoaderLayout) -> ShardAccess:
-        return ShardAccess(self.indices[split], layout, self._trainer.global_rank, self.loader, self._pin_memory)
+        index = self.indices[split]
+        require_count(index, self.num_classes)  # not at setup: a checkpoint's classes, if there is one, say more
+        return ShardAccess(index, layout, self._trainer.global_rank, self.loader, self._pin_memory)
 
     @property
     def _pin_memory(self) -> bool:
@@ -283,6 +312,35 @@ class ShardDataModule(LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the state that the next training loader begins from."""
         self.loader_state = state_dict or self.loader_state
+
+
+def require_one_source(folder: str | None, **shards: str | None) -> Path | None:
+    """Require that a folder of pictures is not given together with shards, and return it.
+
+    Raises:
+        InputError: it is.
+    """
+    given = [name for name, value in shards.items() if value is not None]
+    if folder is not None and given:
+        raise InputError(
+            f"data.folder is {folder} and data.{given[0]} is given too: give the folder, which is packed into shards "
+            f"by itself, or the shards"
+        )
+    return Path(folder) if folder is not None else None
+
+
+def require_both(given: set[str]) -> None:
+    """Require that a fit's shards to train on and to validate on are given together.
+
+    Raises:
+        InputError: there are only one of them.
+    """
+    if len(given) == 1:
+        (there,), (missing,) = given, {"train", "val"} - given
+        raise InputError(
+            f"data.{there}_shards is given and data.{missing}_shards is not, which would be the embedded digits: give "
+            f"--data.{missing}_shards too"
+        )
 
 
 def summary(index: ShardIndex) -> SplitSummary:

@@ -103,7 +103,7 @@ def list_two(train: Source, val: Source) -> Listing:
 def remarks_on(source: Source, classes: Sequence[str], entries: Sequence[Entry], others: Counter[str]) -> list[str]:
     """Return what is to be said of files that are no images, and of class folders without one."""
     remarks = []
-    if heic := sum(others[kind] for kind in others if kind.lower() in HEIC):
+    if heic := sum(others.pop(kind) for kind in [*others] if kind.lower() in HEIC):
         remarks.append(f"passed over {heic} HEIC pictures, which are not read here: save them as JPEG to have them too")
     if others:
         kinds = ", ".join(f"{count} {kind}" for kind, count in others.most_common(EXAMPLES))
