@@ -8,17 +8,15 @@ from typing import TYPE_CHECKING, Any
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
-from datamodules.digits import ensure_digits
 from datamodules.files import FoundFiles, find_images
 from datamodules.loading.config import LoaderConfig
 from datamodules.loading.files import FileLoader
 from datamodules.loading.loader import NO_EPOCH, EpochLoader, FixedLoader, ShardAccess
-from datamodules.packing.folder import ensure_packed, packed
 from datamodules.shards.classes import relabel, require_count
 from datamodules.shards.index import ShardIndex
-from datamodules.shards.locate import open_index
 from datamodules.shards.order import LoaderLayout, batches_of
 from datamodules.shards.sorting import class_sorted
+from datamodules.splits import Splits
 from datamodules.views.evaluate import EvaluateView, EvaluationCanvases, evaluation_conditions, require_resolutions
 from datamodules.views.plan import AXES, require_scans
 from datamodules.views.predict import FileCanvases, PredictView
@@ -83,20 +81,13 @@ class ShardDataModule(LightningDataModule):
         self.save_hyperparameters(ignore=["images", "predict"], logger=False)  # of one prediction, not of a run
         # plain containers, so that a checkpoint loads with weights_only=True
         self.hparams.update(train=asdict(train), evaluate=asdict(evaluate), loader=asdict(loader))
-        self.folder = require_one_source(folder, train_shards=train_shards, val_shards=val_shards)
-        self.data_dir = Path(data_dir)
+        shards, index = {"train": train_shards, "val": val_shards}, {"train": train_index, "val": val_index}
+        self.splits = Splits(folder, shards, index, Path(data_dir))
         train.require_room(patch_size)
         predict.require_room(patch_size)
         require_resolutions(resolutions, patch_size)
         require_scans(scans)
         require_scans([train_scan])
-        embedded = self.data_dir / "digits"
-        self.embedded = embedded
-        self.given = {split for split, given in (("train", train_shards), ("val", val_shards)) if given is not None}
-        self.shards = {
-            "train": (train_shards or str(embedded / "train"), train_index),
-            "val": (val_shards or str(embedded / "val"), val_index),
-        }
         self.indices: dict[str, ShardIndex] = {}  # of the splits that the stage needs
         self.num_classes, self.patch_size, self.axes, self.seed = num_classes, patch_size, AXES, seed
         self.train_scan, self.resolutions, self.scans = train_scan, resolutions, scans
@@ -116,10 +107,7 @@ class ShardDataModule(LightningDataModule):
         reads = {"train", "val"}
         if self.trainer and self.trainer.state.fn != TrainerFn.FITTING:
             reads = set() if self.trainer.predicting else {"val"}
-        if reads and self.folder:
-            ensure_packed(self.folder, self.data_dir, self.loader.max_unreadable, self.loader.pixel_limit)
-        elif reads - self.given:
-            ensure_digits(self.embedded)
+        self.splits.prepare(reads, self.loader)
 
     def setup(self, stage: str) -> None:
         """Open the indices that the stage needs, or find the files to predict.
@@ -137,11 +125,8 @@ class ShardDataModule(LightningDataModule):
                     raise InputError("predict has no images: give --data.images files, folders or patterns")
                 self.found = find_images(self.image_paths)
                 return
-            if self.folder:
-                place = packed(self.folder, self.data_dir)
-                self.shards = {split: (str(place / split), None) for split in ("train", "val")}
             if stage == "fit":
-                require_both(self.given)
+                self.splits.require_both()
                 self.samples = training_samples(self.train, self.patch_size, self.train_scan, takes, has_policy)
                 self._set_accumulation()
                 self._open_index("train")
@@ -149,7 +134,7 @@ class ShardDataModule(LightningDataModule):
             self._open_index("val")
 
     def _open_index(self, split: str) -> None:
-        index = open_index(*self.shards[split])
+        index = self.splits.open(split)
         if self.classes:  # of the training shards, which were opened before
             relabel(index, self.classes, "those that are trained on")
         self.indices[split], self.classes = index, index.classes
@@ -312,35 +297,6 @@ class ShardDataModule(LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the state that the next training loader begins from."""
         self.loader_state = state_dict or self.loader_state
-
-
-def require_one_source(folder: str | None, **shards: str | None) -> Path | None:
-    """Require that a folder of pictures is not given together with shards, and return it.
-
-    Raises:
-        InputError: it is.
-    """
-    given = [name for name, value in shards.items() if value is not None]
-    if folder is not None and given:
-        raise InputError(
-            f"data.folder is {folder} and data.{given[0]} is given too: give the folder, which is packed into shards "
-            f"by itself, or the shards"
-        )
-    return Path(folder) if folder is not None else None
-
-
-def require_both(given: set[str]) -> None:
-    """Require that a fit's shards to train on and to validate on are given together.
-
-    Raises:
-        InputError: there are only one of them.
-    """
-    if len(given) == 1:
-        (there,), (missing,) = given, {"train", "val"} - given
-        raise InputError(
-            f"data.{there}_shards is given and data.{missing}_shards is not, which would be the embedded digits: give "
-            f"--data.{missing}_shards too"
-        )
 
 
 def summary(index: ShardIndex) -> SplitSummary:
