@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import TINY, flags
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,7 +15,6 @@ from datamodules.digits import ensure_digits
 from datamodules.shards.classes import differences, relabel
 from datamodules.shards.index import Shard, ShardIndex, read_index, write_index
 from mambaeye.errors import InputError
-from tests.commands import TINY, flags
 from train import main
 
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]

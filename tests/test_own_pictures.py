@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from commands import ROOT, flags
 from PIL import Image
 
 from datamodules import pack as packing
@@ -23,7 +24,6 @@ from datamodules.shards.index import ShardIndex
 from datamodules.transforms.headers import PixelLimit
 from mambaeye.checkpoints import PLACES
 from mambaeye.errors import InputError
-from tests.commands import ROOT, flags
 from train import main
 
 COLOURS = {"blue": (30, 60, 220), "green": (40, 200, 50), "red": (230, 40, 30)}
