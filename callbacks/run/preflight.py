@@ -76,10 +76,7 @@ def samples(trainer: Trainer, data: DataSpec) -> list[Line]:
             for name, split in (("training", train), ("validation", data.val_split))
         ),
         *shards_by_class(data),
-        (
-            "epoch",
-            f"{batches} batches a process; {left_out(train.samples, used, trainer.world_size, data.optimizer_step)}",
-        ),
+        ("epoch", f"{batches} batches a process; {rest}"),
         ("loader workers", readers),
     ]
 
