@@ -8,6 +8,7 @@ from datamodules.loading.config import LoaderConfig
 from datamodules.packing.folder import ensure_packed, packed
 from datamodules.shards.index import ShardIndex
 from datamodules.shards.locate import open_index
+from datamodules.storage.limits import ReadLimits
 from mambaeye.errors import InputError
 
 
@@ -62,8 +63,8 @@ class Splits:
                 f"digits: give --data.{missing[0]}_shards too"
             )
 
-    def open(self, split: str) -> ShardIndex:
-        """Open the index of a split, train or val."""
+    def open(self, split: str, limits: ReadLimits) -> ShardIndex:
+        """Open the index of a split, train or val; limits are for one at a URL."""
         if self.folder is not None:
             return open_index(str(packed(Path(self.folder), self.data_dir) / split))
-        return open_index(self.shards[split] or str(self.digits / split), self.index[split])
+        return open_index(self.shards[split] or str(self.digits / split), self.index[split], limits)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from filelock import FileLock, Timeout
 from webdataset import TarWriter
 
 from datamodules.packing.listing import Listing
@@ -25,8 +24,9 @@ from datamodules.shards.index import INDEX_NAME, LABEL_EXTENSION, Shard, read_in
 from datamodules.shards.scan import scan_shard
 from datamodules.transforms.headers import PixelLimit
 from datamodules.transforms.images import decode_image
-from mambaeye.atomic import atomic_write
+from mambaeye.atomic import atomic_write, refusals
 from mambaeye.errors import InputError
+from mambaeye.locks import WriterLock
 
 NOTES = "notes"  # the folder in DEST.packing for everything that is not part of the result
 SEED = 0
@@ -171,32 +171,35 @@ def pack(dest: Path, parts: Sequence[str], list_images: Callable[[Path], Listing
         InputError: nothing to pack, or not clearly; the destination holds something else; unreadable images.
     """
     target = dest.resolve()
-    held = holds(target, parts)
+    holds(target, parts)  # raises, before a source is listed that may be large
     folder = target.with_name(f"{target.name}.packing")
     notes = folder / NOTES
-    notes.mkdir(parents=True, exist_ok=True)
+    with refusals(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    busy = f"another process is packing into {dest}", "wait for it, or choose another folder"
+    # beside the folder, which is renamed at the end
+    lock = WriterLock(target.with_name(f"{target.name}.packing.lock"), busy)
+    lock.acquire()
     try:
-        with FileLock(notes / "lock", timeout=0):
-            try:
-                plan = Plan.of(list_images(notes), options)
-                if held not in (None, plan.fingerprint):
-                    raise InputError(
-                        f"{dest} already holds another data set, or this one from files or arguments that have changed "
-                        f"since: choose another folder, or delete it"
-                    )
-                for remark in plan.listing.remarks:
-                    print(remark)
-                if held is None:
-                    # else it was interrupted at the last moment
-                    if holds(folder, parts, unfinished=True) != plan.fingerprint:
-                        write_shards(Packing(folder, options), plan)
-                    shutil.rmtree(notes)
-                    os.replace(folder, target)
-            finally:
-                if folder.exists() and not tars(folder):  # nothing to continue from
-                    shutil.rmtree(folder)
-    except Timeout:
-        raise InputError(f"another process is packing into {dest}: wait for it, or choose another folder") from None
+        held = holds(target, parts)
+        notes.mkdir(parents=True, exist_ok=True)
+        plan = Plan.of(list_images(notes), options)
+        if held not in (None, plan.fingerprint):
+            raise InputError(
+                f"{dest} already holds another data set, or this one from files or arguments that have changed "
+                f"since: choose another folder, or delete it"
+            )
+        for remark in plan.listing.remarks:
+            print(remark)
+        if held is None:
+            if holds(folder, parts, unfinished=True) != plan.fingerprint:  # else it was interrupted at the last moment
+                write_shards(Packing(folder, options), plan)
+            shutil.rmtree(notes)
+            os.replace(folder, target)
+    finally:
+        if folder.exists() and not tars(folder):  # nothing to continue from
+            shutil.rmtree(folder)
+        lock.release()
 
 
 def tars(folder: Path) -> list[Path]:

@@ -29,7 +29,7 @@ def relabel(index: ShardIndex, classes: Sequence[str], whose: str) -> None:
         index.classes = list(classes)
         return
     raise InputError(
-        f"the classes of {index.folder} are not {whose}, for {differences(index.classes, classes)}: give shards of the "
+        f"the classes of {index.name} are not {whose}, for {differences(index.classes, classes)}: give shards of the "
         f"same classes"
     )
 
@@ -52,6 +52,6 @@ def require_count(index: ShardIndex, num_classes: int) -> None:
     """
     if len(index.classes) != num_classes:
         raise InputError(
-            f"{index.folder} has {len(index.classes)} classes in its index and data.num_classes is {num_classes}: "
+            f"{index.name} has {len(index.classes)} classes in its index and data.num_classes is {num_classes}: "
             f"set --data.num_classes {len(index.classes)}, or give other shards"
         )
