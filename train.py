@@ -46,6 +46,7 @@ from callbacks.run.preemption import Preemption
 from callbacks.run.preflight import Preflight
 from callbacks.run.stops import StopWithinEpoch
 from datamodules.datamodule import ShardDataModule
+from datamodules.packing.folder import class_names
 from mambaeye.checkpoints import command_line_defaults, shards_of
 from mambaeye.configurable import Configurable
 from mambaeye.encoders.base import Encoder
@@ -73,6 +74,7 @@ TYPES: dict[str, type[Configurable]] = {"encoder": Encoder, "policy": Policy}  #
 SCANS = ("data.scans", "data.train_scan")
 PRODUCTS = {"high": "TF32", "medium": "bf16"}  # what float32 matrices are multiplied in, by torch's names
 IMAGES = "--data.images"
+FOLDER = "data.folder"
 # the shards that a command reads, and what it does there
 READS = {
     "fit": {"data.train_shards": "trained", "data.val_shards": "validated"},
@@ -187,6 +189,8 @@ class MambaEyeCLI(LightningCLI):
             shards = shards_of(checkpoint)
             require_shards(command, shards, asked)
             print_rank_zero(f"{command} takes {ckpt_path}, saved after {checkpoint['global_step']} optimizer steps")
+        if asked.data.folder and not ckpt_path and command != "predict":
+            saved = {"data.num_classes": len(class_names(asked.data.folder))}
         defaults = {"run_dir": run_dir, "ckpt_path": ckpt_path, "weights_only": True}
         if command in ("validate", "test"):
             defaults["verbose"] = False  # Lightning's own table; ours has every step
@@ -305,11 +309,13 @@ def require_shards(command: str, shards: dict[str, Any], asked: Namespace) -> No
     Raises:
         InputError: they do not.
     """
-    missing = {
-        name: f"{did} on {shown(shards[name])}"
-        for name, did in READS[command].items()
-        if shards[name] is not None and asked[name] is None
-    }
+    if asked.data.folder is not None:
+        return
+    read = {name: did for name, did in READS[command].items() if asked[name] is None}
+    if read and shards[FOLDER] is not None:
+        missing = {FOLDER: f"{' and '.join(read.values())} on {shown(shards[FOLDER])}"}
+    else:
+        missing = {name: f"{did} on {shown(shards[name])}" for name, did in read.items() if shards[name] is not None}
     if missing:
         raise InputError(
             f"the checkpoint was {' and '.join(missing.values())}, and a file does not say what is read: "

@@ -10,7 +10,8 @@ from filelock import FileLock
 from sklearn.datasets import load_digits
 from webdataset import TarWriter
 
-from datamodules.shards.index import scan_shard, write_index
+from datamodules.shards.index import write_index
+from datamodules.shards.scan import scan_shard
 from mambaeye.atomic import refusals
 
 SPLIT_SEED = 0

@@ -27,7 +27,7 @@ GIVEN = (
 )
 BASES: dict[str, type[Configurable]] = {"model.encoder": Encoder, "model.policy": Policy}
 # places that it remembers, for messages alone
-SHARDS = ("data.train_shards", "data.val_shards", "data.train_index", "data.val_index")
+SHARDS = ("data.folder", "data.train_shards", "data.val_shards", "data.train_index", "data.val_index")
 PLACES = (*SHARDS, "data.data_dir")
 # version 0.1's flat arguments of the data module -> group and name
 GROUPED = {

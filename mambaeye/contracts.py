@@ -94,6 +94,9 @@ class DataSpec(Protocol):
     def evaluation_wait(self) -> float:
         """Seconds that the batches of the last validation took to come."""
 
+    def take_classes(self, classes: Sequence[str]) -> None:
+        """Give labels the meaning that they have for a checkpoint: its class names, in its order; after setup."""
+
     @property
     def skipped_files(self) -> int:
         """Files among those to predict that have no image's extension."""

@@ -129,9 +129,12 @@ class ClassifierModule(LightningModule):
         checkpoint["classes"] = self.classes
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of other shapes before anything is changed; take class names that are not known."""
+        """Refuse a checkpoint of other shapes or classes before anything is changed; take its classes' names."""
+        classes = checkpoint.get("classes", [])
+        if classes and self._trainer is not None:  # load_from_checkpoint has no data
+            data_of(self.trainer).take_classes(classes)
         weights.require_fit(self, checkpoint["state_dict"], "the checkpoint")
-        self.classes = self.classes or checkpoint.get("classes", [])
+        self.classes = classes or self.classes
 
     def on_train_start(self) -> None:
         """Let flags win over the optimizer's numbers in a checkpoint, as they do over its sizes and data."""

@@ -245,6 +245,9 @@ def test_a_checkpoint_says_what_the_model_is_told_of_where_it_looks(
     assert rows(Path("older")) == rows(trained)
 
 
+NOWHERE = ["--data.train_shards=nowhere", "--data.val_shards=nowhere"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -264,7 +267,9 @@ def test_a_checkpoint_says_what_the_model_is_told_of_where_it_looks(
         (["fit", "--data.train.num_glimpses=0"], "data.train.num_glimpses is 0: give at least 1"),
         (["fit", "--data.loader.batch_size=5000"], "has 1400 samples, less than the 5000 of one optimizer step"),
         (["fit", "--data.num_classes=7"], "index and data.num_classes is 7: set --data.num_classes 10"),
-        (["fit", "--data.train_shards=nowhere"], "nowhere/index.json does not exist: give a folder of shards"),
+        (["fit", "--data.train_shards=nowhere"], "data.train_shards is given and data.val_shards is not,"),
+        (["fit", "--data.val_shards=nowhere"], "data.val_shards is given and data.train_shards is not,"),
+        (["fit", *NOWHERE], "nowhere does not exist: give a folder of shards, or of class folders with --data.folder"),
         (["fit", "--model.encoder.headdim=7"], "headdim is 7, which does not divide expand * dim = 32"),
         (["fit", "--no.such.flag=1"], "no.such.flag"),
     ],
