@@ -17,7 +17,14 @@ from mambaeye.contracts import data_of, limited
 from mambaeye.encoders.base import Encoder
 from mambaeye.errors import InputError
 from mambaeye.evaluation.early_exit import EarlyExitConfig, EarlyExitMetrics, EarlyExitState, ExitCriteria
-from mambaeye.evaluation.metrics import MetricsConfig, StepMetrics, condition_result, reported_steps
+from mambaeye.evaluation.metrics import (
+    MOST_CLASSES,
+    ConfusionMetric,
+    MetricsConfig,
+    StepMetrics,
+    condition_result,
+    reported_steps,
+)
 from mambaeye.evaluation.prediction import Prediction, predict
 from mambaeye.evaluation.result import METRICS, ConditionResult, EarlyExitResult, ValidationResult
 from mambaeye.flops import training_flops
@@ -90,6 +97,7 @@ class ClassifierModule(LightningModule):
         self.schedule_steps: tuple[int, float] = (0, 0.0)
         """Optimizer steps of the warm-up, and in all."""
         self.condition_metrics = nn.ModuleList()  # StepMetrics of each evaluation condition
+        self.confusion_metrics = nn.ModuleList()  # likewise
         self.early_exit_metrics = nn.ModuleList()
         self._flops: dict[tuple[int, ...], int] = {}
 
@@ -118,6 +126,10 @@ class ClassifierModule(LightningModule):
         self.condition_metrics = nn.ModuleList(
             StepMetrics(data.num_glimpses, self.metrics_config, data.report_at, self.answers_at)
             for _ in data.conditions
+        )
+        classes = self.encoder.num_classes
+        self.confusion_metrics = nn.ModuleList(
+            ConfusionMetric(classes) for _ in data.conditions if classes <= MOST_CLASSES
         )
         several = self.takes != "canvas"  # of whole canvases there is but one answer, and nothing to stop before
         rules = self.early_exit.rules if stage == "validate" and several else []
@@ -172,7 +184,8 @@ class ClassifierModule(LightningModule):
         answers = self.encoder.answers_at(ratio.shape[1]).to(ratio.device)
         return ratio if len(answers) == ratio.shape[1] else ratio[:, answers - 1]
 
-    def validation_step(self, batch: CanvasBatch, batch_idx: int) -> None:
+    def validation_step(self, batch: CanvasBatch, batch_idx: int) -> dict[str, Tensor]:
+        """Measure a batch under its condition, and return the last answers for callbacks: logits (B, C)."""
         state: EarlyExitState | None = None
         ratios = []
         metrics = cast(StepMetrics, self.condition_metrics[batch.condition])
@@ -188,6 +201,10 @@ class ClassifierModule(LightningModule):
             ratio = torch.cat(ratios, dim=1)
             exits = cast(EarlyExitMetrics, self.early_exit_metrics[batch.condition])
             exits.update(state, batch.labels, ratio, batch.valid, first)
+        last = step.logits[:, -1]  # (B, C)
+        if self.confusion_metrics:
+            cast(ConfusionMetric, self.confusion_metrics[batch.condition]).count(last, batch.labels, batch.valid)
+        return {"logits": last}
 
     def rollout(
         self, batch: CanvasBatch, images: int | None = None, num_glimpses_at_once: int | None = None
@@ -199,8 +216,8 @@ class ClassifierModule(LightningModule):
         policy = self.policy if led else None
         return Rollout(self.encoder, scene, policy, ratio, num_glimpses_at_once or GLIMPSES_AT_ONCE)
 
-    def test_step(self, batch: CanvasBatch, batch_idx: int) -> None:
-        self.validation_step(batch, batch_idx)
+    def test_step(self, batch: CanvasBatch, batch_idx: int) -> dict[str, Tensor]:
+        return self.validation_step(batch, batch_idx)
 
     def predict_step(self, batch: FileBatch, batch_idx: int) -> list[Prediction | None]:
         """Return a prediction for each of the batch's files, None for one that could not be read."""
@@ -218,17 +235,20 @@ class ClassifierModule(LightningModule):
     def _finish_conditions(self, stage: str) -> None:
         """Turn sums into the result; log the last step of every condition, and the mean top-1 that picks the best."""
         if self.trainer.sanity_checking:  # a rehearsal does not come to every condition
-            for metric in self.condition_metrics:
+            for metric in (*self.condition_metrics, *self.confusion_metrics):
                 cast(StepMetrics, metric).reset()
             return
         data = data_of(self.trainer)
         report_at = reported_steps(data.num_glimpses, data.report_at, self.answers_at)
         results: list[ConditionResult] = []
         exits: list[EarlyExitResult] = []
-        for condition, metric in zip(data.conditions, self.condition_metrics, strict=True):
-            result = condition_result(
-                condition, cast(StepMetrics, metric).finish(), self.encoder.num_classes, report_at
-            )
+        confusions: list[Tensor] | list[None] = [None] * len(data.conditions)
+        if self.confusion_metrics:
+            confusions = [cast(ConfusionMetric, metric).finish() for metric in self.confusion_metrics]
+        measured = zip(data.conditions, self.condition_metrics, confusions, strict=True)
+        for condition, metric, confusion in measured:
+            curves = cast(StepMetrics, metric).finish()
+            result = condition_result(condition, curves, self.encoder.num_classes, report_at, confusion)
             results.append(result)
             scalars = {f"{stage}/{name}/{condition.name}": float(result[name][-1]) for name in METRICS}
             self.log_dict(scalars, sync_dist=True)  # the same on every rank already; Lightning warns without
