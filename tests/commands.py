@@ -26,8 +26,10 @@ TINY = {
     "trainer.enable_progress_bar": "false",
     "trainer.enable_model_summary": "false",
     "figures.every": 0,
+    "classes.every": 0,
     "film_strip.images": 0,
     "report.plots": "false",
+    "page.write": "false",
 }
 
 

@@ -1,6 +1,7 @@
 """A run's directory: what is where in it, which one a command means, and whether it can be used."""
 
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -64,18 +65,31 @@ def find_checkpoint(command: str, run_dir: str, ckpt_path: str | None, has_weigh
     return ckpt_path
 
 
-def make_run_dir(run_dir: str) -> None:
-    """Make a run's directory.
+def make_run_dir(run_dir: str) -> bool:
+    """Make a run's directory, and return whether it was not there before.
 
     Raises:
         InputError: it cannot be made, or written to.
     """
+    new = not os.path.exists(run_dir)
     try:
         Path(run_dir).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{run_dir} cannot be made ({error.strerror}): choose another --run_dir") from None
     if not os.access(run_dir, os.W_OK):
         raise InputError(f"{run_dir} cannot be written to: choose another --run_dir")
+    return new
+
+
+@rank_zero_only
+def forget_failed_start(run_dir: str) -> None:
+    """Remove the directory of a run that ended before it began: one of a config and logs without a step in them.
+
+    Whatever else there is says that it began, and then everything stays.
+    """
+    files = [path for path in Path(run_dir).rglob("*") if not path.is_dir()]
+    if all(path.suffix == ".yaml" or path.name.startswith("events.out.tfevents.") for path in files):
+        shutil.rmtree(run_dir)
 
 
 @rank_zero_only
