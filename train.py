@@ -18,6 +18,7 @@ from torch.distributed import DistError
 import mambaeye.encoders
 import mambaeye.policies  # noqa: F401  # both define what the command line finds by class name
 from callbacks.reports.class_report import ClassReport
+from callbacks.reports.confident_mistakes import ConfidentMistakes
 from callbacks.reports.curve_records import CurveRecords
 from callbacks.reports.film_strip import FilmStrip
 from callbacks.reports.glimpse_axis import GlimpseAxis
@@ -85,6 +86,7 @@ REPORTS = {
     "figures": ValidationFigures,
     "film_strip": FilmStrip,
     "classes": ClassReport,
+    "mistakes": ConfidentMistakes,
     "diagnosis": ScanDiagnosis,
     "report": ValidationReport,
     "records": CurveRecords,

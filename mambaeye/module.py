@@ -28,7 +28,7 @@ from mambaeye.evaluation.metrics import (
 from mambaeye.evaluation.prediction import Prediction, predict
 from mambaeye.evaluation.result import METRICS, ConditionResult, EarlyExitResult, ValidationResult
 from mambaeye.flops import training_flops
-from mambaeye.loss import Schedule, scheduled_cross_entropy_of_features, step_losses
+from mambaeye.loss import Schedule, class_weights, scheduled_cross_entropy_of_features, step_losses, weights_of_images
 from mambaeye.optim import Decaying, OptimizerConfig, build_optimizer, build_schedule, override_hparams
 from mambaeye.policies.base import Policy
 from mambaeye.rollout import GLIMPSES_AT_ONCE, Rollout, Step, require_causal
@@ -45,6 +45,8 @@ class ClassifierModule(LightningModule):
         policy: What decides where to look under the scan called policy; null for fixed scans alone.
         optimizer: AdamW and its schedule.
         schedule: Target of the loss: follow the information ratio, or none for plain cross entropy at every step.
+        balanced: Weight the loss of every image by the rarity of its class among the training images, so that all
+            classes count alike. An epoch is still every image once.
         init_from: Weights to start from, of the same sizes: a published mambaeye_*.pt, a checkpoint of ours, a
             .safetensors file, or hf://OWNER/REPOSITORY/FILE; null for random ones.
         new_head: Start with a new head, as for another number of classes than init_from has.
@@ -59,6 +61,7 @@ class ClassifierModule(LightningModule):
         policy: Policy | None = None,
         optimizer: OptimizerConfig = OptimizerConfig(),
         schedule: Schedule = "information_ratio",
+        balanced: bool = False,
         init_from: str | None = None,
         new_head: bool = False,
         metrics: MetricsConfig = MetricsConfig(),
@@ -73,6 +76,7 @@ class ClassifierModule(LightningModule):
                 "policy": policy.description() if policy else None,
                 "optimizer": asdict(optimizer),
                 "schedule": schedule,
+                "balanced": balanced,
                 "metrics": asdict(metrics),
                 "_instantiator": "lightning.pytorch.cli.instantiate_module",  # load_from_checkpoint builds with this
             },
@@ -86,7 +90,8 @@ class ClassifierModule(LightningModule):
             head = f"; the head of {encoder.num_classes} classes is new" if new_head else ""
             rank_zero_info(f"the encoder starts from {init_from}{head}")
         self.optimizer_config = optimizer
-        self.schedule = schedule
+        self.schedule, self.balanced = schedule, balanced
+        self.class_weights: Tensor | None = None  # (C,); not a buffer, which a narrower module would round
         self.metrics_config = metrics
         self.early_exit = early_exit
         self.exit_criteria = exit_criteria
@@ -120,6 +125,7 @@ class ClassifierModule(LightningModule):
         data = data_of(self.trainer)
         if stage == "fit":
             self.classes = list(data.classes)
+            self.class_weights = class_weights(data.class_counts) if self.balanced else None
         if stage == "predict":
             return
         self.answers_at = self.encoder.answers_at(data.num_glimpses).tolist()
@@ -162,6 +168,7 @@ class ClassifierModule(LightningModule):
             valid=batch.valid,
             partner_labels=batch.partner_labels,
             label_shares=batch.label_shares,
+            image_weights=self._weights_of(batch),
         )
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.labels))
         return loss
@@ -177,6 +184,12 @@ class ClassifierModule(LightningModule):
         positions, patches, ratio = (torch.cat(parts, dim=1) for parts in zip(*map(seen_in, steps), strict=True))
         mixed = (batch.labels, batch.partner_labels, batch.label_shares)
         return GlimpseBatch(patches, positions, ratio, *mixed, batch.keys, batch.valid)
+
+    def _weights_of(self, batch: GlimpseBatch | CanvasBatch) -> Tensor | None:
+        """Return the weights of a batch's images in the loss, (B,); None where all have the same."""
+        if self.class_weights is None:
+            return None
+        return weights_of_images(self.class_weights, batch.labels, batch.partner_labels, batch.label_shares)
 
     def _ratio_at_answers(self, batch: GlimpseBatch | CanvasBatch) -> Tensor:
         """Return the information ratio after every glimpse that the encoder answers after: (B, A)."""
@@ -265,6 +278,8 @@ class ClassifierModule(LightningModule):
         logits = self.encoder.logits(self.encoder.encode(some))  # (images, A, C)
         ratio = self._ratio_at_answers(some)
         losses = step_losses(logits, some.labels, ratio, self.schedule, some.partner_labels, some.label_shares)
+        of_images = self._weights_of(some)
+        losses = losses if of_images is None else losses * of_images[:, None]
         return losses, logits.softmax(-1).amax(-1), ratio
 
     def training_flops(self, batch: GlimpseBatch | CanvasBatch) -> int:

@@ -29,6 +29,7 @@ TINY = {
     "classes.every": 0,
     "film_strip.images": 0,
     "report.plots": "false",
+    "mistakes.images": 0,
     "page.write": "false",
 }
 

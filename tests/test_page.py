@@ -6,12 +6,17 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from lightning.pytorch.loggers import TensorBoardLogger
+from test_callbacks import fit
 from validations import CLASSES, validation
 
 from callbacks.page.__main__ import main
 from callbacks.page.charts import over_epochs, over_glimpses, reliability
 from callbacks.page.runs import read_run
 from callbacks.page.write import names_of
+from callbacks.reports.curve_records import CurveRecords
+from callbacks.reports.film_strip import FilmStrip
+from callbacks.reports.run_page import RunPage
 from mambaeye.errors import InputError
 
 NASTY = "</script><script>alert('class')</script><img src=x onerror=alert(1)>"
@@ -167,3 +172,18 @@ def test_a_matrix_of_many_classes_is_its_lists(tmp_path: Path) -> None:
     page = Elements((tmp_path / "run" / "report.html").read_text())
     assert "class 0" in page.text
     assert not [script for script in page.scripts if '"type":"heatmap"' in script and len(script) > 100_000]
+
+
+def test_a_fit_ends_with_its_page(data_dir: Path, tmp_path: Path) -> None:
+    """With the film strip out of the events; without a validation there is nothing to show, and no page."""
+    logger = TensorBoardLogger(tmp_path, name="", version="")
+    settings = {"limit_val_batches": 1, "logger": logger, "limit_train_batches": 1}
+    fit(tmp_path, data_dir, FilmStrip(images=1), CurveRecords(), RunPage(), **settings)
+    page = Elements((tmp_path / "report.html").read_text())
+    assert "A few images" in page.text
+    assert "40" in page.text
+    images = [attributes["src"] or "" for tag, attributes in page.tags if tag == "img"]
+    assert [image[:30] for image in images] == ["data:image/png;base64,iVBORw0K"]
+    for name, settings in (("none", {"limit_val_batches": 0}), ("off", {"limit_val_batches": 1})):
+        fit(tmp_path / name, data_dir, CurveRecords(), RunPage(write=name == "none"), limit_train_batches=1, **settings)
+        assert not (tmp_path / name / "report.html").exists()

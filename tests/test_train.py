@@ -87,8 +87,8 @@ def test_tensorboard_holds_what_is_promised(trained: Path) -> None:
     assert set(by_glimpse.Tags()["scalars"]) == {f"{name}_by_glimpse/{cell}" for name in QUANTITIES for cell in cells}
     for cell in cells:  # of the last validation, all conditions in one chart
         one = EventAccumulator(str(trained / "by_condition" / cell)).Reload()
-        for name in ("top1", "confidence", "ece"):
-            values = [(point.step, point.value) for point in one.Scalars(f"accuracy/{name}_by_glimpse")]
+        for group, name in (("accuracy", "top1"), ("calibration", "confidence"), ("calibration", "ece")):
+            values = [(point.step, point.value) for point in one.Scalars(f"{group}/{name}_by_glimpse")]
             expected = by_glimpse.Scalars(f"{name}_by_glimpse/{cell}")
             assert values == [(point.step, point.value) for point in expected]
     records = [json.loads(line) for line in (trained / "curves.jsonl").read_text().splitlines()]

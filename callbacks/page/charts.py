@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from plotly.colors import qualitative
 from plotly.subplots import make_subplots
 
-from callbacks.page.runs import Run, condition_of
+from callbacks.page.runs import MANY, Run, condition_of
 from callbacks.plots.wording import shortened
 from mambaeye.evaluation.result import Row
 
@@ -27,7 +27,7 @@ TRAINING = {
     "throughput/images_per_second": "images a second",
 }
 HEIGHT = 340  # pixels of a row of charts
-DRAWN, NUMBERED = 100, 20  # classes at most whose matrix is drawn, and with its counts
+NUMBERED = 20  # classes at most whose matrix has its counts in it
 NAME = 20  # letters
 FEW = 0.01  # share of the answers from which a bin is in a line
 
@@ -195,7 +195,7 @@ def shares(figure: go.Figure) -> go.Figure:
 def confusion(run: Run) -> go.Figure | None:
     """Draw a run's confusion matrix, to be chosen by condition; None of no classes, and of very many."""
     number, conditions, middle = len(run.classes), len(run.confusions), len(run.confusions) // 2
-    if not 0 < number <= DRAWN:
+    if not 0 < number <= MANY:
         return None
     figure = panels([""], "taken for")
     for place, (_, counted) in enumerate(run.confusions):

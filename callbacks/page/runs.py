@@ -1,7 +1,7 @@
 """A run directory, read for its page: whatever is there of it."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from mambaeye.errors import InputError
 from mambaeye.evaluation.result import Row
 
 PICTURES = {"film_strip": "A few images, as they are seen", "mistakes": "The most confident mistakes"}
+MANY = 100  # classes, of which a picture of the matrix is shown
 CLASSES = ("validation/classes", "classes")  # where a command leaves them: validate, fit
 
 
@@ -59,6 +60,10 @@ def read_run(path: Path, name: str) -> Run:
     if not last:
         raise InputError(f"{path} has no curves.jsonl with a validation: give run directories of fit or validate")
     classes, confusions = read_classes(path)
+    titles = dict(PICTURES)
+    if len(classes) > MANY:
+        condition, _ = confusions[len(confusions) // 2]
+        titles[f"confusion_{condition.name}"] = "Who was taken for whom"
     return Run(
         name=name,
         config=config_values(config_text(path) or "{}"),
@@ -67,7 +72,7 @@ def read_run(path: Path, name: str) -> Run:
         last=last,
         classes=classes,
         confusions=confusions,
-        pictures=[*read_pictures(path)],
+        pictures=[*read_pictures(path, titles)],
     )
 
 
@@ -89,13 +94,14 @@ def read_classes(path: Path) -> tuple[list[str], list[tuple[EvaluationCondition,
     return content["classes"], counted
 
 
-def read_pictures(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield the pictures that validate left, or that the fit's last validation put into its events."""
+def read_pictures(path: Path, titles: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
+    """Yield pictures with their titles: files that were left, or what the fit put into its events last."""
     events = EventAccumulator(str(path), size_guidance={IMAGES: 1})
     tags: list[str] = []
-    for name, title in PICTURES.items():
-        file = path / "validation" / f"{name}.png"
-        if file.exists():
+    for name, title in titles.items():
+        places = [path / folder / f"{name}.png" for folder in ("validation", *CLASSES)]
+        file = next((place for place in places if place.exists()), None)
+        if file is not None:
             yield title, file.read_bytes()
             continue
         tags = tags or events.Reload().Tags()["images"]

@@ -13,8 +13,8 @@ from callbacks.reports.due import is_fitting, result_of
 from callbacks.reports.tensorboard import tensorboards
 from mambaeye.contracts import data_of
 
-SIDE_BY_SIDE = ("top1", "confidence", "ece")
-FIRST = "accuracy"  # TensorBoard sorts groups of charts by name, and this one should be first
+# what they are grouped under with all conditions in one chart: TensorBoard sorts groups by name, and shows this first
+GROUPS = {"top1": "accuracy", "confidence": "calibration", "ece": "calibration"}
 
 
 class GlimpseAxis(Callback):
@@ -22,7 +22,8 @@ class GlimpseAxis(Callback):
 
     Of a fit, by_glimpse/epoch_<n> below the run directory lays epochs over each other, in charts <metric>_by_glimpse/
     <resolution>_<scan>; and by_condition/<resolution>_<scan>, of the last validation alone, resolutions and scans, in
-    charts accuracy/<metric>_by_glimpse. What validate and test write is below their own run.
+    charts accuracy/top1_by_glimpse and calibration/<metric>_by_glimpse. What validate and test write is below their
+    own run.
 
     A layout for the custom scalars tab puts accuracy, confidence and ECE side by side: of all conditions, of each over
     epochs, and by optimizer step.
@@ -30,7 +31,7 @@ class GlimpseAxis(Callback):
 
     @rank_zero_only
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        layout = {"all resolutions and scans by glimpses seen": lines(rf"^{FIRST}/{{}}_by_glimpse$")}
+        layout = {"all resolutions and scans by glimpses seen": lines(r"^(accuracy|calibration)/{}_by_glimpse$")}
         for condition in data_of(trainer).conditions:
             layout[f"{condition.name} by glimpses seen"] = lines(rf"^{{}}_by_glimpse/{condition.name}$")
         layout["after the last glimpse"] = lines("^val/{}/")
@@ -49,7 +50,7 @@ class GlimpseAxis(Callback):
         result = result_of(pl_module)
         name = f"epoch_{trainer.current_epoch:03d}" if is_fitting(trainer) else "all"
         for logger in tensorboards(trainer):
-            logger.experiment.add_scalar(f"{FIRST}/top1_after_last_glimpse", result.top1, trainer.global_step)
+            logger.experiment.add_scalar("accuracy/top1_after_last_glimpse", result.top1, trainer.global_step)
             curves = {
                 f"{metric}_by_glimpse/{one.condition.name}": (one.steps, values)
                 for one in result.conditions
@@ -57,13 +58,15 @@ class GlimpseAxis(Callback):
             }
             write_run(f"{logger.log_dir}/by_glimpse/{name}", curves)
             for one in result.conditions:
-                side_by_side = {f"{FIRST}/{metric}_by_glimpse": (one.steps, one[metric]) for metric in SIDE_BY_SIDE}
+                side_by_side = {
+                    f"{group}/{metric}_by_glimpse": (one.steps, one[metric]) for metric, group in GROUPS.items()
+                }
                 write_run(f"{logger.log_dir}/by_condition/{one.condition.name}", side_by_side)
 
 
 def lines(pattern: str) -> dict[str, tuple[str, list[str]]]:
     """Return a chart of the custom scalars tab for each quantity: of the tags that match a pattern with its name."""
-    return {metric: ("Multiline", [pattern.format(metric)]) for metric in SIDE_BY_SIDE}
+    return {metric: ("Multiline", [pattern.format(metric)]) for metric in GROUPS}
 
 
 def write_run(folder: str, curves: Mapping[str, tuple[list[int], np.ndarray]]) -> None:
