@@ -24,10 +24,11 @@ h3 { font-size: 15px; margin: 20px 0 4px } p { margin: 4px 0; color: #555; max-w
 table { border-collapse: collapse; font-size: 14px } .wide { overflow-x: auto }
 th, td { padding: 3px 12px 3px 0; text-align: right; border-bottom: 1px solid #e5e5e5; white-space: nowrap }
 th:first-child, td:first-child { text-align: left } td.text { text-align: left; white-space: normal }
-.runs { display: flex; flex-wrap: wrap; gap: 8px 32px } .runs > div { flex: 1 1 520px; min-width: 0 }
-.pair { display: flex; flex-wrap: wrap; gap: 8px 32px } .pair > div { flex: 1 1 460px; min-width: 0 }
+.runs { display: grid; gap: 8px 32px } .runs > div, .pair > div { min-width: 0 }
+.alone .pair { display: grid; gap: 8px 32px; grid-template-columns: 3fr 2fr }
 img { max-width: 100% } code { font-size: 13px } details { margin-top: 8px } summary { cursor: pointer }
 """
+COLUMNS = 3  # runs beside each other, at most
 WORST = 10  # classes that are listed
 
 
@@ -87,7 +88,11 @@ def beside(runs: Sequence[Run], part: Callable[[Run], str]) -> str:
     parts = [(run.name, part(run)) for run in runs]
     heads = [f"<h3>{escape(name)}</h3>" if len(runs) > 1 else "" for name, _ in parts]
     found = [f"<div>{head}{content}</div>" for head, (_, content) in zip(heads, parts, strict=True) if content]
-    return f'<div class="runs">{"".join(found)}</div>' if found else ""
+    if not found:
+        return ""
+    # charts are drawn while the browser still reads the page, so that columns must not depend on what follows
+    columns = f"grid-template-columns: repeat({min(len(runs), COLUMNS)}, minmax(0, 1fr))"
+    return f'<div class="runs{" alone" if len(runs) == 1 else ""}" style="{columns}">{"".join(found)}</div>'
 
 
 def summary(runs: Sequence[Run]) -> str:
