@@ -10,7 +10,7 @@ import numpy as np
 
 
 class ClassCounts(NamedTuple):
-    """What a confusion matrix says of one class."""
+    """Counts of one class in a confusion matrix."""
 
     label: int
     images: int
