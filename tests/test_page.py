@@ -6,7 +6,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from lightning.pytorch.loggers import TensorBoardLogger
 from test_callbacks import fit
 from validations import CLASSES, validation
 
@@ -175,9 +174,8 @@ def test_a_matrix_of_many_classes_is_its_lists(tmp_path: Path) -> None:
 
 
 def test_a_fit_ends_with_its_page(data_dir: Path, tmp_path: Path) -> None:
-    """With the film strip out of the events; without a validation there is nothing to show, and no page."""
-    logger = TensorBoardLogger(tmp_path, name="", version="")
-    settings = {"limit_val_batches": 1, "logger": logger, "limit_train_batches": 1}
+    """With the film strip; without a validation there is nothing to show, and no page."""
+    settings = {"limit_val_batches": 1, "limit_train_batches": 1}
     fit(tmp_path, data_dir, FilmStrip(images=1), CurveRecords(), RunPage(), **settings)
     page = Elements((tmp_path / "report.html").read_text())
     assert "A few images" in page.text

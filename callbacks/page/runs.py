@@ -1,12 +1,10 @@
 """A run directory, read for its page: whatever is there of it."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from tensorboard.backend.event_processing.event_accumulator import IMAGES, EventAccumulator
 
 from callbacks.reports.saved_config import Plain, config_text, config_values
 from mambaeye.batch import EvaluationCondition
@@ -15,7 +13,7 @@ from mambaeye.evaluation.result import Row
 
 PICTURES = {"film_strip": "A few images, as they are seen", "mistakes": "The most confident mistakes"}
 MANY = 100  # classes, of which a picture of the matrix is shown
-CLASSES = ("validation/classes", "classes")  # where a command leaves them: validate, fit
+FOLDERS = ("", "classes", "validation", "validation/classes")  # that fit and validate leave pictures and counts in
 
 
 @dataclass(frozen=True)
@@ -86,27 +84,25 @@ def read_lines(path: Path) -> Iterator[Row]:
 
 def read_classes(path: Path) -> tuple[list[str], list[tuple[EvaluationCondition, list[tuple[int, int, int]]]]]:
     """Return class names and what was counted under every condition, of the validation that was last."""
-    found = [path / folder / "confusion.json" for folder in CLASSES if (path / folder / "confusion.json").exists()]
+    found = [place for folder in FOLDERS if (place := path / folder / "confusion.json").exists()]
     if not found:
         return [], []
-    content: dict[str, Any] = json.loads(max(found, key=lambda file: file.stat().st_mtime).read_text())
+    content: dict[str, Any] = json.loads(newest(found).read_text())
     counted = [(condition_of(entry), [tuple(one) for one in entry["confusion"]]) for entry in content["conditions"]]
     return content["classes"], counted
 
 
 def read_pictures(path: Path, titles: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
-    """Yield pictures with their titles: files that were left, or what the fit put into its events last."""
-    events = EventAccumulator(str(path), size_guidance={IMAGES: 1})
-    tags: list[str] = []
+    """Yield pictures with their titles, each of the validation that was last."""
     for name, title in titles.items():
-        places = [path / folder / f"{name}.png" for folder in ("validation", *CLASSES)]
-        file = next((place for place in places if place.exists()), None)
-        if file is not None:
-            yield title, file.read_bytes()
-            continue
-        tags = tags or events.Reload().Tags()["images"]
-        if f"figures/{name}" in tags:
-            yield title, events.Images(f"figures/{name}")[-1].encoded_image_string
+        found = [place for folder in FOLDERS if (place := path / folder / f"{name}.png").exists()]
+        if found:
+            yield title, newest(found).read_bytes()
+
+
+def newest(paths: Sequence[Path]) -> Path:
+    """Return the file that was written last."""
+    return max(paths, key=lambda path: path.stat().st_mtime)
 
 
 def condition_of(record: Row) -> EvaluationCondition:

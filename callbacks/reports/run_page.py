@@ -6,7 +6,6 @@ from pathlib import Path
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
-from callbacks.reports.tensorboard import tensorboards
 from mambaeye.contracts import model_of
 
 
@@ -28,7 +27,5 @@ class RunPage(Callback):
             return
         from callbacks.page.write import write_page  # plotly is not among what the project must have
 
-        for logger in tensorboards(trainer):
-            logger.experiment.flush()
         run_dir = Path(trainer.default_root_dir)
         write_page([run_dir], run_dir / "report.html")
