@@ -17,6 +17,7 @@ from test_callbacks import digits, fit
 from callbacks.plots.mistakes import Mistake, contact_sheet
 from callbacks.reports.confident_mistakes import ConfidentMistakes, mistakes_in, of_all_ranks, surest
 from mambaeye.batch import CanvasBatch
+from mambaeye.evaluation.metrics import ConfusionMetric
 
 WRONG = 7
 
@@ -100,11 +101,22 @@ def made_up(rank: int) -> list[Mistake]:
     ]
 
 
+def confusion_of(ranks: list[int]) -> ConfusionMetric:
+    metric = ConfusionMetric(4)
+    for rank in ranks:
+        draw = torch.Generator().manual_seed(rank)
+        for size in (6, 3 + rank):  # the last batches differ, and a row of each is filler
+            labels = torch.randint(4, (size,), generator=draw)
+            metric.count(torch.randn(size, 4, generator=draw), labels, torch.arange(size) > 0)
+    return metric
+
+
 def main(rank: int, folder: Path) -> None:
     """What one of two processes does."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     found = surest(of_all_ranks(made_up(rank)), 5)
-    (folder / f"{rank}.json").write_text(json.dumps([one.key for one in found]))
+    matrix = confusion_of([rank]).compute().tolist()
+    (folder / f"{rank}.json").write_text(json.dumps([[one.key for one in found], matrix]))
     torch.distributed.destroy_process_group()
 
 
@@ -114,7 +126,10 @@ def test_two_processes_find_what_one_does(tmp_path: Path) -> None:
     assert [rank.wait(timeout=240) for rank in ranks] == [0, 0]
     expected = sorted([*made_up(0), *made_up(1)], key=lambda one: (-one.confidence, one.key))[:5]
     for rank in (0, 1):
-        assert json.loads((tmp_path / f"{rank}.json").read_text()) == [one.key for one in expected]
+        keys, matrix = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert keys == [one.key for one in expected]
+        assert matrix == confusion_of([0, 1]).compute().tolist()
+    assert sum(map(sum, matrix)) == 5 + 2 + 5 + 3
 
 
 if __name__ == "__main__":
