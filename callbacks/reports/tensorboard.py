@@ -1,5 +1,6 @@
 """TensorBoard's loggers of a run: where its commands log, and figures there."""
 
+import threading
 from typing import Any, Literal
 
 from lightning import Trainer
@@ -30,3 +31,21 @@ def add_figure(trainer: Trainer, name: str, figure: Figure) -> None:
     """Put a figure into the TensorBoard logs at the present optimizer step."""
     for logger in tensorboards(trainer):
         logger.experiment.add_figure(f"figures/{name}", figure, trainer.global_step)
+
+
+SHOW = threading.excepthook
+
+
+def raise_refusals_once() -> None:
+    """Print no traceback of a thread that the system refuses to write to the disk.
+
+    TensorBoard writes in threads of its own. What one runs into is raised again where the run next writes an event, or
+    closes the file, and ends the run there.
+    """
+    threading.excepthook = show_others
+
+
+def show_others(error: threading.ExceptHookArgs) -> None:
+    """Print the traceback of a thread's exception, unless the system has refused something."""
+    if not isinstance(error.exc_value, OSError):
+        SHOW(error)

@@ -1,12 +1,14 @@
 """A run's directory: what is where in it, which one a command means, and whether it can be used."""
 
 import os
-import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
+from mambaeye.checkpoints import read_checkpoint
 from mambaeye.errors import InputError
 
 RUNS = Path("runs")
@@ -65,6 +67,26 @@ def find_checkpoint(command: str, run_dir: str, ckpt_path: str | None, has_weigh
     return ckpt_path
 
 
+def read_usable(path: str) -> dict[str, Any]:
+    """Read the checkpoint that --ckpt_path means.
+
+    Raises:
+        InputError: it is missing, damaged or not a run's; the message offers the newest other one in its folder.
+    """
+    try:
+        return read_checkpoint(path, "--ckpt_path")
+    except InputError as error:
+        steps = {}
+        for other in sorted(Path(path).parent.glob("*.ckpt")):
+            with suppress(InputError):
+                steps[str(other)] = read_checkpoint(other, "")["global_step"]
+        if not steps:
+            raise
+        newest = max(steps, key=steps.__getitem__)
+        offer = f"the newest undamaged one beside it is --ckpt_path {newest}, saved after {steps[newest]} steps"
+        raise InputError(f"{error}; {offer}") from None
+
+
 def make_run_dir(run_dir: str) -> bool:
     """Make a run's directory, and return whether it was not there before.
 
@@ -89,7 +111,9 @@ def forget_failed_start(run_dir: str) -> None:
     """
     files = [path for path in Path(run_dir).rglob("*") if not path.is_dir()]
     if all(path.suffix == ".yaml" or path.name.startswith("events.out.tfevents.") for path in files):
-        shutil.rmtree(run_dir)
+        with suppress(OSError):  # what another run is writing meanwhile is left to it
+            for path in [*sorted(Path(run_dir).rglob("*"), reverse=True), Path(run_dir)]:
+                path.rmdir() if path.is_dir() else path.unlink()
 
 
 @rank_zero_only
