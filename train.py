@@ -14,16 +14,19 @@ from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
 
 import mambaeye.encoders
 import mambaeye.policies  # noqa: F401  # both define what the command line finds by class name
+from callbacks.reports.class_report import ClassReport
+from callbacks.reports.confident_mistakes import ConfidentMistakes
 from callbacks.reports.curve_records import CurveRecords
 from callbacks.reports.film_strip import FilmStrip
 from callbacks.reports.glimpse_axis import GlimpseAxis
 from callbacks.reports.prediction_writer import PredictionWriter
+from callbacks.reports.run_description import RunDescription
+from callbacks.reports.run_page import RunPage
 from callbacks.reports.scan_diagnosis import ScanDiagnosis
-from callbacks.reports.tensorboard import raise_refusals_once
+from callbacks.reports.tensorboard import logger_of, raise_refusals_once
 from callbacks.reports.throughput import Throughput
 from callbacks.reports.training_curves import TrainingCurves
 from callbacks.reports.validation_figures import ValidationFigures
@@ -35,6 +38,7 @@ from callbacks.run.directory import (
     checkpoint_dir,
     default_run_dir,
     find_checkpoint,
+    forget_failed_start,
     last_checkpoint,
     make_run_dir,
     print_rank_zero,
@@ -62,7 +66,7 @@ LINKS = {
     "data.num_classes": "model.encoder.init_args.num_classes",
     "data.patch_size": "model.encoder.init_args.patch_size",
 }
-ALWAYS = (Preflight, GlimpseAxis, StopWithinEpoch)
+ALWAYS = (Preflight, GlimpseAxis, RunDescription, StopWithinEpoch)
 # warnings that nobody who runs this can act on: Lightning's use of other libraries, and what every continued run does
 NOT_FOR_USERS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
@@ -88,9 +92,12 @@ REPORTS = {
     "throughput": Throughput,
     "figures": ValidationFigures,
     "film_strip": FilmStrip,
+    "classes": ClassReport,
+    "mistakes": ConfidentMistakes,
     "diagnosis": ScanDiagnosis,
     "report": ValidationReport,
     "records": CurveRecords,
+    "page": RunPage,
 }
 
 
@@ -104,15 +111,21 @@ class MambaEyeCLI(LightningCLI):
     def __init__(self, words: list[str]) -> None:
         """Run a command line, given without the program's name."""
         self.words = words
-        super().__init__(
-            ClassifierModule,
-            ShardDataModule,
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            save_config_callback=ConfigFile,
-            trainer_defaults={"callbacks": [callback() for callback in ALWAYS]},
-            args=words,
-        )
+        self.new_run: str | None = None  # directory that was made for it
+        try:
+            super().__init__(
+                ClassifierModule,
+                ShardDataModule,
+                seed_everything_default=0,
+                auto_configure_optimizers=False,
+                save_config_callback=ConfigFile,
+                trainer_defaults={"callbacks": [callback() for callback in ALWAYS]},
+                args=words,
+            )
+        except BaseException:
+            if self.new_run is not None:
+                forget_failed_start(self.new_run)
+            raise
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # it is static, and knows no command line
         """Return the command that is given alone, if one is: a parser for each of the four takes half a second."""
@@ -209,7 +222,8 @@ class MambaEyeCLI(LightningCLI):
         """Leave out Lightning's own reading of a checkpoint's sizes, which overrules flags; see parse_arguments."""
 
     def before_instantiate_classes(self) -> None:
-        make_run_dir(self.config[self.subcommand].run_dir)
+        run_dir = self.config[self.subcommand].run_dir
+        self.new_run = run_dir if make_run_dir(run_dir) else None
         precision = self.config[self.subcommand].float32_matmul_precision
         torch.set_float32_matmul_precision(precision)
         if precision in PRODUCTS:
@@ -219,10 +233,8 @@ class MambaEyeCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config[self.subcommand]
-        if config.trainer.logger is None and self.subcommand == "fit":
-            kwargs["logger"] = TensorBoardLogger(config.run_dir, name="", version="", default_hp_metric=False)
-        elif config.trainer.logger is None:  # others log at step 0, and TensorBoard would drop the fit's curves for it
-            kwargs["logger"] = False
+        if config.trainer.logger is None:
+            kwargs["logger"] = logger_of(str(self.subcommand), config.run_dir)
         plugins = self.config_init[self.subcommand].trainer.plugins or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         try:

@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
@@ -216,6 +217,11 @@ class ShardDataModule(LightningDataModule):
             return 0
         loader = self._epoch_loader(epoch=lambda: self.loader_state["epoch"])
         return limited(len(loader), self._trainer.limit_train_batches) - loader.done
+
+    @property
+    def class_counts(self) -> torch.Tensor:
+        """Return how many training images every class has: (C,) int64."""
+        return torch.from_numpy(self.indices["train"].labels).bincount(minlength=self.num_classes)
 
     @property
     def train_split(self) -> SplitSummary:

@@ -21,7 +21,7 @@ UNUSABLE = "is damaged or not a checkpoint of a MambaEye run"
 GROUPS = ("train", "evaluate", "loader")
 # the arguments that a checkpoint gives: no source, no folder, nothing that is run
 GIVEN = (
-    *("model.encoder", "model.policy", "model.optimizer", "model.schedule", "model.metrics"),
+    *("model.encoder", "model.policy", "model.optimizer", "model.schedule", "model.balanced", "model.metrics"),
     *("data.num_classes", "data.patch_size", "data.train_scan", "data.resolutions", "data.scans", "data.seed"),
     *(f"data.{group}" for group in GROUPS),
 )

@@ -75,6 +75,10 @@ class DataSpec(Protocol):
         """Training batches a process that a continued run has left of the epoch that its checkpoint was saved in."""
 
     @property
+    def class_counts(self) -> Tensor:
+        """(C,) int64: training images of every class; after setup for fit."""
+
+    @property
     def train_split(self) -> SplitSummary: ...
     @property
     def val_split(self) -> SplitSummary: ...
