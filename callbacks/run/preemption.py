@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zer
 
 from callbacks.run.lightning_internals import disable_signal_handlers
 from callbacks.run.shutdown import detach_launcher, save_last
+from mambaeye.errors import InputError
 
 Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -38,6 +39,8 @@ class Preemption(Checkpoint):  # which runs after all other callbacks
     """
 
     def __init__(self, last_checkpoint: str, time_limit: float | None = None, requeue: bool = True) -> None:
+        if time_limit is not None and not time_limit >= 0:
+            raise InputError(f"preemption.time_limit is {time_limit}: give hours, 0 or more, or null for no limit")
         self.last_checkpoint, self.requeue = last_checkpoint, requeue
         self.seconds = float("inf") if time_limit is None else time_limit * 3600
         self.received = 0
