@@ -1,5 +1,6 @@
 """MambaEye on the command line: python train.py {fit,validate,test,predict} --help"""
 
+import logging
 import os
 import sys
 import warnings
@@ -17,6 +18,7 @@ from torch.distributed import DistError
 
 import mambaeye.encoders
 import mambaeye.policies  # noqa: F401  # both define what the command line finds by class name
+from callbacks.reports.console import ConsoleLines
 from callbacks.reports.curve_records import CurveRecords
 from callbacks.reports.film_strip import FilmStrip
 from callbacks.reports.glimpse_axis import GlimpseAxis
@@ -52,7 +54,7 @@ from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.errors import mistake_in
 from mambaeye.module import ClassifierModule
 
-ALWAYS = (Preflight, GlimpseAxis, StopWithinEpoch, Continuation)
+ALWAYS = (Preflight, GlimpseAxis, StopWithinEpoch, Continuation, ConsoleLines)
 # warnings that nobody who runs this can act on: Lightning's use of other libraries, and what every continued run does
 NOT_FOR_USERS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
@@ -71,6 +73,7 @@ REPORTS = {
     "report": ValidationReport,
     "records": CurveRecords,
 }
+ADVERTISED = ("litlogger", "TPU available")  # of Lightning's own lines on the console
 
 
 class MambaEyeCLI(LightningCLI):
@@ -220,9 +223,16 @@ class MambaEyeCLI(LightningCLI):
             kwargs["logger"] = TensorBoardLogger(config.run_dir, name="", version="", default_hp_metric=False)
         elif config.trainer.logger is None:  # others log at step 0, and TensorBoard would drop the fit's curves for it
             kwargs["logger"] = False
+        if config.trainer.enable_progress_bar is None and not sys.stdout.isatty():
+            kwargs["enable_progress_bar"] = False  # a file or a pipe gets whole lines instead
         plugins = self.config_init[self.subcommand].trainer.plugins or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
+
+
+def is_for_users(record: logging.LogRecord) -> bool:
+    """Tell whether a line of Lightning's log is neither an advertisement nor of hardware that nobody asked for."""
+    return not any(word in record.getMessage() for word in ADVERTISED)
 
 
 def print_list(title: str, lines: Iterable[str]) -> None:
@@ -238,6 +248,7 @@ def main(args: list[str] | None = None) -> None:
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     for message in NOT_FOR_USERS:
         warnings.filterwarnings("ignore", message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_for_users)
     words = sys.argv[1:] if args is None else args
     if not words or words[0] in ("-h", "--help"):
         print(OVERVIEW, end="")

@@ -115,6 +115,7 @@ def bases(action: Any) -> Iterator[type]:
 def subclasses(classes: Iterable[type]) -> Iterator[type]:
     """Yield all classes below these, whoever defined them."""
     for kind in classes:
+        found: type
         for found in kind.__subclasses__():
             yield found
             yield from subclasses([found])
