@@ -14,7 +14,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch.distributed import DistError
 
 import mambaeye.encoders
 import mambaeye.policies  # noqa: F401  # both define what the command line finds by class name
@@ -24,11 +23,14 @@ from callbacks.reports.film_strip import FilmStrip
 from callbacks.reports.glimpse_axis import GlimpseAxis
 from callbacks.reports.prediction_writer import PredictionWriter
 from callbacks.reports.scan_diagnosis import ScanDiagnosis
+from callbacks.reports.tensorboard import raise_refusals_once
 from callbacks.reports.throughput import Throughput
 from callbacks.reports.training_curves import TrainingCurves
 from callbacks.reports.validation_figures import ValidationFigures
 from callbacks.reports.validation_report import ValidationReport
+from callbacks.run.agreement import require_free_port
 from callbacks.run.checkpointing import AtomicCheckpointIO, StepCheckpoint
+from callbacks.run.config_file import ConfigFile
 from callbacks.run.continuation import Continuation
 from callbacks.run.directory import (
     checkpoint_dir,
@@ -37,13 +39,15 @@ from callbacks.run.directory import (
     last_checkpoint,
     make_run_dir,
     print_rank_zero,
+    read_usable,
 )
 from callbacks.run.nonfinite import NonFiniteGuard
+from callbacks.run.one_writer import OneWriter
 from callbacks.run.preemption import Preemption
 from callbacks.run.preflight import Preflight
 from callbacks.run.stops import StopWithinEpoch
 from datamodules.datamodule import ShardDataModule
-from mambaeye.checkpoints import command_line_defaults, read_checkpoint, shards_of
+from mambaeye.checkpoints import command_line_defaults, shards_of
 from mambaeye.command_line.differences import LINKS, differing, refuse_foreign_scans, require_shards
 from mambaeye.command_line.help import COMMON, FULL_HELP, OVERVIEW
 from mambaeye.command_line.parser import Parser
@@ -52,6 +56,7 @@ from mambaeye.command_line.values import refuse_values
 from mambaeye.command_line.words import require_command, require_configs, split_images
 from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.errors import mistake_in
+from mambaeye.failures import in_one_sentence
 from mambaeye.module import ClassifierModule
 
 ALWAYS = (Preflight, GlimpseAxis, StopWithinEpoch, Continuation, ConsoleLines)
@@ -92,6 +97,7 @@ class MambaEyeCLI(LightningCLI):
             seed_everything_default=0,
             parser_class=Parser,
             auto_configure_optimizers=False,
+            save_config_callback=ConfigFile,
             trainer_defaults={"callbacks": [callback() for callback in ALWAYS]},
             args=words,
         )
@@ -173,7 +179,7 @@ class MambaEyeCLI(LightningCLI):
         refuse_values(asked)
         saved, shards = {}, {}
         if ckpt_path:
-            checkpoint = read_checkpoint(ckpt_path, "--ckpt_path")
+            checkpoint = read_usable(ckpt_path)
             saved = command_line_defaults(checkpoint, ClassifierModule, ShardDataModule)
             refuse_foreign_scans(saved, asked)
             shards = shards_of(checkpoint)
@@ -215,7 +221,7 @@ class MambaEyeCLI(LightningCLI):
         if precision in PRODUCTS:
             print_rank_zero(f"float32 matrices are multiplied in {PRODUCTS[precision]} where the device can")
         name = "config.yaml" if self.subcommand == "fit" else f"{self.subcommand}.yaml"
-        self.save_config_kwargs = {"config_filename": name, "overwrite": True}
+        self.save_config_kwargs = {"config_filename": name}
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config[self.subcommand]
@@ -227,7 +233,15 @@ class MambaEyeCLI(LightningCLI):
             kwargs["enable_progress_bar"] = False  # a file or a pipe gets whole lines instead
         plugins = self.config_init[self.subcommand].trainer.plugins or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        require_free_port(trainer)
+        return trainer
+
+    def before_fit(self) -> None:
+        OneWriter(self.trainer, "fit", self.config["fit"].ckpt_path)
+
+    def before_predict(self) -> None:
+        OneWriter(self.trainer, "predict", self.config["predict"].ckpt_path)
 
 
 def is_for_users(record: logging.LogRecord) -> bool:
@@ -249,29 +263,21 @@ def main(args: list[str] | None = None) -> None:
     for message in NOT_FOR_USERS:
         warnings.filterwarnings("ignore", message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_for_users)
+    raise_refusals_once()
     words = sys.argv[1:] if args is None else args
     if not words or words[0] in ("-h", "--help"):
         print(OVERVIEW, end="")
         return
     try:
         require_command(words, COMMON)
-        MambaEyeCLI(words)
+        with in_one_sentence():
+            MambaEyeCLI(words)
     except (ValueError, MisconfigurationException) as error:
         mistake = error if isinstance(error, MisconfigurationException) else mistake_in(error)
         if mistake is None:
             raise
         sentence = str(mistake).rpartition("InputError: ")[2].strip()  # of a loader worker's error, its last line
         sys.exit(f"error: {sentence}")
-    except RuntimeError as error:
-        if not isinstance(error, DistError) and "gloo" not in str(error):
-            raise
-        reason = str(error).strip().splitlines()[0]
-        if "EADDRINUSE" in str(error):
-            sys.exit(f"error: the port that the processes meet at is in use: set another MASTER_PORT ({reason})")
-        sys.exit(
-            f"error: another process of this run has ended or cannot be reached: see what it said, then go on with "
-            f"--ckpt_path last ({reason})"
-        )
 
 
 if __name__ == "__main__":

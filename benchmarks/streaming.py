@@ -1,6 +1,7 @@
 """Measure how fast shards stream, and whether workers keep to their memory.
 
     python -m benchmarks.streaming SHARDS [--num_workers 0 1 2 4] [--canvas 32 128] [--num_glimpses 256]
+    python -m benchmarks.streaming FOLDER --over_http ROUNDS
 
 SHARDS may be whatever --data.train_shards takes; --shuffle_span is as in training, 1 for version 0.1's order.
 
@@ -9,13 +10,26 @@ each number of workers, one epoch of training samples through the loader that tr
 images a second (after the first batches, which start the workers), whether every sample came at most once and less than
 a batch was left out, and what memory of its own (RssAnon, MiB; Linux) the largest worker had after a tenth of the epoch
 and at its end.
+
+With --over_http a folder's shards come from a web server of this machine, front to back, by each of the ways in
+READERS in turn, each time in a process of its own.
 """
 
 import json
 import multiprocessing
+import resource
+import subprocess
+import sys
 import time
 from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
+from statistics import median
+from typing import BinaryIO
+
+import fsspec
+from webdataset import gopen
 
 from datamodules.loading.config import LoaderConfig
 from datamodules.loading.loader import EpochLoader, ShardAccess
@@ -23,7 +37,80 @@ from datamodules.shards.index import ShardIndex
 from datamodules.shards.locate import open_index
 from datamodules.shards.order import EpochOrder, ResumedSegment
 from datamodules.shards.reading import read_images
+from datamodules.storage.limits import ReadLimits
+from datamodules.storage.stream import open_stream
 from datamodules.views.train import TrainingGlimpses, TrainView
+
+AT_ONCE = 110_000  # bytes, an ImageNet image
+PORT = 8765
+
+
+def by_curl(url: str) -> Iterator[int]:
+    """Read as version 0.1 did: a curl process, through webdataset."""
+    with gopen(url) as file:
+        yield from sizes_of(file)
+
+
+def by_urllib3(url: str) -> Iterator[int]:
+    """Read as the loaders do."""
+    with closing(open_stream(url, ReadLimits())) as stream:
+        length = stream.raw.response.length_remaining
+        for start in range(0, length, AT_ONCE):
+            yield len(stream.read(min(AT_ONCE, length - start)))
+
+
+def by_fsspec(url: str) -> Iterator[int]:
+    """Read by fsspec's HTTP file system (aiohttp), as a stream."""
+    with fsspec.open(url, "rb", block_size=0) as file:
+        yield from sizes_of(file)
+
+
+READERS: dict[str, Callable[[str], Iterator[int]]] = {"curl": by_curl, "urllib3": by_urllib3, "fsspec": by_fsspec}
+
+
+def sizes_of(file: BinaryIO) -> Iterator[int]:
+    """Yield the sizes of what comes."""
+    return iter(lambda: len(file.read(AT_ONCE)), 0)
+
+
+def over_http(folder: Path, rounds: int) -> Iterator[dict[str, object]]:
+    """Read a folder's shards from a web server by every way, in turn; the medians of so many rounds."""
+    urls = [f"http://127.0.0.1:{PORT}/{path.name}" for path in sorted(folder.glob("*.tar"))]
+    command = [sys.executable, "-m", "http.server", str(PORT), "--bind", "127.0.0.1", "--directory", str(folder)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        time.sleep(1)
+        found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in READERS}
+        for _ in range(rounds):
+            for name in READERS:
+                with multiprocessing.get_context("spawn").Pool(1) as pool:
+                    found[name].append(pool.apply(timed, (name, urls)))
+    finally:
+        server.terminate()
+    for name, results in found.items():
+        rate, cpu, memory = (median(column) for column in zip(*results, strict=True))
+        yield {
+            "over_http": name,
+            "MB_per_second": round(rate),
+            "cpu_seconds_per_GB": round(cpu, 2),
+            "grew_by_MiB": round(memory, 1),
+        }
+
+
+def timed(name: str, urls: list[str]) -> tuple[float, float, float]:
+    """Return megabytes a second, CPU seconds a gigabyte (of a child, too), and MiB that this process grew by."""
+    (cpu, memory), start, size = used(), time.perf_counter(), 0
+    for url in urls:
+        size += sum(READERS[name](url))
+    seconds = time.perf_counter() - start
+    cpu_after, memory_after = used()
+    return size / seconds / 1e6, (cpu_after - cpu) / size * 1e9, memory_after - memory
+
+
+def used() -> tuple[float, float]:
+    """Return the CPU seconds of this process and its children so far, and its own peak memory in MiB."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages), usages[0].ru_maxrss / 1024
 
 
 def bare(index: ShardIndex, span: int | None) -> dict[str, object]:
@@ -92,7 +179,12 @@ def main() -> None:
     parser.add_argument("--num_glimpses", type=int, default=256, help="glimpses an image")
     parser.add_argument("--batch_size", type=int, default=64, help="images a batch")
     parser.add_argument("--shuffle_span", type=int, help="shards to shuffle over (default: as in training)")
+    parser.add_argument("--over_http", type=int, metavar="ROUNDS", help="compare ways to read a folder over HTTP")
     options = parser.parse_args()
+    if options.over_http:
+        for result in over_http(Path(options.shards), options.over_http):
+            print(json.dumps(result), flush=True)
+        return
     index = open_index(options.shards, options.index)
     print(json.dumps(bare(index, options.shuffle_span)), flush=True)
     for workers in options.num_workers:

@@ -20,7 +20,7 @@ from datamodules.shards.locate import open_split
 from datamodules.shards.order import LoaderLayout, batches_of
 from datamodules.shards.sorting import class_sorted
 from datamodules.views.evaluate import EvaluateView, EvaluationCanvases, evaluation_conditions, require_resolutions
-from datamodules.views.plan import AXES, require_scans
+from datamodules.views.plan import AXES, TrainScan, require_scans, require_train_scan
 from datamodules.views.predict import FileCanvases, PredictView
 from datamodules.views.train import TrainView, training_samples
 from mambaeye.batch import EvaluationCondition
@@ -43,7 +43,8 @@ class ShardDataModule(LightningDataModule):
         num_classes: Number of classes, as in the index's class list; the encoder's head takes it from here.
         patch_size: Side of a glimpse in pixels; the encoder takes it from here.
         train_scan: Scan pattern of training trajectories: a name in docs/scans.md, or the import path of a function;
-            "policy" leaves them to the model's policy.
+            several with their shares, as "{random: 1, varied: 3}", are drawn by trajectory; "policy" leaves them to
+            the model's policy.
         resolutions: Canvas sides to validate at, in pixels.
         scans: Scan patterns to validate with, as for train_scan; predict takes the first. A wrong one is answered with
             the list.
@@ -64,7 +65,7 @@ class ShardDataModule(LightningDataModule):
         data_dir: str = "data",
         num_classes: int = 10,
         patch_size: int = 16,
-        train_scan: str = "random",
+        train_scan: TrainScan = "random",
         resolutions: tuple[int, ...] = (48,),
         scans: tuple[str, ...] = ("random",),
         images: str | tuple[str, ...] | None = None,
@@ -82,7 +83,7 @@ class ShardDataModule(LightningDataModule):
         predict.require_room(patch_size)
         require_resolutions(resolutions, patch_size)
         require_scans(scans)
-        require_scans([train_scan])
+        require_train_scan(train_scan)
         embedded = Path(data_dir) / "digits"
         self.embedded = embedded
         self.on_digits = {split for split, given in (("train", train_shards), ("val", val_shards)) if given is None}
@@ -139,7 +140,7 @@ class ShardDataModule(LightningDataModule):
             self._open_index("val")
 
     def _open_index(self, split: str) -> None:
-        self.indices[split] = open_split(*self.shards[split], self.num_classes)
+        self.indices[split] = open_split(*self.shards[split], self.num_classes, self.loader.read_limits)
         self.classes = self.indices.get("train", self.indices[split]).classes
 
     def _set_accumulation(self) -> None:
@@ -196,7 +197,7 @@ class ShardDataModule(LightningDataModule):
         batches = batches_of(len(index), self.loader.training_layout(index, self._trainer.world_size))
         if not batches:
             raise InputError(
-                f"{index.folder} has {len(index)} samples, less than the {self.loader.batch_size} of one optimizer "
+                f"{index.name} has {len(index)} samples, less than the {self.loader.batch_size} of one optimizer "
                 f"step: set a smaller --data.loader.batch_size"
             )
         return batches

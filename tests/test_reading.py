@@ -14,18 +14,18 @@ from test_datamodule import set_up
 
 from datamodules.datamodule import ShardDataModule
 from datamodules.loading.config import LoaderConfig
-from datamodules.shards import reading
 from datamodules.shards.index import ShardIndex
 from datamodules.shards.locate import open_index
 from datamodules.shards.order import EpochOrder, LoaderLayout, ResumedSegment
 from datamodules.shards.reading import read_images
+from datamodules.storage import limits
 from datamodules.views.train import TrainView
 from mambaeye.errors import InputError
 
 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "PAUSE", 0.0)
+    monkeypatch.setattr(limits, "PAUSE", 0.0)
 
 
 @pytest.fixture

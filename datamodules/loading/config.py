@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from datamodules.shards.index import ShardIndex
 from datamodules.shards.order import LoaderLayout, divide
+from datamodules.storage.limits import ReadLimits
 from datamodules.transforms.headers import MAX_PIXELS, PixelLimit
 from mambaeye.contracts import OptimizerStep
 from mambaeye.errors import InputError
@@ -32,6 +33,11 @@ class LoaderConfig:
     OpenCV itself decodes 2^30 at most, unless the environment's OPENCV_IO_MAX_IMAGE_PIXELS says otherwise."""
     timeout: float = 600.0
     """Seconds without a batch after which worker processes count as stuck and the run stops; 0 for never."""
+    read_timeout: float = 60.0
+    """Seconds that a URL or command may take to answer, or for the next bytes, before a read counts as broken off; it
+    is tried again three times."""
+    min_rate: float = 1000.0
+    """Bytes a second that a URL or command must give, over read_timeout seconds of waiting for it; 0 for any."""
 
     def __post_init__(self) -> None:
         for name, value, least in (
@@ -42,6 +48,8 @@ class LoaderConfig:
             ("max_unreadable", self.max_unreadable, 0),
             ("max_pixels", self.max_pixels, 1),
             ("timeout", self.timeout, 0),
+            ("read_timeout", self.read_timeout, 0.1),
+            ("min_rate", self.min_rate, 0),
         ):
             if value is not None and not value >= least:
                 raise InputError(f"data.loader.{name} is {value}: give at least {least}")
@@ -50,6 +58,11 @@ class LoaderConfig:
     def pixel_limit(self) -> PixelLimit:
         """Return the most pixels that an image may have, with its flag."""
         return PixelLimit(self.max_pixels)
+
+    @property
+    def read_limits(self) -> ReadLimits:
+        """Return how slow URLs and commands may be."""
+        return ReadLimits(self.read_timeout, self.min_rate)
 
     def optimizer_step(self, ranks: int) -> OptimizerStep:
         """Return how the images of an optimizer step are shared out among so many processes."""

@@ -18,6 +18,7 @@ from datamodules.views.evaluate import EvaluationCanvases
 from datamodules.views.keys import TRAINING, VALIDATION
 from datamodules.views.train import TrainingSamples
 from mambaeye.batch import CanvasBatch, GlimpseBatch
+from mambaeye.contracts import limited
 from mambaeye.errors import InputError
 
 NO_EPOCH = {"epoch": -1}  # the state of a loader that has handed out nothing
@@ -53,7 +54,7 @@ class ShardAccess:
             stream,
             self.config.num_workers,
             self.config.timeout,
-            str(self.index.folder),
+            self.index.name,
             batch_size=self.layout.batch_size,
             pin_memory=self.pin_memory,
             collate_fn=collate,
@@ -82,7 +83,7 @@ class FixedLoader:
         self.waited = 0.0
         size, batch_of_all = len(access.index), access.layout.batch_of_all
         complete = -(-size // batch_of_all)
-        self.image_batches = min(limit, complete) if isinstance(limit, int) else int(limit * complete)
+        self.image_batches = limited(complete, limit)
         if not self.image_batches:
             raise InputError(
                 f"{limit} of {complete} batches is less than one: give --trainer.limit_val_batches "
@@ -107,6 +108,7 @@ class FixedLoader:
             self.key,
             access.rule,
             access.config.pixel_limit,
+            access.config.read_limits,
         )
         for batch in access.batches(stream):
             self.waited += time.perf_counter() - asked
@@ -179,6 +181,7 @@ class EpochLoader:
             (TRAINING, seed, epoch),
             access.rule,
             access.config.pixel_limit,
+            access.config.read_limits,
         )
         for batch in access.batches(stream):
             self.waited = time.perf_counter() - asked
@@ -206,7 +209,7 @@ class EpochLoader:
         samples = state.get("samples", len(index))
         if samples != len(index):
             raise InputError(
-                f"the checkpoint was saved in an epoch over {samples} samples and {index.folder} has {len(index)}: go "
+                f"the checkpoint was saved in an epoch over {samples} samples and {index.name} has {len(index)}: go "
                 f"on with the same shards, or load the weights alone into a new run"
             )
         self.state = dict(state)

@@ -10,7 +10,8 @@ from torch.utils.data import IterableDataset, default_collate, get_worker_info
 from datamodules.loading.unreadable import UnreadableRule
 from datamodules.shards.index import ShardIndex
 from datamodules.shards.order import LoaderLayout, ResumedSegment, optimizer_step_of, share
-from datamodules.shards.reading import ATTEMPTS, read_images
+from datamodules.shards.reading import read_images
+from datamodules.storage.limits import ATTEMPTS, ReadLimits
 from datamodules.transforms.headers import PixelLimit
 from datamodules.transforms.images import decode_image
 from datamodules.views.evaluate import FILLER, DecodedSample, EvaluationCanvases
@@ -52,11 +53,13 @@ class TrainingStream(IterableDataset[GlimpseBatch | CanvasBatch]):
     """Key of a sample's random draws, before its id."""
     rule: UnreadableRule
     limit: PixelLimit
+    reads: ReadLimits
+    """How slowly shards that stream may come."""
 
     def __iter__(self) -> Iterator[GlimpseBatch | CanvasBatch]:
         layout, done = self.segments[-1]
         sample_ids, first_batch = share_here(self.order, layout, self.rank, done)
-        encoded = read_images(self.index, sample_ids, ATTEMPTS)
+        encoded = read_images(self.index, sample_ids, ATTEMPTS, self.reads)
         for turn, batch in enumerate(sample_ids.reshape(-1, layout.batch_size).tolist()):
             step = optimizer_step_of(self.segments, first_batch + turn * layout.workers)
             side = side_of_step(self.samples.view.canvas, self.key, step)
@@ -81,7 +84,7 @@ class TrainingStream(IterableDataset[GlimpseBatch | CanvasBatch]):
     def _partner(self, rng: np.random.Generator) -> RawSample:
         """Draw any sample of the index."""
         sample_ids = rng.integers(len(self.index), size=1)
-        return self._raw(int(sample_ids[0]), next(read_images(self.index, sample_ids, ATTEMPTS)))
+        return self._raw(int(sample_ids[0]), next(read_images(self.index, sample_ids, ATTEMPTS, self.reads)))
 
 
 @dataclass
@@ -99,10 +102,12 @@ class EvaluationStream(IterableDataset[CanvasBatch]):
     """Key of all random draws, before resolution and sample id."""
     rule: UnreadableRule
     limit: PixelLimit
+    reads: ReadLimits
+    """How slowly shards that stream may come."""
 
     def __iter__(self) -> Iterator[CanvasBatch]:
         sample_ids, _ = share_here(self.order, self.layout, self.rank, 0)
-        encoded = read_images(self.index, sample_ids[sample_ids >= 0], ATTEMPTS)
+        encoded = read_images(self.index, sample_ids[sample_ids >= 0], ATTEMPTS, self.reads)
         for batch in sample_ids.reshape(-1, self.layout.batch_size).tolist():
             decoded = [self._decoded(sample_id, next(encoded)) if sample_id >= 0 else FILLER for sample_id in batch]
             yield from self.samples(decoded, self.key)

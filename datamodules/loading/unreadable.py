@@ -56,9 +56,9 @@ class UnreadableRule:
             if len(unreadable) > self.max_unreadable:
                 named = ", ".join(list(unreadable)[:NAMED])
                 raise InputError(
-                    f"{len(unreadable)} samples of {self.index.folder} could not be read, more than the "
+                    f"{len(unreadable)} samples of {self.index.name} could not be read, more than the "
                     f"{self.max_unreadable} of --data.loader.max_unreadable ({named}, ...): repair the shards"
                 )
             yield batch
         if unreadable:
-            log.warning("%d samples of %s were left out of this pass", len(unreadable), self.index.folder)
+            log.warning("%d samples of %s were left out of this pass", len(unreadable), self.index.name)

@@ -29,6 +29,7 @@ import numpy as np
 from webdataset.tariterators import base_plus_ext
 
 from datamodules.shards.limits import LONGEST_KEY, require_possible
+from datamodules.storage.stream import streams
 from mambaeye.atomic import atomic_write
 from mambaeye.errors import InputError
 
@@ -80,17 +81,23 @@ class ShardIndex:
         folder: where the shards are.
         classes: class names; a label is a place in this list.
         shards: what each holds.
-        sources: where each is read from, as webdataset opens it; by default the files in the folder.
+        sources: where each is read from, a path, a URL or a pipe: command; by default the files in the folder.
+        name: the shards as they were given, for messages; by default the folder.
 
     Raises:
         InputError: a label is outside the class list; two samples have the same key.
     """
 
     def __init__(
-        self, folder: Path, classes: Sequence[str], shards: Sequence[Shard], sources: Sequence[str] | None = None
+        self,
+        folder: Path,
+        classes: Sequence[str],
+        shards: Sequence[Shard],
+        sources: Sequence[str] | None = None,
+        name: str | None = None,
     ) -> None:
         compact = [shard if isinstance(shard.keys, np.ndarray) else shard.compact() for shard in shards]
-        self.folder, self.classes = folder, list(classes)
+        self.folder, self.name, self.classes = folder, name or str(folder), list(classes)
         self.paths = [folder / shard.name for shard in shards]
         self.sources = list(sources) if sources is not None else [str(path) for path in self.paths]
         self.bytes = [shard.bytes for shard in shards]
@@ -103,7 +110,7 @@ class ShardIndex:
         wrong = np.flatnonzero((self.labels < 0) | (self.labels >= len(self.classes)))
         if len(wrong):
             raise InputError(
-                f"sample {self.key(wrong[0])} in {self.shard_path(wrong[0])} has label {self.labels[wrong[0]]}, "
+                f"sample {self.key(wrong[0])} in {self.source(wrong[0])} has label {self.labels[wrong[0]]}, "
                 f"outside the {len(self.classes)} classes of its index: correct its .{LABEL_EXTENSION} file, or the "
                 f"class list (labels count from 0)"
             )
@@ -112,8 +119,8 @@ class ShardIndex:
         if len(repeated):
             first, second = np.flatnonzero(self.keys == repeated[0])[:2]
             raise InputError(
-                f"two samples have the key {self.key(first)}, in {self.shard_path(first)} and in "
-                f"{self.shard_path(second)}: remove one, or give each a key of its own"
+                f"two samples have the key {self.key(first)}, in {self.source(first)} and in "
+                f"{self.source(second)}: remove one, or give each a key of its own"
             )
 
     def __len__(self) -> int:
@@ -126,7 +133,7 @@ class ShardIndex:
 
     @property
     def streaming(self) -> bool:
-        """Tell whether some shard is read front to back, not by place."""
+        """Tell whether some shard is no local file, and read front to back."""
         return any(streams(source) for source in self.sources)
 
     def key(self, sample_id: int) -> str:
@@ -181,11 +188,6 @@ class ShardIndex:
                     f"{source} has {size} bytes and its index says {expected}: "
                     f"copy the shard again if it was cut short, or {remedy} if the shard is the newer"
                 )
-
-
-def streams(source: str) -> bool:
-    """Tell whether a source of bytes (a URL, a pipe: command) can only be read front to back."""
-    return "://" in source or source.startswith("pipe:")
 
 
 def read_index(folder: Path) -> dict[str, Any]:

@@ -6,22 +6,24 @@ from pathlib import Path
 from typing import Any
 
 from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]
-from webdataset import gopen
 
-from datamodules.shards.index import INDEX_NAME, ShardIndex, parse_index, streams
+from datamodules.shards.index import INDEX_NAME, ShardIndex, parse_index
+from datamodules.storage.limits import ReadLimits
+from datamodules.storage.stream import fetch, streams
 from mambaeye.errors import InputError
 
-IN_URL = re.compile(r"[\w.,+=@%~-]+")  # of a shard's name: tools that fetch some URLs are called through a shell
+IN_URL = re.compile(r"[\w.,+=@%~-]+")  # of a shard's name: what means nothing else there, nor to a shell
 
 
-def open_index(shards: str, where: str | None = None) -> ShardIndex:
+def open_index(shards: str, where: str | None = None, limits: ReadLimits = ReadLimits()) -> ShardIndex:
     """Open the index of some shards, with where each is read from.
 
     Args:
-        shards: a local folder; a URL of one (http or https); a brace pattern of paths or URLs, such as
-            "data/shard-{000000..001281}.tar"; or "pipe:" and a command that prints a shard, such as
-            "pipe:aws s3 cp s3://bucket/shard-{000000..001281}.tar -". A pattern may name some of the index's shards.
+        shards: a local folder; a URL of one (http, https, or what fsspec reads, such as s3 and gs); a brace pattern of
+            paths or URLs, such as "data/shard-{000000..001281}.tar"; or "pipe:" and a command that prints a shard,
+            such as "pipe:ssh host cat shard-{000000..001281}.tar". A pattern may name some of the index's shards.
         where: path or URL of the index; by default beside the shards. A pipe: command needs it.
+        limits: to how slowly the index may come.
 
     Raises:
         InputError: the index cannot be read, or does not have the shards; a local shard is missing or has another size.
@@ -29,7 +31,7 @@ def open_index(shards: str, where: str | None = None) -> ShardIndex:
     if where is None and not is_pattern(shards) and not streams(shards):
         return ShardIndex.read(shards)
     where = where or beside(shards)
-    content = fetch_index(where)
+    content = fetch_index(where, limits)
     known = {shard.name: shard for shard in content["shards"]}
     if is_pattern(shards) or shards.startswith("pipe:"):
         sources = expand(shards)
@@ -39,18 +41,18 @@ def open_index(shards: str, where: str | None = None) -> ShardIndex:
             raise InputError(f"{where} has the shard {unfit[0]}, a name that is not for URLs: rename it there")
         sources = [f"{shards.rstrip('/')}/{name}" for name in known]
         chosen = list(known.values())
-    index = ShardIndex(Path(shards), content["classes"], chosen, sources)
+    index = ShardIndex(Path(shards), content["classes"], chosen, sources, shards)
     index.require_shards(where, "correct the pattern or the index")
     return index
 
 
-def open_split(shards: str, where: str | None, num_classes: int) -> ShardIndex:
+def open_split(shards: str, where: str | None, num_classes: int, limits: ReadLimits = ReadLimits()) -> ShardIndex:
     """Open the index of a split, which must have so many classes; see open_index.
 
     Raises:
         InputError: it has another number of classes, or cannot be opened.
     """
-    index = open_index(shards, where)
+    index = open_index(shards, where, limits)
     if len(index.classes) != num_classes:
         raise InputError(
             f"{shards} has {len(index.classes)} classes in its index and data.num_classes is {num_classes}: "
@@ -75,14 +77,10 @@ def beside(shards: str) -> str:
     return f"{folder or '.'}/{INDEX_NAME}"
 
 
-def fetch_index(where: str) -> dict[str, Any]:
+def fetch_index(where: str, limits: ReadLimits) -> dict[str, Any]:
     """Read an index at a path or URL; see read_index."""
     try:
-        if streams(where):
-            with gopen(where) as file:
-                data = file.read()
-        else:
-            data = Path(where).read_bytes()
+        data = fetch(where, limits) if streams(where) else Path(where).read_bytes()
     except OSError as error:
         raise InputError(f"the index {where} cannot be read ({error}): see whether it is there") from None
     return parse_index(data, where, "put the one there that datamodules.pack made")

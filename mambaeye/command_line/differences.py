@@ -30,7 +30,7 @@ def refuse_foreign_scans(saved: dict[str, Any], asked: Namespace) -> None:
     """
     for name in SCANS:
         value = saved.get(name, ())
-        scans = [value] if isinstance(value, str) else value
+        scans = [value] if isinstance(value, str) else [*value]  # of shares by scan, the scans
         foreign = [scan for scan in scans if "." in scan and scan not in asked[name]]
         if foreign:
             del saved[name]
