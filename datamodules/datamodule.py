@@ -1,5 +1,6 @@
 """The LightningDataModule: which shards are streamed or files opened, and how they become batches for the model."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.files import FoundFiles, find_images
 from datamodules.loading.config import LoaderConfig
@@ -120,6 +122,9 @@ class ShardDataModule(LightningDataModule):
         with on_all_ranks():
             takes, has_policy = self._model.takes, self._model.has_policy
             self.conditions = evaluation_conditions(self.resolutions, self.scans, takes, has_policy)
+            for name, values in (("resolutions", self.resolutions), ("scans", self.scans)):
+                if repeated := [value for value, times in Counter(values).items() if times > 1]:
+                    rank_zero_warn(f"data.{name} has {repeated[0]} more than once: it is measured once")
             if takes == "canvas":
                 self.evaluate = replace(self.evaluate, num_glimpses=1, report_at=())
             if stage == "predict":

@@ -123,6 +123,11 @@ class ClassifierModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         data = data_of(self.trainer)
+        if self.encoder.axes != data.axes:
+            raise InputError(
+                f"model.encoder.axes is {self.encoder.axes}, and positions in these data have {data.axes}: "
+                f"give --model.encoder.axes {data.axes}"
+            )
         if stage == "fit":
             self.classes = list(data.classes)
             self.class_weights = class_weights(data.class_counts) if self.balanced else None

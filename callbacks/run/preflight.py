@@ -34,6 +34,7 @@ class Preflight(Callback):
         model, data = model_of(pl_module), data_of(trainer)
         with on_all_ranks():
             lines = [*processes(trainer, model, data), *samples(trainer, data), schedule(trainer, model)]
+            lines += validations(trainer, data)
             lines.append(disk(trainer, pl_module))
         show(lines)
 
@@ -120,9 +121,22 @@ def schedule(trainer: Trainer, model: ModelSpec) -> Line:
     text = f"{total} optimizer steps, {warmup} of them warm-up"
     if warmup >= total:
         text += " [yellow]which does not end: set fewer model.optimizer.warmup_epochs"
+    if trainer.optimizers[0].defaults["lr"] == 0:
+        text += " [yellow]at model.optimizer.lr 0: nothing is learnt"
     if trainer.ckpt_path:
         text += f"; from the place in {trainer.ckpt_path}"
     return "schedule", text
+
+
+def validations(trainer: Trainer, data: DataSpec) -> list[Line]:
+    """Return what is to be said of a fit that will never validate."""
+    every, epochs = trainer.check_val_every_n_epoch, trainer.max_epochs
+    never = not trainer.limit_val_batches
+    if every and epochs and epochs > 0 and trainer.val_check_interval == 1.0:
+        steps_to_first = every * (data.train_batches // data.optimizer_step.accumulation)
+        never |= every > epochs or 0 < trainer.max_steps < steps_to_first
+    remedy = "set trainer.check_val_every_n_epoch and trainer.limit_val_batches, or be content with last.ckpt"
+    return [("validation", f"[yellow]never, so that there is no best.ckpt: {remedy}")] if never else []
 
 
 def disk(trainer: Trainer, pl_module: LightningModule) -> Line:
