@@ -5,6 +5,7 @@ import sys
 import warnings
 from inspect import isabstract
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -13,16 +14,19 @@ from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
 
 import mambaeye.encoders
 import mambaeye.policies  # noqa: F401  # both define what the command line finds by class name
+from callbacks.reports.class_report import ClassReport
+from callbacks.reports.confident_mistakes import ConfidentMistakes
 from callbacks.reports.curve_records import CurveRecords
 from callbacks.reports.film_strip import FilmStrip
 from callbacks.reports.glimpse_axis import GlimpseAxis
 from callbacks.reports.prediction_writer import PredictionWriter
+from callbacks.reports.run_description import RunDescription
+from callbacks.reports.run_page import RunPage
 from callbacks.reports.scan_diagnosis import ScanDiagnosis
-from callbacks.reports.tensorboard import raise_refusals_once
+from callbacks.reports.tensorboard import logger_of, raise_refusals_once
 from callbacks.reports.throughput import Throughput
 from callbacks.reports.training_curves import TrainingCurves
 from callbacks.reports.validation_figures import ValidationFigures
@@ -34,6 +38,7 @@ from callbacks.run.directory import (
     checkpoint_dir,
     default_run_dir,
     find_checkpoint,
+    forget_failed_start,
     last_checkpoint,
     make_run_dir,
     print_rank_zero,
@@ -45,12 +50,13 @@ from callbacks.run.preemption import Preemption
 from callbacks.run.preflight import Preflight
 from callbacks.run.stops import StopWithinEpoch
 from datamodules.datamodule import ShardDataModule
+from datamodules.packing.folder import class_names
 from mambaeye.checkpoints import command_line_defaults, shards_of
 from mambaeye.configurable import Configurable
 from mambaeye.encoders.base import Encoder
 from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.errors import InputError
-from mambaeye.failures import in_one_sentence
+from mambaeye.failures import first_line, in_one_sentence
 from mambaeye.module import ClassifierModule
 from mambaeye.policies.base import Policy
 from mambaeye.saved_values import shown
@@ -60,7 +66,7 @@ LINKS = {
     "data.num_classes": "model.encoder.init_args.num_classes",
     "data.patch_size": "model.encoder.init_args.patch_size",
 }
-ALWAYS = (Preflight, GlimpseAxis, StopWithinEpoch)
+ALWAYS = (Preflight, GlimpseAxis, RunDescription, StopWithinEpoch)
 # warnings that nobody who runs this can act on: Lightning's use of other libraries, and what every continued run does
 NOT_FOR_USERS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
@@ -72,6 +78,7 @@ TYPES: dict[str, type[Configurable]] = {"encoder": Encoder, "policy": Policy}  #
 SCANS = ("data.scans", "data.train_scan")
 PRODUCTS = {"high": "TF32", "medium": "bf16"}  # what float32 matrices are multiplied in, by torch's names
 IMAGES = "--data.images"
+FOLDER = "data.folder"
 # the shards that a command reads, and what it does there
 READS = {
     "fit": {"data.train_shards": "trained", "data.val_shards": "validated"},
@@ -85,9 +92,12 @@ REPORTS = {
     "throughput": Throughput,
     "figures": ValidationFigures,
     "film_strip": FilmStrip,
+    "classes": ClassReport,
+    "mistakes": ConfidentMistakes,
     "diagnosis": ScanDiagnosis,
     "report": ValidationReport,
     "records": CurveRecords,
+    "page": RunPage,
 }
 
 
@@ -101,15 +111,21 @@ class MambaEyeCLI(LightningCLI):
     def __init__(self, words: list[str]) -> None:
         """Run a command line, given without the program's name."""
         self.words = words
-        super().__init__(
-            ClassifierModule,
-            ShardDataModule,
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            save_config_callback=ConfigFile,
-            trainer_defaults={"callbacks": [callback() for callback in ALWAYS]},
-            args=words,
-        )
+        self.new_run: str | None = None  # directory that was made for it
+        try:
+            super().__init__(
+                ClassifierModule,
+                ShardDataModule,
+                seed_everything_default=0,
+                auto_configure_optimizers=False,
+                save_config_callback=ConfigFile,
+                trainer_defaults={"callbacks": [callback() for callback in ALWAYS]},
+                args=words,
+            )
+        except BaseException:
+            if self.new_run is not None:
+                forget_failed_start(self.new_run)
+            raise
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # it is static, and knows no command line
         """Return the command that is given alone, if one is: a parser for each of the four takes half a second."""
@@ -171,6 +187,7 @@ class MambaEyeCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse twice: to see which config and checkpoint are meant, then with the defaults that follow from them."""
         refuse_unknown_classes(self.words)
+        refuse_binary_configs(self.words)
         given, images = split_images(self.words)
         first = parser.parse_args([word for word in given if not word.startswith("--print_config")])
         command = first.subcommand
@@ -185,6 +202,8 @@ class MambaEyeCLI(LightningCLI):
             shards = shards_of(checkpoint)
             require_shards(command, shards, asked)
             print_rank_zero(f"{command} takes {ckpt_path}, saved after {checkpoint['global_step']} optimizer steps")
+        if asked.data.folder and not ckpt_path and command != "predict":
+            saved = {"data.num_classes": len(class_names(asked.data.folder))}
         defaults = {"run_dir": run_dir, "ckpt_path": ckpt_path, "weights_only": True}
         if command in ("validate", "test"):
             defaults["verbose"] = False  # Lightning's own table; ours has every step
@@ -203,7 +222,8 @@ class MambaEyeCLI(LightningCLI):
         """Leave out Lightning's own reading of a checkpoint's sizes, which overrules flags; see parse_arguments."""
 
     def before_instantiate_classes(self) -> None:
-        make_run_dir(self.config[self.subcommand].run_dir)
+        run_dir = self.config[self.subcommand].run_dir
+        self.new_run = run_dir if make_run_dir(run_dir) else None
         precision = self.config[self.subcommand].float32_matmul_precision
         torch.set_float32_matmul_precision(precision)
         if precision in PRODUCTS:
@@ -213,18 +233,22 @@ class MambaEyeCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config[self.subcommand]
-        if config.trainer.logger is None and self.subcommand == "fit":
-            kwargs["logger"] = TensorBoardLogger(config.run_dir, name="", version="", default_hp_metric=False)
-        elif config.trainer.logger is None:  # others log at step 0, and TensorBoard would drop the fit's curves for it
-            kwargs["logger"] = False
+        if config.trainer.logger is None:
+            kwargs["logger"] = logger_of(str(self.subcommand), config.run_dir)
         plugins = self.config_init[self.subcommand].trainer.plugins or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
-        trainer = super().instantiate_trainer(**kwargs)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except ValueError as error:  # of an argument, in Lightning's words
+            raise InputError(f"the trainer's arguments cannot be: {first_line(str(error))}") from None
         require_free_port(trainer)
         return trainer
 
     def before_fit(self) -> None:
         OneWriter(self.trainer, "fit", self.config["fit"].ckpt_path)
+        for callback in self.trainer.callbacks:
+            if isinstance(callback, Preemption):
+                callback.watch(self.trainer)
 
     def before_predict(self) -> None:
         OneWriter(self.trainer, "predict", self.config["predict"].ckpt_path)
@@ -258,6 +282,22 @@ def refuse_unknown_classes(words: list[str]) -> None:
                 )
 
 
+def refuse_binary_configs(words: list[str]) -> None:
+    """Refuse a --config that is no text, such as a checkpoint.
+
+    Raises:
+        InputError: there is one.
+    """
+    for flag, name in [*(word.partition("=")[::2] for word in words), *pairwise(words)]:
+        if flag in ("--config", "-c") and os.path.isfile(name):
+            try:
+                Path(name).read_text(encoding="utf-8")
+            except UnicodeDecodeError:
+                raise InputError(
+                    f"--config {name} is not text: give a YAML file, such as configs/digits.yaml"
+                ) from None
+
+
 def refuse_foreign_scans(saved: dict[str, Any], asked: Namespace) -> None:
     """Refuse scans that a checkpoint names by import path, unless flags or a config do: a file must not import code.
 
@@ -281,11 +321,13 @@ def require_shards(command: str, shards: dict[str, Any], asked: Namespace) -> No
     Raises:
         InputError: they do not.
     """
-    missing = {
-        name: f"{did} on {shown(shards[name])}"
-        for name, did in READS[command].items()
-        if shards[name] is not None and asked[name] is None
-    }
+    if asked.data.folder is not None:
+        return
+    read = {name: did for name, did in READS[command].items() if asked[name] is None}
+    if read and shards[FOLDER] is not None:
+        missing = {FOLDER: f"{' and '.join(read.values())} on {shown(shards[FOLDER])}"}
+    else:
+        missing = {name: f"{did} on {shown(shards[name])}" for name, did in read.items() if shards[name] is not None}
     if missing:
         raise InputError(
             f"the checkpoint was {' and '.join(missing.values())}, and a file does not say what is read: "

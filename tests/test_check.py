@@ -17,7 +17,8 @@ import pytest
 
 from datamodules.check import main
 from datamodules.parallel import Stopped, in_parallel
-from datamodules.shards.index import scan_shard, write_index
+from datamodules.shards.index import write_index
+from datamodules.shards.scan import scan_shard
 from mambaeye.errors import InputError
 
 ROOT = Path(__file__).parents[1]

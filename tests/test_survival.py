@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import TINY, flags, ledger, start
+from commands import ROOT, TINY, flags, ledger, start
 
 STEPS = 14  # an epoch
 SETTINGS = {
@@ -130,17 +130,27 @@ def test_one_process_or_two_the_loss_curve_is_the_same(arguments: list[str]) -> 
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("killed", [0, 1])
-def test_the_end_of_one_process_ends_the_other_with_a_message(killed: int, arguments: list[str]) -> None:
-    run = start([*arguments, "--trainer.devices=2", "--trainer.strategy=ddp"], **ONE_THREAD)
-    end = time.monotonic() + 120
-    while lines(Path("run/ledger-1.jsonl")) < 3:
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    child = int(Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()[0])
-    os.kill((run.pid, child)[killed], signal.SIGKILL)
-    said, _ = run.communicate(timeout=60)  # the output ends when both have
-    assert "error: another process of this run has ended or cannot be reached" in said
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("how", ["killed", "error"])
+def test_the_end_of_one_process_ends_the_other_in_a_sentence(how: str, rank: int, arguments: list[str]) -> None:
+    """Two processes as torchrun starts them, of which one ends in its second epoch; last.ckpt goes on."""
+    two = [*arguments, "--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.max_epochs=3"]
+    fail = ["--trainer.callbacks+=failing.Fail", *flags({"trainer.callbacks.rank": rank, "trainer.callbacks.how": how})]
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
+    shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "PYTHONPATH": paths, **ONE_THREAD}
+    runs = [start([*two, *fail], LOCAL_RANK=str(local), **shared) for local in range(2)]
+    ended, other = runs[rank], runs[1 - rank]
+    ended.communicate(timeout=300)
+    said, _ = other.communicate(timeout=120)
+    assert ended.returncode == (-signal.SIGKILL if how == "killed" else 1)
+    assert other.returncode == 1
+    assert "Traceback" not in said
+    assert said.splitlines()[-1].startswith("error: another process of this run has ended or cannot be reached")
+    finish(two)
+    assert len(by_place()) == 3 * STEPS
 
 
 @pytest.mark.long

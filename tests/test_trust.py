@@ -50,7 +50,9 @@ def somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data_dir: Pa
 
 @pytest.fixture
 def checkpoint() -> dict[str, Any]:
-    return migrate(torch.load(OLD, weights_only=True))
+    today = migrate(torch.load(OLD, weights_only=True))
+    today[DATA].setdefault("folder", None)
+    return today
 
 
 def run(command: str, checkpoint: dict[str, Any], *more: str) -> str:

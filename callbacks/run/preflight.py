@@ -11,11 +11,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mambaeye.contracts import DataSpec, ModelSpec, data_of, model_of
+from mambaeye.contracts import DataSpec, ModelSpec, OptimizerStep, data_of, model_of
 from mambaeye.errors import InputError, on_all_ranks
 
 COPIES = 3  # checkpoints at a time: last, best, and the one being written
 MOMENTS = 2  # that AdamW keeps for every parameter
+NOTICED = 0.05  # of the samples, left out of an epoch
 EXAMPLES = 3  # shards that are named, of many
 
 Line = tuple[str, str]
@@ -63,21 +64,40 @@ def samples(trainer: Trainer, data: DataSpec) -> list[Line]:
     train, batches = data.train_split, data.train_batches
     used = batches * trainer.world_size * data.optimizer_step.micro_batch
     workers = trainer.world_size * max(1, data.num_workers)
+    rest = left_out(train.samples, used, trainer.world_size, data.optimizer_step)
     readers = f"{workers} in all"
     if train.streaming and train.shards < workers:
         readers += f" [yellow]for {train.shards} shards that stream: some read the same shard"
     elif batches < workers // trainer.world_size:
         readers += f" [yellow]for {batches} batches: some have nothing to do"
-    left_out = f"{train.samples - used} of {train.samples} samples are left out, others every time"
     return [
         *(
             (name, f"{split.samples} samples in {split.shards} shards, of the sizes in their index")
             for name, split in (("training", train), ("validation", data.val_split))
         ),
         *shards_by_class(data),
-        ("epoch", f"{batches} batches a process; {left_out}"),
+        ("epoch", f"{batches} batches a process; {rest}"),
         ("loader workers", readers),
     ]
+
+
+def left_out(samples: int, used: int, ranks: int, step: OptimizerStep) -> str:
+    """Return how many samples do not fill a last optimizer step and, if they are many, a batch size that fits better.
+
+    Args:
+        samples: in all.
+        used: in an epoch.
+        ranks: processes.
+        step: what an optimizer step is made of.
+    """
+    text = f"{samples - used} of {samples} samples are left out, others every time"
+    if samples - used <= NOTICED * samples or step.accumulation > 1:
+        return text
+    sizes = range(step.images, step.images // 2, -ranks)  # which ranks can share evenly, too
+    best = min(sizes, key=lambda size: samples % size)
+    if samples % best >= samples - used:
+        return text
+    return f"{text}; [yellow]data.loader.batch_size {best} would leave out {samples % best}"
 
 
 def shards_by_class(data: DataSpec) -> list[Line]:
