@@ -36,10 +36,15 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         if not self.backbone_lr > 0:
             raise InputError(
-                f"optimizer.backbone_lr is {self.backbone_lr}: give more than zero, or --model.head_only true"
+                f"model.optimizer.backbone_lr is {self.backbone_lr}: give more than zero, or --model.head_only true"
             )
-        if self.warmup_epochs < 0:
-            raise InputError(f"optimizer.warmup_epochs is {self.warmup_epochs}: give zero or more")
+        for name in ("lr", "weight_decay", "warmup_epochs"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"model.optimizer.{name} is {getattr(self, name)}: give zero or more")
+        if not self.eps > 0:
+            raise InputError(f"model.optimizer.eps is {self.eps}: give a number above 0")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise InputError(f"model.optimizer.betas is {list(self.betas)}: give two numbers of at least 0 and below 1")
 
 
 class Decaying(Protocol):

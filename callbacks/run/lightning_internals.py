@@ -4,7 +4,8 @@ tests/test_lightning_internals.py fails when Lightning moves it; pyproject.toml 
 """
 
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from lightning import Trainer
@@ -24,9 +25,12 @@ def child_processes(trainer: Trainer) -> list[subprocess.Popen[bytes]]:
 def port_of_children(trainer: Trainer) -> int | None:
     """Return the port at which processes that this one is about to start will meet it; None if it starts none."""
     launcher = trainer.strategy.launcher
-    if not isinstance(launcher, _SubprocessScriptLauncher) or launcher.cluster_environment.node_rank() != 0:
+    if not isinstance(launcher, _SubprocessScriptLauncher):
         return None
-    return launcher.cluster_environment.main_port
+    environment = launcher.cluster_environment
+    if environment.creates_processes_externally or environment.node_rank() != 0:  # as for one that was started itself
+        return None
+    return environment.main_port
 
 
 def disable_signal_handlers(trainer: Trainer) -> None:
@@ -110,3 +114,26 @@ def when_connected(trainer: Trainer, act: Callable[[], None]) -> None:
         act()
 
     trainer.strategy.setup_environment = connect_and_act  # type: ignore[method-assign]
+
+
+def has_batches_behind(trainer: Trainer) -> bool:
+    """Tell whether some batches of the epoch are done: before the first one, its counts are those of none."""
+    return trainer.fit_loop.epoch_loop.batch_progress.current.completed > 0
+
+
+@contextmanager
+def as_at_batch_end(trainer: Trainer) -> Iterator[None]:
+    """Let a checkpoint that is saved while the next batch is waited for be that of on_train_batch_end.
+
+    Lightning counts a batch as completed right after this hook, and an optimizer step's batches a second time when it
+    continues.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    counts = (loop.batch_progress.current, loop.batch_progress.total)
+    for count in counts:
+        count.completed -= 1
+    loop._batches_that_stepped -= 1
+    yield
+    for count in counts:
+        count.completed += 1
+    loop._batches_that_stepped += 1

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,8 @@ from datamodules.views.train import TrainingSamples
 from mambaeye.batch import CanvasBatch, GlimpseBatch
 from mambaeye.contracts import limited
 from mambaeye.errors import InputError
+
+Batch = TypeVar("Batch")
 
 NO_EPOCH = {"epoch": -1}  # the state of a loader that has handed out nothing
 
@@ -62,7 +64,24 @@ class ShardAccess:
         return self.rule.counted(batches)
 
 
-class FixedLoader:
+class Waiting:
+    """Knows whether a batch is waited for now."""
+
+    waiting = False
+
+    def watched(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Pass on batches."""
+        try:
+            self.waiting = True
+            for batch in batches:
+                self.waiting = False
+                yield batch
+                self.waiting = True
+        finally:
+            self.waiting = False
+
+
+class FixedLoader(Waiting):
     """Every sample once over all ranks, in the order of the shards, at fixed positions; the same on every pass.
 
     A batch of images comes once for every condition. The last batches are filled up with invalid rows, so that all
@@ -110,13 +129,13 @@ class FixedLoader:
             access.config.pixel_limit,
             access.config.read_limits,
         )
-        for batch in access.batches(stream):
+        for batch in self.watched(access.batches(stream)):
             self.waited += time.perf_counter() - asked
             yield batch
             asked = time.perf_counter()
 
 
-class EpochLoader:
+class EpochLoader(Waiting):
     """Every pass is an epoch with an order of its own, or what is left of one.
 
     Its state is the same on every rank, counts batches that were handed out (not those that workers prefetched), and
@@ -183,7 +202,7 @@ class EpochLoader:
             access.config.pixel_limit,
             access.config.read_limits,
         )
-        for batch in access.batches(stream):
+        for batch in self.watched(access.batches(stream)):
             self.waited = time.perf_counter() - asked
             done += 1
             self.state = {
