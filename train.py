@@ -53,7 +53,7 @@ from callbacks.run.stops import StopWithinEpoch
 from datamodules.datamodule import ShardDataModule
 from datamodules.packing.folder import class_names
 from mambaeye import weights
-from mambaeye.checkpoints import command_line_defaults, remembered
+from mambaeye.checkpoints import MODEL, command_line_defaults, remembered
 from mambaeye.command_line.differences import LINKS, differing, refuse_foreign_scans, require_shards
 from mambaeye.command_line.help import COMMON, FULL_HELP, OVERVIEW
 from mambaeye.command_line.parser import Parser
@@ -64,6 +64,7 @@ from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.errors import InputError, mistake_in
 from mambaeye.failures import first_line, in_one_sentence
 from mambaeye.module import ClassifierModule
+from mambaeye.optim import require_same_groups
 from mambaeye.weights.starting import arguments_of_weights
 
 ALWAYS = (Preflight, GlimpseAxis, RunDescription, StopWithinEpoch, Continuation, ConsoleLines)
@@ -222,6 +223,8 @@ class MambaEyeCLI(LightningCLI):
         config.data.images = images or config.data.images
         config.ckpt_path = ckpt_path
         if ckpt_path:
+            if command == "fit":
+                require_same_groups(checkpoint[MODEL], config.model.head_only, config.model.optimizer.backbone_lr)
             config.model.init_from = config.model.new_head = None  # the checkpoint has the weights
             before = saved | {name: was for name, was in shards.items() if asked[name] is not None}
             lines = [line for name, was in before.items() for line in differing(name, was, config.get(name))]

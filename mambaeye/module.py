@@ -36,7 +36,6 @@ from mambaeye.optim import (
     build_optimizer,
     build_schedule,
     override_hparams,
-    require_same_groups,
 )
 from mambaeye.policies.base import Policy
 from mambaeye.rollout import GLIMPSES_AT_ONCE, Rollout, Step, require_causal
@@ -102,7 +101,7 @@ class ClassifierModule(LightningModule):
             rank_zero_info(f"the encoder starts from {init_from}{head}")
         elif new_head:
             rank_zero_info("model.new_head does nothing without --model.init_from: all of the encoder is new")
-        self.head_only, self.is_random, self.learns = head_only, init_from is None, False
+        self.head_only, self.is_random = head_only, init_from is None
         if head_only:
             for parameter in self.backbone():
                 parameter.requires_grad_(False)
@@ -140,7 +139,6 @@ class ClassifierModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         data = data_of(self.trainer)
-        self.learns = stage == "fit"
         if self.encoder.axes != data.axes:
             raise InputError(
                 f"model.encoder.axes is {self.encoder.axes}, and positions in these data have {data.axes}: "
@@ -175,8 +173,6 @@ class ClassifierModule(LightningModule):
         if classes and self._trainer is not None:  # load_from_checkpoint has no data
             data_of(self.trainer).take_classes(classes)
         weights.require_fit(self, checkpoint["state_dict"], "the checkpoint")
-        if self.learns:
-            require_same_groups(checkpoint["hyper_parameters"], self.head_only, self.optimizer_config)
         self.classes = classes or self.classes
 
     def backbone(self) -> Iterator[nn.Parameter]:

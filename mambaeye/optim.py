@@ -125,18 +125,18 @@ def override_hparams(optimizer: Optimizer, schedule: LRScheduler, config: Optimi
     set_weight_decay(optimizer, config)
 
 
-def require_same_groups(began: Mapping[str, Any], head_only: bool, config: OptimizerConfig) -> None:
+def require_same_groups(began: Mapping[str, Any], head_only: bool, backbone_lr: float) -> None:
     """Refuse to go on with an optimizer of other parameters or groups than a checkpoint's.
 
     Args:
         began: the module's arguments in the checkpoint; those that are missing, it was saved without.
         head_only: whether only the head learns now.
-        config: as it is now.
+        backbone_lr: the backbone's share of the learning rate now.
 
     Raises:
         InputError: they are others.
     """
-    shares = began.get("optimizer", {}).get("backbone_lr", 1.0), config.backbone_lr
+    shares = began.get("optimizer", {}).get("backbone_lr", 1.0), backbone_lr
     for name, before, now, same in (
         ("head_only", began.get("head_only", False), head_only, began.get("head_only", False) == head_only),
         ("optimizer.backbone_lr", *shares, (shares[0] == 1) == (shares[1] == 1)),

@@ -150,9 +150,7 @@ def test_the_backbone_learns_at_its_share_of_the_rate() -> None:
     override_hparams(optimizer, schedule, OptimizerConfig(lr=0.2, backbone_lr=0.5, weight_decay=0.3))
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.2, 0.2, 0.1, 0.1])
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0, 0.3, 0.0]
-    with pytest.raises(
-        InputError, match="optimizer.backbone_lr is 0: .* or --model.head_only true"
-    ):
+    with pytest.raises(InputError, match="optimizer.backbone_lr is 0: .* or --model.head_only true"):
         OptimizerConfig(backbone_lr=0)
 
 
