@@ -14,7 +14,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch.distributed import DistError
 
 import mambaeye.encoders
 import mambaeye.policies  # noqa: F401  # both define what the command line finds by class name
@@ -23,11 +22,14 @@ from callbacks.reports.film_strip import FilmStrip
 from callbacks.reports.glimpse_axis import GlimpseAxis
 from callbacks.reports.prediction_writer import PredictionWriter
 from callbacks.reports.scan_diagnosis import ScanDiagnosis
+from callbacks.reports.tensorboard import raise_refusals_once
 from callbacks.reports.throughput import Throughput
 from callbacks.reports.training_curves import TrainingCurves
 from callbacks.reports.validation_figures import ValidationFigures
 from callbacks.reports.validation_report import ValidationReport
+from callbacks.run.agreement import require_free_port
 from callbacks.run.checkpointing import AtomicCheckpointIO, StepCheckpoint
+from callbacks.run.config_file import ConfigFile
 from callbacks.run.directory import (
     checkpoint_dir,
     default_run_dir,
@@ -35,17 +37,20 @@ from callbacks.run.directory import (
     last_checkpoint,
     make_run_dir,
     print_rank_zero,
+    read_usable,
 )
 from callbacks.run.nonfinite import NonFiniteGuard
+from callbacks.run.one_writer import OneWriter
 from callbacks.run.preemption import Preemption
 from callbacks.run.preflight import Preflight
 from callbacks.run.stops import StopWithinEpoch
 from datamodules.datamodule import ShardDataModule
-from mambaeye.checkpoints import command_line_defaults, read_checkpoint, shards_of
+from mambaeye.checkpoints import command_line_defaults, shards_of
 from mambaeye.configurable import Configurable
 from mambaeye.encoders.base import Encoder
 from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.errors import InputError
+from mambaeye.failures import in_one_sentence
 from mambaeye.module import ClassifierModule
 from mambaeye.policies.base import Policy
 from mambaeye.saved_values import shown
@@ -101,6 +106,7 @@ class MambaEyeCLI(LightningCLI):
             ShardDataModule,
             seed_everything_default=0,
             auto_configure_optimizers=False,
+            save_config_callback=ConfigFile,
             trainer_defaults={"callbacks": [callback() for callback in ALWAYS]},
             args=words,
         )
@@ -173,7 +179,7 @@ class MambaEyeCLI(LightningCLI):
         ckpt_path = find_checkpoint(command, run_dir, asked.ckpt_path, asked.model.init_from is not None)
         saved, shards = {}, {}
         if ckpt_path:
-            checkpoint = read_checkpoint(ckpt_path, "--ckpt_path")
+            checkpoint = read_usable(ckpt_path)
             saved = command_line_defaults(checkpoint, ClassifierModule, ShardDataModule)
             refuse_foreign_scans(saved, asked)
             shards = shards_of(checkpoint)
@@ -203,7 +209,7 @@ class MambaEyeCLI(LightningCLI):
         if precision in PRODUCTS:
             print_rank_zero(f"float32 matrices are multiplied in {PRODUCTS[precision]} where the device can")
         name = "config.yaml" if self.subcommand == "fit" else f"{self.subcommand}.yaml"
-        self.save_config_kwargs = {"config_filename": name, "overwrite": True}
+        self.save_config_kwargs = {"config_filename": name}
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config[self.subcommand]
@@ -214,11 +220,17 @@ class MambaEyeCLI(LightningCLI):
         plugins = self.config_init[self.subcommand].trainer.plugins or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         trainer = super().instantiate_trainer(**kwargs)
-        if self.subcommand == "fit":
-            for callback in trainer.callbacks:  # type: ignore[attr-defined]
-                if isinstance(callback, Preemption):
-                    callback.watch(trainer)
+        require_free_port(trainer)
         return trainer
+
+    def before_fit(self) -> None:
+        OneWriter(self.trainer, "fit", self.config["fit"].ckpt_path)
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Preemption):
+                callback.watch(self.trainer)
+
+    def before_predict(self) -> None:
+        OneWriter(self.trainer, "predict", self.config["predict"].ckpt_path)
 
 
 def split_images(words: list[str]) -> tuple[list[str], list[str]]:
@@ -257,7 +269,7 @@ def refuse_foreign_scans(saved: dict[str, Any], asked: Namespace) -> None:
     """
     for name in SCANS:
         value = saved.get(name, ())
-        scans = [value] if isinstance(value, str) else value
+        scans = [value] if isinstance(value, str) else [*value]  # of shares by scan, the scans
         foreign = [scan for scan in scans if "." in scan and scan not in asked[name]]
         if foreign:
             del saved[name]
@@ -314,21 +326,13 @@ def main(args: list[str] | None = None) -> None:
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     for message in NOT_FOR_USERS:
         warnings.filterwarnings("ignore", message)
+    raise_refusals_once()
     try:
-        MambaEyeCLI(sys.argv[1:] if args is None else args)
+        with in_one_sentence():
+            MambaEyeCLI(sys.argv[1:] if args is None else args)
     except (InputError, MisconfigurationException) as error:
         sentence = str(error).rpartition("InputError: ")[2].strip()  # of a loader worker's error, its last line
         sys.exit(f"error: {sentence}")
-    except RuntimeError as error:
-        if not isinstance(error, DistError) and "gloo" not in str(error):
-            raise
-        reason = str(error).strip().splitlines()[0]
-        if "EADDRINUSE" in str(error):
-            sys.exit(f"error: the port that the processes meet at is in use: set another MASTER_PORT ({reason})")
-        sys.exit(
-            f"error: another process of this run has ended or cannot be reached: see what it said, then go on with "
-            f"--ckpt_path last ({reason})"
-        )
 
 
 if __name__ == "__main__":

@@ -111,11 +111,25 @@ def draw_coordinates(suite: Suite, claim: Claim, curves: Curves) -> Figure:
 
 def draw_scans(suite: Suite, claim: Claim, curves: Curves) -> Figure:
     """Draw matrices of top-1, training pattern by test pattern, a panel per canvas side."""
-    sides, scans = curves.resolutions("scans"), curves.scans("scans")
-    trained = [v for v in claim.variants if curves.seeds(v, "scans")]
-    figure = Figure(figsize=(6.4 * len(sides), 0.4 * len(trained) + 1.6), layout="constrained")
-    for side, axes in zip(sides, figure.subplots(1, len(sides), squeeze=False)[0], strict=True):
-        means = [[curves.at(claim.at, v, "scans", side, scan=scan).mean() for scan in scans] for v in trained]
+    return by_pattern(claim, curves, "scans")
+
+
+def draw_paths(suite: Suite, claim: Claim, curves: Curves) -> Figure:
+    """Draw matrices of top-1, training by test pattern, a panel per canvas side."""
+    return by_pattern(claim, curves, "paths")
+
+
+def by_pattern(claim: Claim, curves: Curves, evaluation: str) -> Figure:
+    """Draw matrices of top-1, variant by test pattern, two panels a row, each of a canvas side."""
+    sides, scans = curves.resolutions(evaluation), curves.scans(evaluation)
+    trained = [v for v in claim.variants if curves.seeds(v, evaluation)]
+    rows = -(-len(sides) // 2)
+    figure = Figure(figsize=(12.8, rows * (0.4 * len(trained) + 1.6)), layout="constrained")
+    panels = figure.subplots(rows, 2, squeeze=False).ravel()
+    for axes in panels[len(sides) :]:
+        axes.set_axis_off()
+    for side, axes in zip(sides, panels, strict=False):
+        means = [[curves.at(claim.at, v, evaluation, side, scan=scan).mean() for scan in scans] for v in trained]
         matrix = np.array(means)  # (training, test)
         axes.imshow(100 * matrix, cmap="viridis", vmin=0, vmax=100, aspect="auto")
         for (row, col), value in np.ndenumerate(100 * matrix):
@@ -136,4 +150,5 @@ PICTURES: dict[str, Callable[[Suite, Claim, Curves], Figure]] = {
     "canvases": draw_canvases,
     "lengths": draw_lengths,
     "scans": draw_scans,
+    "paths": draw_paths,
 }

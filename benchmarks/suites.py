@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from mambaeye.geometry.scans import SCANS
 
+PATTERNS = tuple(name for name in SCANS if name != "varied")  # to be tested on
+
 Flags = dict[str, str]
 """Arguments of train.py by their names: {"data.train.num_glimpses": "64"}."""
 
@@ -84,7 +86,7 @@ DIGITS = Suite(
         "length_16": {"data.train.num_glimpses": "16"},
         "length_64": {"data.train.num_glimpses": "64"},
         "length_128": {"data.train.num_glimpses": "128"},
-        **{f"scan_{scan}": {"data.train_scan": scan} for scan in SCANS if scan != "random"},
+        **{f"scan_{scan}": {"data.train_scan": scan} for scan in PATTERNS if scan != "random"},
     },
     evaluations={
         "resolutions": {
@@ -92,7 +94,7 @@ DIGITS = Suite(
             "data.scans": "[random]",
             "data.evaluate.num_glimpses": "256",
         },
-        "scans": {"data.resolutions": "[48,96]", "data.scans": listed(SCANS), "data.evaluate.num_glimpses": "64"},
+        "scans": {"data.resolutions": "[48,96]", "data.scans": listed(PATTERNS), "data.evaluate.num_glimpses": "64"},
         **shifts(48, 64, (16, 64, 256)),
     },
     side=48,
@@ -111,7 +113,7 @@ DIGITS = Suite(
         ),
         "lengths": Claim({"length_16": "16", "base": "32", "length_64": "64", "length_128": "128"}, at=64),
         "scans": Claim(
-            {"base": "random"} | {f"scan_{scan}": scan for scan in SCANS if scan != "random"},
+            {"base": "random"} | {f"scan_{scan}": scan for scan in PATTERNS if scan != "random"},
             at=32,  # as in training: a grid repeats, and more rounds of it than were trained are another question
         ),
     },
@@ -139,7 +141,7 @@ CIFAR10 = Suite(
             "data.scans": "[random]",
             "data.evaluate.num_glimpses": "1024",
         },
-        "scans": {"data.resolutions": "[64,128]", "data.scans": listed(SCANS), "data.evaluate.num_glimpses": "256"},
+        "scans": {"data.resolutions": "[64,128]", "data.scans": listed(PATTERNS), "data.evaluate.num_glimpses": "256"},
         **shifts(64, 256, (16, 64, 256)),
     },
     side=64,
@@ -157,4 +159,45 @@ CIFAR10 = Suite(
     costs={"length_64": 0.4, "length_1024": 3.5},
 )
 
-SUITES = {"digits": DIGITS, "cifar10": CIFAR10}
+ANY_SCAN = Suite(
+    config="configs/digits.yaml",
+    fit=DIGITS.fit,
+    validate=DIGITS.validate,
+    variants={
+        "base": {},
+        "varied": {"data.train_scan": "varied"},
+        "wide": {"data.train.canvas": "[24,96]"},
+        "varied_wide": {"data.train_scan": "varied", "data.train.canvas": "[24,96]"},
+        "wide_long": {"data.train.canvas": "[24,96]", "trainer.max_epochs": "60"},
+        "varied_wide_long": {
+            "data.train_scan": "varied",
+            "data.train.canvas": "[24,96]",
+            "trainer.max_epochs": "60",
+        },
+    },
+    evaluations={
+        "paths": {
+            "data.resolutions": "[24,32,48,64,96,128]",
+            "data.scans": listed(PATTERNS),
+            "data.evaluate.num_glimpses": "64",
+        }
+    },
+    side=48,
+    measured={"paths": ("paths",)},
+    claims={
+        "paths": Claim(
+            {
+                "base": "random, 32 to 64",
+                "varied": "varied, 32 to 64",
+                "wide": "random, 24 to 96",
+                "varied_wide": "varied, 24 to 96",
+                "wide_long": "random, 24 to 96, 60 epochs",
+                "varied_wide_long": "varied, 24 to 96, 60 epochs",
+            },
+            at=64,
+        )
+    },
+    costs={"varied": 1.2, "wide": 1.2, "varied_wide": 1.3, "wide_long": 2.0, "varied_wide_long": 2.2},
+)
+
+SUITES = {"digits": DIGITS, "cifar10": CIFAR10, "any_scan": ANY_SCAN}

@@ -178,10 +178,30 @@ def scan_tables(suite: Suite, claim: Claim, curves: Curves) -> Iterator[tuple[st
         yield str(side), markdown(title, heading, rows)
 
 
+def path_tables(suite: Suite, claim: Claim, curves: Curves) -> Iterator[tuple[str, str]]:
+    """Tabulate top-1 on random glimpses, over all patterns and on each seed's worst, by canvas side in test."""
+    for step in [step for step in curves.steps("paths") if step >= 16]:
+        rows: list[list[object]] = []
+        for side in curves.resolutions("paths"):
+            for variant, label in claim.variants.items():
+                tested = {scan: curves.at(step, variant, "paths", side, scan=scan) for scan in curves.scans("paths")}
+                if not len(tested["random"]):
+                    continue
+                patterns = np.stack([*tested.values()])  # (patterns, seeds)
+                worst = min(tested, key=lambda scan: tested[scan].mean())
+                rows.append(
+                    [side, label, percent(tested["random"]), percent(patterns.mean(0)), percent(patterns.min(0)), worst]
+                )
+        title = f"Top-1 (%) after {step} glimpses, by canvas side in test (pixels):"
+        heading = ["side", "in training", "on random", "mean of the patterns", "worst", "worst on average"]
+        yield str(step), markdown(title, heading, rows)
+
+
 TABLES: dict[str, Callable[[Suite, Claim, Curves], Iterator[tuple[str, str]]]] = {
     "loss": loss_tables,
     "coordinates": coordinate_tables,
     "canvases": canvas_tables,
     "lengths": length_tables,
     "scans": scan_tables,
+    "paths": path_tables,
 }

@@ -18,7 +18,7 @@ from datamodules.shards.locate import open_split
 from datamodules.shards.order import LoaderLayout, batches_of
 from datamodules.shards.sorting import class_sorted
 from datamodules.views.evaluate import EvaluateView, EvaluationCanvases, evaluation_conditions, require_resolutions
-from datamodules.views.plan import AXES, require_scans
+from datamodules.views.plan import AXES, TrainScan, require_scans, require_train_scan
 from datamodules.views.predict import FileCanvases, PredictView
 from datamodules.views.train import TrainView, training_samples
 from mambaeye.batch import EvaluationCondition
@@ -41,7 +41,8 @@ class ShardDataModule(LightningDataModule):
         num_classes: Number of classes, as in the index's class list; the encoder's head takes it from here.
         patch_size: Side of a glimpse in pixels; the encoder takes it from here.
         train_scan: Scan pattern of training trajectories: a name in docs/scans.md, or the import path of a function;
-            "policy" leaves them to the model's policy.
+            several with their shares, as "{random: 1, varied: 3}", are drawn by trajectory; "policy" leaves them to
+            the model's policy.
         resolutions: Canvas sides to validate at, in pixels.
         scans: Scan patterns to validate with, as for train_scan; predict takes the first. A wrong one is answered with
             the list.
@@ -62,7 +63,7 @@ class ShardDataModule(LightningDataModule):
         data_dir: str = "data",
         num_classes: int = 10,
         patch_size: int = 16,
-        train_scan: str = "random",
+        train_scan: TrainScan = "random",
         resolutions: tuple[int, ...] = (48,),
         scans: tuple[str, ...] = ("random",),
         images: str | tuple[str, ...] | None = None,
@@ -80,7 +81,7 @@ class ShardDataModule(LightningDataModule):
         predict.require_room(patch_size)
         require_resolutions(resolutions, patch_size)
         require_scans(scans)
-        require_scans([train_scan])
+        require_train_scan(train_scan)
         embedded = Path(data_dir) / "digits"
         self.embedded = embedded
         self.on_digits = {split for split, given in (("train", train_shards), ("val", val_shards)) if given is None}

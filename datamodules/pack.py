@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from filelock import FileLock, Timeout
 from webdataset import TarWriter
 
 from datamodules.parallel import in_parallel, positive
@@ -37,8 +36,9 @@ from datamodules.shards.index import (
 from datamodules.sources import Entry, Source, decompressed, list_entries
 from datamodules.transforms.headers import MAX_PIXELS, PixelLimit
 from datamodules.transforms.images import decode_image
-from mambaeye.atomic import atomic_write
+from mambaeye.atomic import atomic_write, refusals
 from mambaeye.errors import InputError
+from mambaeye.locks import WriterLock
 
 NOTES = "notes"  # the folder in DEST.packing for everything that is not part of the result
 SEED = 0
@@ -156,36 +156,40 @@ def pack(
     target = dest.resolve()
     if target.is_relative_to(path.resolve()):
         raise InputError(f"{dest} lies in {path}, which it is packed from: choose a folder outside")
-    held = holds(target)
+    holds(target)  # raises, before a source is listed that may be large
     folder = target.with_name(f"{target.name}.packing")
     notes = folder / NOTES
-    notes.mkdir(parents=True, exist_ok=True)
+    with refusals(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    busy = f"another process is packing into {dest}", "wait for it, or choose another folder"
+    # beside the folder, which is renamed at the end
+    lock = WriterLock(target.with_name(f"{target.name}.packing.lock"), busy)
+    lock.acquire()
     try:
-        with FileLock(notes / "lock", timeout=0):
-            try:
-                source = Source(path.name, decompressed(path, notes), prefix)
-                entries, classes, others = list_entries(source, classes)
-                tasks = plan(entries, per_shard, seed)
-                fingerprint = checksum([*classes, *(task.fingerprint for task in tasks)])
-                if held not in (None, fingerprint):
-                    raise InputError(
-                        f"{dest} already holds another data set, or this one from files or arguments that have changed "
-                        f"since: choose another folder, or delete it"
-                    )
-                if others:
-                    kinds = ", ".join(f"{count} {kind}" for kind, count in others.most_common(5))
-                    print(f"passed over files that are not images: {kinds}")
-                if held is None:
-                    if holds(folder, unfinished=True) != fingerprint:  # else it was interrupted at the last moment
-                        how = {"source": path.name, "prefix": prefix, "seed": seed, "fingerprint": fingerprint}
-                        write_shards(Packing(source, folder, skip, limit), tasks, classes, how, jobs)
-                    shutil.rmtree(notes)
-                    os.replace(folder, target)
-            finally:
-                if folder.exists() and not any(folder.glob("*.tar")):  # nothing to continue from
-                    shutil.rmtree(folder)
-    except Timeout:
-        raise InputError(f"another process is packing into {dest}: wait for it, or choose another folder") from None
+        held = holds(target)
+        notes.mkdir(parents=True, exist_ok=True)
+        source = Source(path.name, decompressed(path, notes), prefix)
+        entries, classes, others = list_entries(source, classes)
+        tasks = plan(entries, per_shard, seed)
+        fingerprint = checksum([*classes, *(task.fingerprint for task in tasks)])
+        if held not in (None, fingerprint):
+            raise InputError(
+                f"{dest} already holds another data set, or this one from files or arguments that have changed "
+                f"since: choose another folder, or delete it"
+            )
+        if others:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in others.most_common(5))
+            print(f"passed over files that are not images: {kinds}")
+        if held is None:
+            if holds(folder, unfinished=True) != fingerprint:  # else it was interrupted at the last moment
+                how = {"source": path.name, "prefix": prefix, "seed": seed, "fingerprint": fingerprint}
+                write_shards(Packing(source, folder, skip, limit), tasks, classes, how, jobs)
+            shutil.rmtree(notes)
+            os.replace(folder, target)
+    finally:
+        if folder.exists() and not any(folder.glob("*.tar")):  # nothing to continue from
+            shutil.rmtree(folder)
+        lock.release()
     summary(dest)
 
 

@@ -71,12 +71,25 @@ class Source:
     def _folder(self) -> Iterator[Member]:
         if not (self.path / self.prefix).is_dir():
             return
-        for folder, folders, names in os.walk(self.path / self.prefix, onerror=fail, followlinks=True):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            inside = Path(folder).relative_to(self.path).as_posix()
+        root = str(self.path / self.prefix)
+        entered = {root: {os.path.realpath(root)}}  # by folder: what it is, and what all above it are
+        for folder, folders, names in os.walk(root, onerror=fail, followlinks=True):
+            above = entered.pop(folder)
+            inside = {name: os.path.join(folder, name) for name in folders if not name.startswith(".")}
+            places = {name: os.path.realpath(path) for name, path in inside.items()}
+            folders[:] = [name for name in inside if places[name] not in above]  # a link back would lead in circles
+            entered |= {inside[name]: above | {places[name]} for name in folders}
+            relative = Path(folder).relative_to(self.path).as_posix()
             for name in names:
-                status = os.stat(os.path.join(folder, name))
-                yield Member(f"{inside}/{name}", 0, status.st_size, status.st_mtime_ns)
+                try:
+                    status = os.stat(os.path.join(folder, name))
+                except OSError as error:
+                    if name.rpartition(".")[2].lower() not in IMAGE_EXTENSIONS:
+                        continue
+                    raise InputError(
+                        f"{os.path.join(folder, name)} cannot be read ({error.strerror}): repair or remove it"
+                    ) from None
+                yield Member(f"{relative}/{name}", 0, status.st_size, status.st_mtime_ns)
 
     def _tar(self) -> Iterator[Member]:
         places = {}  # for hard links, which name a member before them

@@ -3,7 +3,7 @@
 Reading one runs no code: tensors and plain containers alone are loaded, and classes that it names must be defined.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from mambaeye.configurable import Configurable
 from mambaeye.encoders.base import Encoder
 from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.errors import InputError
-from mambaeye.plain_files import UnreadableError, load_plain
+from mambaeye.plain_files import UnreadableError, load_plain, require_checksums
 from mambaeye.policies.base import Policy
 from mambaeye.saved_values import misfits, shown, types_of
 
@@ -72,6 +72,18 @@ def read_checkpoint(path: str | Path, what: str) -> dict[str, Any]:
     except UnreadableError as error:
         raise InputError(f"{what} {path} {UNUSABLE}: {error}") from None
     return checkpoint_in(content, f"{what} {path}")
+
+
+def require_undamaged(path: str | Path) -> None:
+    """Require that a checkpoint is as it was written.
+
+    Raises:
+        InputError: it is not.
+    """
+    try:
+        require_checksums(path)
+    except UnreadableError as error:
+        raise InputError(f"the checkpoint {path} is damaged: {error}") from None
 
 
 def checkpoint_in(content: Any, where: str) -> dict[str, Any]:
@@ -170,7 +182,7 @@ def command_line_defaults(checkpoint: dict[str, Any], model: type, data: type) -
             )
         if name in BASES and value is not None:
             BASES[name].defined(value.get("class_path"), "the checkpoint", f"--{name}")
-        grouped = isinstance(value, dict) and name not in BASES
+        grouped = is_dataclass(types[name])
         defaults |= flattened(name, value) if grouped else {name.replace("data.seed", "seed_everything"): value}
     return defaults
 

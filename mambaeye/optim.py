@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import torch
 from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -42,7 +43,16 @@ class Decaying(Protocol):
 
 
 def build_optimizer(parts: Iterable[Decaying], config: OptimizerConfig) -> AdamW:
-    """Build AdamW over the trainable parameters of all parts, in two groups: those that decay, and those exempt."""
+    """Build AdamW over the trainable parameters of all parts, in two groups: those that decay, and those exempt.
+
+    Raises:
+        InputError: a step would be too large for a float32, which torch answers with a conversion error.
+    """
+    if config.lr * max(1 / (1 - config.betas[0]), config.weight_decay) > torch.finfo(torch.float32).max:
+        raise InputError(
+            f"model.optimizer.lr is {config.lr:g} (weight_decay {config.weight_decay:g}), whose steps are too large "
+            f"for float32: give a learning rate such as 1e-3"
+        )
     decaying: list[nn.Parameter] = []
     exempt: list[nn.Parameter] = []
     for part in parts:

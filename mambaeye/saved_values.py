@@ -15,14 +15,14 @@ SHOWN = 200  # letters of a text that a message quotes
 def misfits(name: str, value: object, hint: Any, depth: int = 0) -> Iterator[tuple[str, object]]:
     """Yield what does not have its type, with its full name.
 
-    A float may be an integer, a tuple a list, a dataclass a dictionary of some of its fields, and a str must be a name:
-    words with dots between them.
+    A float may be an integer, a tuple a list, a dataclass a dictionary of some of its fields, and a str or the key of a
+    dictionary must be a name: words with dots between them.
 
     Args:
         name: of the argument.
         value: as it was in the file.
-        hint: its type: int, float, bool, str, None, Literal, a union, tuple or dataclass of these; or Any, for
-            numbers and names in lists and dictionaries.
+        hint: its type: int, float, bool, str, None, Literal, a union, tuple, dataclass or dictionary by name of these;
+            or Any, for numbers and names in lists and dictionaries.
         depth: containers around it.
     """
     origin, options = get_origin(hint), get_args(hint)
@@ -31,8 +31,9 @@ def misfits(name: str, value: object, hint: Any, depth: int = 0) -> Iterator[tup
     elif origin in (Union, UnionType):
         found = [list(misfits(name, value, option, depth)) for option in options]
         yield from [] if [] in found else max(found, key=lambda wrong: len(wrong[0][0]))  # the innermost
-    elif isinstance(value, dict) and (hint is Any or is_dataclass(hint)):
-        types = {key: Any for key in value if is_name(key)} if hint is Any else types_of(cast(type, hint))
+    elif isinstance(value, dict) and (hint is Any or origin is dict or is_dataclass(hint)):
+        each_type = options[1] if origin is dict else Any
+        types = types_of(cast(type, hint)) if is_dataclass(hint) else {key: each_type for key in value if is_name(key)}
         for key, inner in value.items():
             if key in types:
                 yield from misfits(f"{name}.{key}", inner, types[key], depth + 1)

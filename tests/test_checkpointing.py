@@ -1,9 +1,11 @@
 """last.ckpt is always whole, and the disk's refusals end in one sentence."""
 
 import resource
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 import torch
@@ -96,3 +98,47 @@ def test_checkpoints_by_time_are_kept_and_none_lies_within_an_optimizer_step(dat
         checkpoint = torch.load(f"run/checkpoints/step={step}.ckpt", weights_only=True)
         batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"]
         assert (checkpoint["global_step"], batches) == (step, 3 * step)
+
+
+def flip(path: Path) -> None:
+    """One bit of the first optimizer moment's last bytes, say, or of another tensor: somewhere in the middle."""
+    content = bytearray(path.read_bytes())
+    with ZipFile(path) as archive:
+        largest = max(archive.infolist(), key=lambda record: record.file_size)
+        record = archive.read(largest)
+    content[content.index(record) + len(record) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_damaged_checkpoint_restores_nothing_and_the_newest_other_one_is_offered(data_dir: Path) -> None:
+    every = {"data.data_dir": data_dir, "run_dir": "run", "trainer.limit_val_batches": 2, "trainer.max_epochs": 2}
+    fit = ["fit", *flags(SETTINGS | every)]
+    main(fit)
+    folder = Path("run/checkpoints")
+    shutil.copy(folder / "best.ckpt", folder / "early.ckpt")
+    torch.save(torch.load(folder / "best.ckpt") | {"global_step": 1}, folder / "early.ckpt")
+    flip(folder / "last.ckpt")
+    step = torch.load(folder / "best.ckpt")["global_step"]
+    reason = r"damaged or not a checkpoint of a MambaEye run: its archive/data/\d+ is not as it was written"
+    for command in (fit, ["validate", "--run_dir=run"], ["predict", "--run_dir=run", "--data.images=a.png"]):
+        with pytest.raises(SystemExit, match=rf"^error: --ckpt_path run/checkpoints/last.ckpt is {reason}") as stop:
+            main([*command, "--ckpt_path=last"])
+        offer = f"the newest undamaged one beside it is --ckpt_path {folder}/best.ckpt, saved after {step} steps"
+        assert str(stop.value).endswith(f"; {offer}")
+        assert "\n" not in str(stop.value)
+    flip(folder / "best.ckpt")
+    with pytest.raises(SystemExit, match=rf"--ckpt_path {folder}/early.ckpt, saved after 1 steps$"):
+        main([*fit, "--ckpt_path=last"])
+    flip(folder / "early.ckpt")
+    with pytest.raises(SystemExit, match=rf"^error: --ckpt_path run/checkpoints/last.ckpt is {reason}$"):
+        main([*fit, "--ckpt_path=last"])
+    with pytest.raises(InputError, match=rf"^the checkpoint {folder}/best.ckpt is damaged: its \S+ is not as"):
+        AtomicCheckpointIO().load_checkpoint(folder / "best.ckpt", weights_only=True)
+
+
+def test_a_checkpoint_of_version_0_1_has_checksums_too(tmp_path: Path) -> None:
+    shutil.copy(Path(__file__).with_name("version_0_1.ckpt"), "old.ckpt")
+    AtomicCheckpointIO().load_checkpoint("old.ckpt", weights_only=True)
+    flip(Path("old.ckpt"))
+    with pytest.raises(InputError, match="^the checkpoint old.ckpt is damaged: "):
+        AtomicCheckpointIO().load_checkpoint("old.ckpt", weights_only=True)

@@ -94,11 +94,18 @@ def test_a_checkpoint_names_no_code(part: str, name: str, capsys: pytest.Capture
     assert sentence in str(stop.value)
 
 
-@pytest.mark.parametrize("argument", ["scans", "train_scan"])
-def test_a_checkpoint_imports_no_scan(argument: str) -> None:
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("scans", ["random", "trap.scan"]),
+        ("train_scan", "trap.scan"),
+        ("train_scan", {"random": 1.0, "trap.scan": 2.0}),
+    ],
+)
+def test_a_checkpoint_imports_no_scan(argument: str, value: object) -> None:
     checkpoint = migrate(torch.load(OLD, weights_only=True))
     Path("trap.py").write_text("raise SystemExit('the trap was imported')")
-    checkpoint[DATA][argument] = ["random", "trap.scan"] if argument == "scans" else "trap.scan"
+    checkpoint[DATA][argument] = value
     torch.save(checkpoint, "evil.ckpt")
     with pytest.raises(SystemExit) as stop:
         main(["validate", "--ckpt_path=evil.ckpt"])

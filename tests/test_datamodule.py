@@ -251,6 +251,30 @@ def test_training_batches_follow_their_scan(data_dir: Path) -> None:
     assert drawn == named
 
 
+def test_trajectories_follow_several_scans_by_their_shares(data_dir: Path) -> None:
+    shares = {"row_raster": 1.0, "column_raster": 3.0}
+    data = data_module(data_dir, train_scan=shares, train__canvas=(32, 32), loader__batch_size=50)
+    second = [move for batch in data.train_dataloader() for move in batch.positions[:, 1].tolist()]
+    down = second.count([16, 0])
+    assert down + second.count([0, 16]) == len(second) >= 1000
+    assert abs(down / len(second) - 0.75) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("scan", "sentence"),
+    [
+        ({}, "data.train_scan is empty: give a scan, or several with their shares"),
+        ({"random": 1.0, "policy": 1.0}, "data.train_scan has policy among others: a policy takes all trajectories"),
+        ({"random": 1.0, "sobol": 0.0}, "data.train_scan has sobol with share 0.0: give shares of more than 0"),
+        ({"random": float("nan")}, "data.train_scan has random with share nan: give shares of more than 0"),
+        ({"random": 1.0, "zigzag": 1.0}, "no scan pattern is called 'zigzag': choose one of random"),
+    ],
+)
+def test_shares_that_are_none_are_refused(scan: dict[str, float], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        ShardDataModule(train_scan=scan)
+
+
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40), st.integers(0, 40))
 def test_a_glimpse_of_a_narrow_image_stays_on_the_canvas(height: int, width: int, patch: int, more: int) -> None:
     canvas, box = fit_on_canvas(np.zeros((height, width, 3), np.uint8), patch + more)

@@ -17,24 +17,27 @@ BATCH = ("mambaeye.batch", "mambaeye.errors")
 BELOW = (*BATCH, "mambaeye.geometry", "mambaeye.ops", "mambaeye.configurable")
 MODEL = (*BELOW, "mambaeye.encoders", "mambaeye.policies", "mambaeye.rollout", "mambaeye.loss", "mambaeye.evaluation")
 WALK = ("mambaeye.encoders.base", "mambaeye.policies", "mambaeye.rollout")
+WRITING = ("mambaeye.atomic", "mambaeye.locks")
 FILES_OF = ("mambaeye.atomic", "mambaeye.plain_files", "mambaeye.checkpoints", "mambaeye.weights")
 CONTRACTS = ("mambaeye.contracts", "mambaeye.encoders.base", "mambaeye.rollout", "mambaeye.evaluation")
 MAY_IMPORT = {
     "mambaeye": ("mambaeye",),
-    "mambaeye.atomic": (),
+    "mambaeye.atomic": ("mambaeye.errors",),
     "mambaeye.batch": (),
     "mambaeye.errors": (),
+    "mambaeye.failures": ("mambaeye.atomic",),
     "mambaeye.configurable": ("mambaeye.errors",),
     "mambaeye.geometry": ("mambaeye.geometry", *BATCH),
     "mambaeye.ops": ("mambaeye.ops", "mambaeye.errors"),
     "mambaeye.encoders": ("mambaeye.encoders", *BELOW),
     "mambaeye.policies": ("mambaeye.policies", *BELOW),
+    "mambaeye.locks": ("mambaeye.errors",),
     "mambaeye.loss": ("mambaeye.ops",),
     "mambaeye.optim": ("mambaeye.errors",),
     "mambaeye.flops": ("mambaeye.batch", "mambaeye.encoders.base"),
     "mambaeye.rollout": (*BELOW, "mambaeye.encoders.base", "mambaeye.policies", "mambaeye.loss"),
     "mambaeye.evaluation": (*BELOW, *WALK, "mambaeye.evaluation"),
-    "mambaeye.plain_files": (),
+    "mambaeye.plain_files": ("mambaeye.saved_values",),
     "mambaeye.saved_values": (),
     "mambaeye.checkpoints": (
         *(*BATCH, "mambaeye.configurable", "mambaeye.encoders", "mambaeye.policies"),
@@ -43,9 +46,12 @@ MAY_IMPORT = {
     "mambaeye.weights": (*FILES_OF, "mambaeye.encoders", "mambaeye.errors"),
     "mambaeye.contracts": MODEL,
     "mambaeye.module": (*MODEL, *FILES_OF, "mambaeye.contracts", "mambaeye.flops", "mambaeye.optim"),
-    "datamodules": ("datamodules", *BATCH, "mambaeye.geometry", "mambaeye.atomic", "mambaeye.contracts"),
+    "datamodules": (
+        *("datamodules", *BATCH, "mambaeye.geometry", *WRITING),
+        *("mambaeye.contracts", "mambaeye.failures"),
+    ),
     "callbacks.plots": ("callbacks.plots", *BATCH, "mambaeye.geometry", "mambaeye.evaluation", "mambaeye.atomic"),
-    "callbacks.run": ("callbacks.run", *BATCH, "mambaeye.atomic", "mambaeye.contracts", "mambaeye.checkpoints"),
+    "callbacks.run": ("callbacks.run", *BATCH, *WRITING, "mambaeye.contracts", "mambaeye.checkpoints"),
     "callbacks": ("callbacks", *BATCH, *CONTRACTS, "mambaeye.geometry", "mambaeye.atomic"),
 }  # fmt: skip
 # heavy or foreign packages, and the files that may import them

@@ -20,6 +20,7 @@ from packaging.version import Version
 from callbacks.run import lightning_internals
 from callbacks.run.lightning_internals import (
     child_processes,
+    close_epoch,
     count_epochs_with_max_steps,
     disable_signal_handlers,
     epoch_has_ended,
@@ -105,8 +106,8 @@ def test_the_trainer_says_how_often_it_logs() -> None:
 class InSetup(Callback):
     """Notes the epoch of every batch; changes how a run that is continued counts its epochs, or what it loads."""
 
-    def __init__(self, count_epochs: bool = False, reopen: bool = False) -> None:
-        self.count_epochs, self.reopen, self.epochs, self.ended = count_epochs, reopen, [], []
+    def __init__(self, count_epochs: bool = False, reopen: bool = False, close: bool = False) -> None:
+        self.count_epochs, self.reopen, self.close, self.epochs, self.ended = count_epochs, reopen, close, [], []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self.count_epochs:
@@ -116,6 +117,8 @@ class InSetup(Callback):
         self.ended.append(epoch_has_ended(checkpoint))
         if self.reopen:
             reopen_epoch(trainer, checkpoint)
+        if self.close:
+            close_epoch(trainer, checkpoint)
 
     def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
         self.epochs.append(trainer.current_epoch)
@@ -164,3 +167,23 @@ def test_an_epoch_that_was_stopped_goes_on_when_it_is_reopened(stop: dict[str, i
     trainer = continued(place, callback, max_epochs=3)
     assert callback.epochs == [1, 1, 2, 2, 2, 2], MOVED
     assert trainer.fit_loop.epoch_loop._batches_that_stepped == trainer.global_step, MOVED  # what loggers count by
+
+
+class SaveAfterTwoBatches(Callback):
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *arguments: Any) -> None:
+        if arguments[-1] == 1:
+            trainer.save_checkpoint(self.path)
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+@pytest.mark.parametrize("close", [True, False])
+def test_an_epoch_without_batches_within_a_limit_is_over_when_it_is_closed(close: bool, tmp_path: Path) -> None:
+    """Without the second half, the first would pass of a Lightning that does so by itself."""
+    place, callback = tmp_path / "place.ckpt", InSetup(close=close)
+    continued(place, InSetup(), SaveAfterTwoBatches(place), max_epochs=1)
+    trainer = continued(place, callback, max_epochs=2, limit_train_batches=1)
+    assert (callback.epochs == [1]) == close, MOVED
+    assert not close or trainer.fit_loop.epoch_loop._batches_that_stepped == trainer.global_step == 3, MOVED

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from filelock import FileLock
 from PIL import Image
 from webdataset import WebDataset
 
 from datamodules import pack as packing
 from datamodules.check import main as check
 from datamodules.shards.index import ShardIndex
+from mambaeye.locks import WriterLock
 
 ROOT = Path(__file__).parents[1]
 KINDS = {"jpg": "JPEG", "JPEG": "JPEG", "png": "PNG", "webp": "WEBP"}
@@ -260,7 +260,7 @@ def test_unfinished_packings_of_two_seeds_and_lengths(
             patch.setattr(os, name, lambda *args, call=call, **options: (moments.append(1), call(*args, **options))[1])
         pack(images, tmp_path / "whole", *flags)
     expected = packed(tmp_path / "whole")
-    for last in (1, len(moments) // 3):  # before the final renaming, and with two shards of five to go
+    for last in (2, len(moments) // 3):  # before the final renaming, and with two shards of five to go
         for others in (["--seed", 4], ["--samples_per_shard", 20]):
             for moment in (3, 4, 5, 6, 9, 12):
                 out = tmp_path / f"{last} {others[1]} {moment}"
@@ -283,7 +283,7 @@ def test_killed_as_a_process_at_random_moments(tmp_path: Path) -> None:
     chance, kills = random.Random(0), 0
     while True:
         process = subprocess.Popen(command, cwd=ROOT)
-        while process.poll() is None and not (tmp_path / "out.packing" / "notes" / "lock").exists():
+        while process.poll() is None and not (tmp_path / "out.packing.lock").exists():
             time.sleep(0.01)
         time.sleep(chance.uniform(0.05, 0.3) * (1 + kills))
         if process.poll() is None:
@@ -383,10 +383,42 @@ def test_destinations_that_are_refused(images: Path, tmp_path: Path) -> None:
     assert "lies in" in refusal(images, images / "ant" / "shards")
     (tmp_path / "file").write_text("x")
     assert "already holds something else" in refusal(images, tmp_path / "file")
+    lock = WriterLock(tmp_path / "busy.packing.lock", ("", ""))
+    lock.acquire()
     (tmp_path / "busy.packing" / "notes").mkdir(parents=True)
-    with FileLock(tmp_path / "busy.packing" / "notes" / "lock"):
-        assert "another process is packing" in refusal(images, tmp_path / "busy")
+    message = f"another process is packing into {tmp_path / 'busy'} (process {os.getpid()} on "
+    assert message in refusal(images, tmp_path / "busy")
     assert (tmp_path / "busy.packing").exists()
+    lock.release()
+
+
+@pytest.mark.parametrize("seeds", [(3, 3), (3, 4)])
+def test_two_at_once_into_one_folder(seeds: tuple[int, int], images: Path, tmp_path: Path) -> None:
+    """Started together, and again and again: one packs, the other is refused, or finds it done."""
+    expected = {}
+    for seed in set(seeds):
+        pack(images, tmp_path / f"of {seed}", "--samples_per_shard", "7", "--seed", seed)
+        expected[seed] = packed(tmp_path / f"of {seed}")
+    code = "import sys; from datamodules.pack import main; print('ready', flush=True); sys.stdin.readline(); main()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
+    out = tmp_path / "out"
+    runs = []
+    for seed in seeds:
+        flags = [images, out, "--samples_per_shard", 7, "--seed", seed, "--jobs", 2]
+        runs.append(subprocess.Popen([sys.executable, "-c", code, *map(str, flags)], **pipes))
+    assert [run.stdout.readline() for run in runs] == ["ready\n"] * 2
+    for run in runs:
+        run.stdin.write("\n")
+        run.stdin.flush()
+    said = [run.communicate()[1] for run in runs]
+    assert 0 in [run.returncode for run in runs], said
+    for run, words in zip(runs, said, strict=True):
+        if run.returncode:
+            assert run.returncode == 1
+            assert re.fullmatch(r"error: (another process is packing into|\S+ already holds another) [^\n]+\n", words)
+    done = packed(out)
+    assert done in [expected[seed] for seed, run in zip(seeds, runs, strict=True) if run.returncode == 0]
+    assert not list(tmp_path.glob("out.packing*"))
 
 
 def test_sources_that_are_refused(images: Path, tmp_path: Path) -> None:

@@ -18,11 +18,13 @@ from scipy.stats import qmc
 
 from mambaeye.batch import CANVAS, POLICY
 from mambaeye.errors import InputError
+from mambaeye.geometry import lattice_paths
 from mambaeye.geometry.box import Box
-from mambaeye.geometry.scans import SCANS, scan_pattern
+from mambaeye.geometry.scans import SCANS, SHARES, scan_pattern
 
 ANY_START = ["random", "sobol"]
-DRAWN = [*ANY_START, "random_grid"]
+DRAWN = [*ANY_START, "random_grid", "varied"]
+WITHOUT_GRID = {*ANY_START, "varied"}
 PLANAR = ["diagonal", "spiral", "hilbert"]
 PATCHES = {2: st.integers(1, 40), 1: st.integers(1, 40), 3: st.integers(1, 9)}
 SIDES = {2: st.integers(1, 200), 1: st.integers(1, 200), 3: st.integers(1, 15)}
@@ -90,7 +92,7 @@ def check_passes(box: Box, patch_size: int, passes: float) -> None:
     one_number_a_tile = 1000 ** np.arange(box.axes)[::-1]
     expected = np.sort(np.array(list(itertools.product(*starts))) @ one_number_a_tile)
     num_glimpses = round(passes * len(expected))
-    for name in set(names_for(box.axes)) - set(ANY_START):
+    for name in set(names_for(box.axes)) - WITHOUT_GRID:
         positions = scan(name, box, patch_size, num_glimpses)
         assert positions.shape == (num_glimpses, box.axes), name
         assert positions.dtype == np.int32, name
@@ -105,7 +107,7 @@ def check_passes(box: Box, patch_size: int, passes: float) -> None:
 @given(data=st.data())
 def test_one_pass_shows_every_pixel(axes: int, data: st.DataObject) -> None:
     box, patch_size = data.draw(boxes(axes))
-    for name in set(names_for(axes)) - set(ANY_START):
+    for name in set(names_for(axes)) - WITHOUT_GRID:
         positions = scan(name, box, patch_size, prod(-(-side // patch_size) for side in box.size))
         seen = np.zeros([side + 2 * patch_size for side in box.size], dtype=bool)  # a margin around the box
         windows = sliding_window_view(seen, (patch_size,) * axes, writeable=True)
@@ -117,7 +119,7 @@ def test_one_pass_shows_every_pixel(axes: int, data: st.DataObject) -> None:
 @given(data=st.data(), num_glimpses=st.integers(0, 300))
 def test_any_start_lies_in_the_box(axes: int, data: st.DataObject, num_glimpses: int) -> None:
     box, patch_size = data.draw(boxes(axes))
-    for name in ANY_START:
+    for name in WITHOUT_GRID:
         positions = scan(name, box, patch_size, num_glimpses)
         assert positions.shape == (num_glimpses, axes)
         assert positions.dtype == np.int32
@@ -500,10 +502,16 @@ def first_table(text: str) -> list[list[str]]:
 
 
 PAGE, _, MAP = (Path(__file__).parents[1] / "docs" / "scans.md").read_text().partition("\n## The authors' scans")
+PATTERNS, _, FAMILY = PAGE.partition("\n## Varied paths")
 
 
 def test_the_docs_show_every_pattern() -> None:
-    assert [name for name, _ in first_table(PAGE)] == list(SCANS)
+    assert [name for name, _ in first_table(PATTERNS)] == list(SCANS)
+
+
+def test_the_docs_have_the_shares_of_the_family() -> None:
+    shares = sorted(int(share.removesuffix("%")) / 100 for share, *_ in first_table(FAMILY))
+    assert shares == pytest.approx(sorted([*SHARES, *(lattice_paths.SHARES * (1 - sum(SHARES)))]))
 
 
 def test_the_docs_map_the_authors_names() -> None:

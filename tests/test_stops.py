@@ -122,9 +122,45 @@ def test_an_epoch_within_a_limit_that_stays_is_over(fit: Callable[..., None], wh
     fit("--trainer.max_epochs=1", limit)
     fit("--ckpt_path=last", limit)
     assert steps_done() == 4
-    taken = [(line["epoch"], line["batch"], line["keys"]) for line in trained_on(whole)]
-    expected = [line for line in taken if line[1] < 2 * accumulation]
-    assert [(line["epoch"], line["batch"], line["keys"]) for line in trained_on(RUN)] == expected
+    assert places(RUN) == [place for place in places(whole) if place[1] < 2 * accumulation]
+
+
+@pytest.mark.parametrize("now", ["lifted", "kept", "lowered"])
+@pytest.mark.parametrize("every", [None, 3], ids=["validated at the end", "validated after three steps"])
+def test_a_checkpoint_of_the_validation_at_a_limit(
+    every: int | None, now: str, fit: Callable[..., None], whole: Path, accumulation: int
+) -> None:
+    """best.ckpt may be saved by the validation after the last batch, before Lightning has ended the epoch."""
+    validated = ["--trainer.limit_val_batches=1", "--best.save_on_train_epoch_end=false"]
+    validated += [f"--trainer.val_check_interval={every * accumulation}"] if every else []
+    limits = {"lifted": STEPS, "kept": 3, "lowered": 2}
+    fit(*validated, f"--trainer.limit_train_batches={3 * accumulation}", "--trainer.max_epochs=1")
+    best = RUN / "checkpoints" / "best.ckpt"
+    assert torch.load(best, weights_only=True)["global_step"] == 3
+    validated = validated if now != "lowered" else validated[:2]
+    fit(*validated, f"--ckpt_path={best}", f"--trainer.limit_train_batches={limits[now] * accumulation}")
+    steps = (max(3, limits[now]), limits[now])
+    assert places(RUN) == [place for place in places(whole) if place[1] < steps[place[0]] * accumulation]
+    assert steps_done() == sum(steps)
+
+
+@pytest.mark.parametrize("limit", [2, 3])
+def test_a_lower_limit_ends_the_epoch_that_a_checkpoint_is_within(
+    limit: int, fit: Callable[..., None], whole: Path, accumulation: int
+) -> None:
+    """Saved after three of its steps; the next epoch has as many batches as the limit says."""
+    every = {"filename": "{step}", "every_n_train_steps": 3, "save_top_k": -1}
+    kept = flags({f"trainer.callbacks.{name}": value for name, value in every.items()})
+    fit("--trainer.callbacks+=callbacks.run.checkpointing.StepCheckpoint", *kept, "--trainer.max_epochs=1")
+    within = RUN / "checkpoints" / "step=3.ckpt"
+    fit(f"--ckpt_path={within}", f"--trainer.limit_train_batches={limit * accumulation}")
+    steps = (3, limit)
+    assert places(RUN) == [place for place in places(whole) if place[1] < steps[place[0]] * accumulation]
+    assert steps_done() == sum(steps)
+
+
+def places(run_dir: Path) -> list[tuple[int, int, list[str]]]:
+    return [(line["epoch"], line["batch"], line["keys"]) for line in trained_on(run_dir)]
 
 
 def test_a_larger_batch_takes_what_is_left_of_a_stopped_epoch(fit: Callable[..., None], data_dir: Path) -> None:

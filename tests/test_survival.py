@@ -48,7 +48,7 @@ def lines(path: Path) -> int:
 
 def kill_at(moment: str, run: subprocess.Popen[str], draw: random.Random) -> None:
     """Wait for a moment of a run after some steps of its own, and kill it with all its processes."""
-    book, partial = Path("run/ledger-0.jsonl"), Path("run/checkpoints/.last.ckpt.partial")
+    book, checkpoints = Path("run/ledger-0.jsonl"), Path("run/checkpoints")
     begun = lines(book)
     wanted = begun + draw.randint(1, 12)
     end = time.monotonic() + 120
@@ -61,7 +61,7 @@ def kill_at(moment: str, run: subprocess.Popen[str], draw: random.Random) -> Non
             assert run.poll() is None, run.communicate()[0]
             time.sleep(0.0005)
     elif moment == "write":
-        while not partial.exists():
+        while not list(checkpoints.glob(".last.ckpt.*.partial")):
             assert run.poll() is None, run.communicate()[0]
     time.sleep(draw.uniform(0, 0.03 if moment == "step" else 0.002))
     os.killpg(run.pid, signal.SIGKILL)

@@ -195,6 +195,10 @@ def test_nested_values_end_somewhere() -> None:
         value = [value]
     assert list(misfits("deep", value, Any)) == [("deep", value)]
     assert not list(misfits("flat", {"a": [1, 2.5, None, "word", (True, {"b": "module.name"})]}, Any))
+    shares = str | dict[str, float]
+    assert not [*misfits("x", "random", shares), *misfits("x", {"random": 1, "my.own": 0.5}, shares)]
+    assert [name for name, _ in misfits("x", {"random": 1, "sobol": "pipe:"}, shares)] == ["x.sobol"]
+    assert [name for name, _ in misfits("x", {"rm -rf": 1.0}, shares)] == ["x.rm -rf"]
     assert [name for name, _ in misfits("x", {"a": {"b": ["/etc"]}, "c d": 1}, Any)] == ["x.a.b", "x.c d"]
 
 

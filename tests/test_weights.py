@@ -1,6 +1,7 @@
 import json
 import os
 import pickle
+import random
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from mambaeye.encoders.mambaeye import EncoderConfig, MambaEye
 from mambaeye.errors import InputError
@@ -126,6 +127,34 @@ def test_damaged_folders_are_refused(damage: Callable[[Path], object], message: 
     damage(tmp_path)
     with pytest.raises(InputError, match=message):
         load(tmp_path)
+
+
+def test_a_flipped_bit_in_exported_weights_is_found_or_changes_nothing(tmp_path: Path) -> None:
+    """A bit of every byte of the header, and of every hundredth of the tensors; others read the file as before."""
+    model = MambaEye(EncoderConfig(num_classes=3, patch_size=2, dim=4, depth=1, d_state=2, headdim=4))
+    save(model.to(torch.bfloat16), tmp_path)
+    path, flips = tmp_path / "model.safetensors", random.Random(0)
+    written = path.read_bytes()
+    assert load_file(path).keys() == model.state_dict().keys()
+    header = 8 + int.from_bytes(written[:8], "little")
+    for place in [*range(header), *range(header, len(written), 100)]:
+        content = bytearray(written)
+        content[place] ^= 1 << flips.randrange(8)
+        path.write_bytes(content)
+        try:
+            again = load(tmp_path)
+        except InputError:
+            continue
+        assert place < header  # white space, the checksum's name
+        for name, tensor in again.state_dict().items():
+            assert tensor.equal(model.state_dict()[name])
+
+
+def test_weights_of_others_have_no_checksum_and_load(tmp_path: Path) -> None:
+    model = MambaEye(EncoderConfig(num_classes=3, patch_size=2, dim=4, depth=1, d_state=2, headdim=4))
+    save(model, tmp_path)
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    assert load(tmp_path).head.weight.equal(model.head.weight)
 
 
 class Hub(BaseHTTPRequestHandler):

@@ -13,7 +13,7 @@ from callbacks.plots.curves import training_curves
 from callbacks.plots.panels import save
 from callbacks.reports.due import is_fitting, is_reporting, logs_now, report_folder, result_of
 from callbacks.reports.tables import write_csv
-from mambaeye.atomic import atomic_write
+from mambaeye.atomic import GO_ON, atomic_write, refusals
 from mambaeye.batch import CanvasBatch, EvaluationCondition, GlimpseBatch
 from mambaeye.evaluation.result import Row, to_builtin
 
@@ -82,7 +82,8 @@ def append(trainer: Trainer, lines: list[Row]) -> None:
     """Add lines with the present epoch and optimizer step."""
     place = {"epoch": trainer.current_epoch, "optimizer_step": trainer.global_step}
     text = "".join(json.dumps({**place, **line}) + "\n" for line in lines)
-    with records_path(trainer).open("a") as file:
+    path = records_path(trainer)
+    with refusals(path, GO_ON), path.open("a") as file:
         file.write(text)
 
 

@@ -5,9 +5,10 @@ import json
 import logging
 import os
 import warnings
+from io import FileIO
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
@@ -17,7 +18,7 @@ from torch import Tensor
 from callbacks.plots.panels import save
 from callbacks.plots.prediction import PredictedImage, animate, draw
 from callbacks.plots.wording import counted
-from mambaeye.atomic import atomic_write
+from mambaeye.atomic import atomic_write, refusals
 from mambaeye.batch import FileBatch, ImageFile
 from mambaeye.contracts import data_of, model_of
 from mambaeye.errors import InputError, on_all_ranks
@@ -44,13 +45,14 @@ class PredictionWriter(Callback):
 
     def __init__(self, pictures: bool = False, animate: bool = False) -> None:
         self.pictures, self.animate = pictures, animate
-        self.file: TextIO | None = None
+        self.file: FileIO | None = None
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         path = part_path(trainer, trainer.global_rank)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # what of a name is not UTF-8 is escaped as JSON does
-        self.file = path.open("w", buffering=1, encoding="utf-8", errors="backslashreplace")
+        with refusals(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # without a buffer, which would be written once more when the disk is full
+            self.file = path.open("wb", buffering=0)
 
     def on_predict_batch_end(
         self,
@@ -61,7 +63,6 @@ class PredictionWriter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        assert self.file is not None
         model, folder = model_of(pl_module), Path(trainer.default_root_dir)
         patch_size = data_of(trainer).patch_size if model.takes == "glimpses" else None
         for row, (file, prediction) in enumerate(zip(batch.files, outputs, strict=True)):
@@ -75,7 +76,15 @@ class PredictionWriter(Callback):
                 if (self.pictures or self.animate) and data_of(trainer).axes == 2:
                     predicted = PredictedImage.of(batch.scene, row, file, prediction, names, patch_size)
                     line |= self._draw(folder, file.path, predicted)
-            self.file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self._append(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def _append(self, line: str) -> None:
+        """Hand a line to the operating system."""
+        assert self.file is not None
+        left = line.encode(errors="backslashreplace")  # what of a name is not UTF-8 is escaped as JSON does
+        with refusals(self.file.name):
+            while left:
+                left = left[self.file.write(left) :]
 
     def _draw(self, folder: Path, path: str, predicted: PredictedImage) -> dict[str, str]:
         """Write what was asked for, and return where, below the folder."""

@@ -9,9 +9,8 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from mambaeye.atomic import atomic_write
-from mambaeye.checkpoints import migrate
-from mambaeye.errors import InputError
+from mambaeye.atomic import GO_ON, atomic_write
+from mambaeye.checkpoints import migrate, require_undamaged
 
 
 class StepCheckpoint(ModelCheckpoint):
@@ -45,8 +44,8 @@ class StepCheckpoint(ModelCheckpoint):
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside the one that it replaces, to the disk itself, and then renames it.
 
-    A kill at any moment leaves the old file or the new one. What it may leave besides, such as .last.ckpt.partial, the
-    next checkpoint of that name overwrites; see atomic_write.
+    A kill at any moment leaves the old file or the new one. What it may leave besides, such as
+    .last.ckpt.1f0c9a3e.partial, the next fit in that run directory removes; see atomic_write.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
@@ -59,14 +58,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise TypeError("checkpoints are local files, which have no storage_options")
         data = io.BytesIO()  # a writer of torch's that runs into a full disk would not say why
         torch.save(checkpoint, data)
-        try:
-            with atomic_write(path) as partial:
-                partial.write_bytes(data.getbuffer())
-        except OSError as error:
-            raise InputError(
-                f"the checkpoint {path} of {data.getbuffer().nbytes / 1e6:.1f} MB cannot be written "
-                f"({error.strerror}): make room or repair the folder, and continue with --ckpt_path last"
-            ) from None
+        what = f"the checkpoint {path} of {data.getbuffer().nbytes / 1e6:.1f} MB"
+        with atomic_write(path, what, GO_ON) as partial:
+            partial.write_bytes(data.getbuffer())
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Remove a checkpoint that another one has replaced, and nothing else.
@@ -78,6 +72,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if path.suffix == ModelCheckpoint.FILE_EXTENSION and ".." not in path.parts:
             path.unlink(missing_ok=True)
 
-    def load_checkpoint(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Read a checkpoint, one of version 0.1 in today's terms."""
-        return migrate(super().load_checkpoint(*args, **kwargs))
+    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Read a checkpoint, one of version 0.1 in today's terms.
+
+        Raises:
+            InputError: it is damaged.
+        """
+        require_undamaged(path)
+        return migrate(super().load_checkpoint(path, *args, **kwargs))

@@ -2,10 +2,13 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
+from mambaeye.checkpoints import read_checkpoint
 from mambaeye.errors import InputError
 
 RUNS = Path("runs")
@@ -62,6 +65,26 @@ def find_checkpoint(command: str, run_dir: str, ckpt_path: str | None, has_weigh
             f"{command} has no weights ({last} may be some): give --ckpt_path a checkpoint, or --model.init_from"
         )
     return ckpt_path
+
+
+def read_usable(path: str) -> dict[str, Any]:
+    """Read the checkpoint that --ckpt_path means.
+
+    Raises:
+        InputError: it is missing, damaged or not a run's; the message offers the newest other one in its folder.
+    """
+    try:
+        return read_checkpoint(path, "--ckpt_path")
+    except InputError as error:
+        steps = {}
+        for other in sorted(Path(path).parent.glob("*.ckpt")):
+            with suppress(InputError):
+                steps[str(other)] = read_checkpoint(other, "")["global_step"]
+        if not steps:
+            raise
+        newest = max(steps, key=steps.__getitem__)
+        offer = f"the newest undamaged one beside it is --ckpt_path {newest}, saved after {steps[newest]} steps"
+        raise InputError(f"{error}; {offer}") from None
 
 
 def make_run_dir(run_dir: str) -> None:

@@ -2,37 +2,51 @@
 
 import json
 import os
-from pathlib import Path
-from typing import Any, BinaryIO
+from io import FileIO
+from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from callbacks.run.ledger_files import cut, ledger_path, ledger_paths
 from mambaeye.batch import CanvasBatch, GlimpseBatch
-
-BLOCK = 1 << 16  # bytes read at once when looking for the last line's end
+from mambaeye.contracts import data_of, limited
+from mambaeye.errors import InputError
 
 
 class SampleLedger(Callback):
     """Appends one JSON line a micro-batch to <run directory>/ledger-<rank>.jsonl, a file for each rank.
 
-    A line is {"epoch", "step", "batch", "keys", "loss"}: `step` counts the optimizer steps before the one that the
-    micro-batch is part of, `batch` its place in the epoch, `keys` are the samples that were trained on (rows that only
-    fill a batch up are not among them), `loss` is the exact float, NaN and Infinity as Python's json writes them.
+    A line is {"epoch", "step", "batch", "batches", "samples", "images", "limited", "keys", "unreadable", "loss"}:
+    `step` counts the optimizer steps before the one that the micro-batch is part of, `batch` is its place among the
+    `batches` that the epoch has for a rank, `samples` are all there are and `images` those of an optimizer step of all
+    ranks, `limited` says that trainer.limit_train_batches cuts the epoch short. `keys` are the samples that were
+    trained on, `unreadable` those that were left out, `loss` is the exact float, NaN and Infinity as Python's json
+    writes them.
 
-    Every line is handed to the operating system before the next batch begins. A run that continues another goes on in
-    its files: a line that a kill left unfinished is cut off, and what was trained on after the last checkpoint is
-    listed a second time, where it was done again: of lines with the same epoch and batch, the later one counts.
+    Every line is handed to the operating system before the next batch begins, and to the disk before a checkpoint is. A
+    run that continues from a checkpoint first cuts all ranks' files to what the checkpoint has seen: what was trained
+    on after it is in no weights, and is done again. So every line counts, whoever shared the epoch before and after;
+    `python -m callbacks.ledger` counts them.
 
     Reading the loss waits for the device, every micro-batch.
     """
 
+    def __init__(self) -> None:
+        self.file: FileIO | None = None  # while training
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        path = Path(trainer.default_root_dir) / f"ledger-{trainer.global_rank}.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-        self.file = path.open("r+b")
-        self.file.truncate(end_of_last_line(self.file))
-        self.file.seek(0, os.SEEK_END)
+        self.path = ledger_path(trainer.default_root_dir, trainer.global_rank)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.touch()
+        cut(self.path, trainer.global_step)
+        if trainer.is_global_zero:  # also those of ranks that are no more
+            for rank, path in ledger_paths(trainer.default_root_dir).items():
+                if rank >= trainer.world_size:
+                    cut(path, trainer.global_step)
+        self.file = FileIO(self.path, "a")  # without a buffer, which would be written again after a full disk
+        data = data_of(trainer)
+        self.samples, self.images = data.train_split.samples, data.optimizer_step.images
+        self.limited = limited(data.train_batches, trainer.limit_train_batches) < data.train_batches
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: GlimpseBatch | CanvasBatch, batch_idx: int
@@ -47,28 +61,37 @@ class SampleLedger(Callback):
         batch: GlimpseBatch | CanvasBatch,
         batch_idx: int,
     ) -> None:
+        rows = list(zip(batch.keys, batch.valid.tolist(), strict=True))
         line = {
             "epoch": trainer.current_epoch,
             "step": self.step,
             "batch": batch_idx,
-            "keys": [key for key, valid in zip(batch.keys, batch.valid.tolist(), strict=True) if valid],
+            "batches": trainer.num_training_batches,
+            "samples": self.samples,
+            "images": self.images,
+            "limited": self.limited,
+            "keys": [key for key, valid in rows if valid],
+            "unreadable": [key for key, valid in rows if not valid],
             "loss": outputs["loss"].item() * trainer.accumulate_grad_batches,  # Lightning has divided it
         }
-        self.file.write(json.dumps(line).encode() + b"\n")
-        self.file.flush()
+        self._append(json.dumps(line).encode() + b"\n")
+
+    def _append(self, line: bytes) -> None:
+        assert self.file is not None, "there is no ledger outside training"
+        try:
+            while line:
+                line = line[self.file.write(line) :]
+        except OSError as error:
+            raise InputError(
+                f"the ledger {self.path} cannot be written ({error.strerror}): make room or repair the folder, and "
+                f"continue with --ckpt_path last"
+            ) from None
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self.file is not None:
+            os.fsync(self.file.fileno())
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.file.close()
-
-
-def end_of_last_line(file: BinaryIO) -> int:
-    """Return the number of bytes up to and with the last line break of a file; 0 if there is none."""
-    end = file.seek(0, os.SEEK_END)
-    while end:
-        start = max(0, end - BLOCK)
-        file.seek(start)
-        found = file.read(end - start).rfind(b"\n")
-        if found >= 0:
-            return start + found + 1
-        end = start
-    return 0
+        if self.file is not None:
+            self.file.close()
+            self.file = None

@@ -4,7 +4,7 @@ tests/test_lightning_internals.py fails when Lightning moves it; pyproject.toml 
 """
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,14 @@ def child_processes(trainer: Trainer) -> list[subprocess.Popen[bytes]]:
     """
     launcher = trainer.strategy.launcher
     return launcher.procs if isinstance(launcher, _SubprocessScriptLauncher) else []
+
+
+def port_of_children(trainer: Trainer) -> int | None:
+    """Return the port at which processes that this one is about to start will meet it; None if it starts none."""
+    launcher = trainer.strategy.launcher
+    if not isinstance(launcher, _SubprocessScriptLauncher) or launcher.cluster_environment.node_rank() != 0:
+        return None
+    return launcher.cluster_environment.main_port
 
 
 def disable_signal_handlers(trainer: Trainer) -> None:
@@ -45,8 +53,19 @@ def epoch_has_ended(checkpoint: dict[str, Any]) -> bool:
     return bool(0 < epochs["started"] == epochs["processed"])
 
 
+def epoch_had_last_batch(checkpoint: dict[str, Any]) -> bool:
+    """Return whether a checkpoint was saved after what Lightning took for an epoch's last batch."""
+    return bool(checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"])
+
+
+def epoch_has_begun(checkpoint: dict[str, Any]) -> bool:
+    """Return whether a checkpoint was saved after a batch of an epoch, its last one or another."""
+    return bool(checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["ready"])
+
+
 def reopen_epoch(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
-    """Turn a checkpoint of an epoch's end into one of that epoch's last batch, after which there are others."""
+    """Turn a checkpoint of an epoch's end, or of its last validation, into one of a batch with others after it."""
+    stepped, on_restart = batches_that_stepped(trainer, checkpoint)
     loops = checkpoint["loops"]["fit_loop"]
     for epochs in loops["epoch_progress"].values():  # of this run and in total, here and below
         epochs["processed"] = epochs["completed"] = epochs["started"] - 1
@@ -54,8 +73,44 @@ def reopen_epoch(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     batches["is_last_batch"] = False
     for count in (batches["current"], batches["total"]):
         count["completed"] = count["processed"] - 1
-    if batches["current"]["ready"] % trainer.accumulate_grad_batches == 0:  # else Lightning will not count it again
-        loops["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
+    loops["epoch_loop.state_dict"]["_batches_that_stepped"] = stepped - on_restart
+
+
+def close_epoch(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+    """Turn a checkpoint of a batch into one of its epoch's end."""
+    stepped, _ = batches_that_stepped(trainer, checkpoint)
+    loops = checkpoint["loops"]["fit_loop"]
+    for epochs in loops["epoch_progress"].values():
+        epochs["processed"] = epochs["started"]
+    batches = loops["epoch_loop.batch_progress"]
+    batches["is_last_batch"] = True
+    for count in (batches["current"], batches["total"]):
+        count["completed"] = count["processed"]
+    loops["epoch_loop.state_dict"]["_batches_that_stepped"] = stepped
+
+
+def batches_that_stepped(trainer: Trainer, checkpoint: dict[str, Any]) -> tuple[int, bool]:
+    """Return a checkpoint's batches that an optimizer step came after, and whether Lightning will yet count the last.
+
+    It counts a batch after its validation, and one that ends an accumulation when a run is continued from it.
+    """
+    loops = checkpoint["loops"]["fit_loop"]
+    counted: int = loops["epoch_loop.state_dict"]["_batches_that_stepped"]
+    accumulated = loops["epoch_loop.batch_progress"]["current"]["ready"] % trainer.accumulate_grad_batches == 0
+    if not epoch_has_ended(checkpoint) and (accumulated or epoch_had_last_batch(checkpoint)):
+        counted += 1
+    return counted, accumulated
+
+
+def when_connected(trainer: Trainer, act: Callable[[], None]) -> None:
+    """Call something once the ranks can talk, and before loggers, callbacks and the data are set up."""
+    connect = trainer.strategy.setup_environment
+
+    def connect_and_act() -> None:
+        connect()
+        act()
+
+    trainer.strategy.setup_environment = connect_and_act  # type: ignore[method-assign]
 
 
 def has_batches_behind(trainer: Trainer) -> bool:

@@ -14,6 +14,8 @@ from callbacks.run.shutdown import detach_launcher, save_last
 from mambaeye.batch import CanvasBatch, GlimpseBatch
 from mambaeye.errors import InputError
 
+OVERFLOWN = torch.finfo(torch.float32).max ** 0.5  # the square of such a weight is no float32
+
 log = logging.getLogger(__name__)
 
 
@@ -34,7 +36,8 @@ class NonFiniteGuard(Callback):
     """Skips optimizer steps with a loss or gradient that is not finite, on all ranks; stops after some in a row.
 
     A skipped step changes neither weights nor the optimizer's moments; the schedule goes on. What is skipped is
-    reported with the step and this rank's sample keys.
+    reported with the step and this rank's sample keys. Weights that have overflowed end the run at once, and are not
+    saved: no sample is to blame then, and no later step is finite.
 
     Args:
         last_checkpoint: Path of the checkpoint that is saved before the run stops.
@@ -79,6 +82,8 @@ class NonFiniteGuard(Callback):
         else:
             self.in_a_row = []
         self.step, self.micro_batches = trainer.global_step, []
+        if self.skip:
+            require_weights(trainer, pl_module)
         if len(self.in_a_row) >= self.patience:
             self._stop(trainer)
 
@@ -101,3 +106,20 @@ class NonFiniteGuard(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.in_a_row = [Skipped(**skipped) for skipped in state_dict["in_a_row"]]
+
+
+def require_weights(trainer: Trainer, pl_module: LightningModule) -> None:
+    """Refuse to go on with weights that have overflowed; the same on every rank, for all have the same weights.
+
+    Raises:
+        InputError: they have.
+    """
+    for name, parameter in pl_module.named_parameters():
+        largest = parameter.detach().abs().amax().item() if parameter.numel() else 0.0
+        if not largest < OVERFLOWN:
+            detach_launcher(trainer)
+            raise InputError(
+                f"the weights have overflowed by optimizer step {trainer.global_step} ({name} has {largest:g}) and are "
+                f"not saved: start again, or from an earlier checkpoint, with a lower --model.optimizer.lr (or "
+                f"weight_decay)"
+            )

@@ -5,7 +5,14 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from callbacks.run.lightning_internals import count_epochs_with_max_steps, epoch_has_ended, reopen_epoch
+from callbacks.run.lightning_internals import (
+    close_epoch,
+    count_epochs_with_max_steps,
+    epoch_had_last_batch,
+    epoch_has_begun,
+    epoch_has_ended,
+    reopen_epoch,
+)
 from mambaeye.contracts import data_of
 
 
@@ -14,8 +21,8 @@ class StopWithinEpoch(Checkpoint):  # which runs after all other callbacks
 
     Lightning ends the epoch in which it stops, and would continue with the next one. Here an epoch that the
     checkpoint says has ended goes on as long as it has batches: those that the data module has left of it, within the
-    limit_train_batches of the run that continues. A stop that is asked for while gradients are being accumulated,
-    which are in no checkpoint, waits for the end of the optimizer step.
+    limit_train_batches of the run that continues; one that has none left within it is over. A stop that is asked for
+    while gradients are being accumulated, which are in no checkpoint, waits for the end of the optimizer step.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -25,8 +32,13 @@ class StopWithinEpoch(Checkpoint):  # which runs after all other callbacks
             count_epochs_with_max_steps(trainer)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if self.fitting and epoch_has_ended(checkpoint) and data_of(trainer).batches_left > 0:
+        if not self.fitting or not epoch_has_begun(checkpoint):
+            return
+        left, ended = data_of(trainer).batches_left, epoch_has_ended(checkpoint)
+        if left > 0 and (ended or epoch_had_last_batch(checkpoint)):
             reopen_epoch(trainer, checkpoint)
+        elif not ended and (left < 0 or (left == 0 and not epoch_had_last_batch(checkpoint))):
+            close_epoch(trainer, checkpoint)  # else Lightning would train on one batch more, or another epoch's
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.step = trainer.global_step

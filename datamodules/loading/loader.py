@@ -18,6 +18,7 @@ from datamodules.views.evaluate import EvaluationCanvases
 from datamodules.views.keys import TRAINING, VALIDATION
 from datamodules.views.train import TrainingSamples
 from mambaeye.batch import CanvasBatch, GlimpseBatch
+from mambaeye.contracts import limited
 from mambaeye.errors import InputError
 
 Batch = TypeVar("Batch")
@@ -101,7 +102,7 @@ class FixedLoader(Waiting):
         self.waited = 0.0
         size, batch_of_all = len(access.index), access.layout.batch_of_all
         complete = -(-size // batch_of_all)
-        self.image_batches = min(limit, complete) if isinstance(limit, int) else int(limit * complete)
+        self.image_batches = limited(complete, limit)
         if not self.image_batches:
             raise InputError(
                 f"{limit} of {complete} batches is less than one: give --trainer.limit_val_batches "

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.storage.commands import end_commands
 from mambaeye.errors import InputError
+from mambaeye.failures import lost_worker
 
 TO_THE_RUN = {signal.SIGTERM, signal.SIGUSR1}
 PATIENCE = 5  # seconds between two checks that the parent is there
@@ -30,7 +31,7 @@ def load(dataset: Dataset[Any], num_workers: int, timeout: float, source: str, *
         settings: of the DataLoader.
 
     Raises:
-        InputError: nothing came for too long.
+        InputError: nothing came for too long; or a worker is gone, and a batch with it.
     """
     loader = DataLoader(
         dataset,
@@ -51,6 +52,10 @@ def load(dataset: Dataset[Any], num_workers: int, timeout: float, source: str, *
             f"no batch of {source} came for {timeout:g} seconds: look after the storage, or set a longer "
             f"--data.loader.timeout"
         ) from None
+    except (ConnectionError, EOFError, FileNotFoundError) as error:  # where a batch's memory was to be fetched
+        if not num_workers or "in DataLoader worker process" in str(error):  # the data set's own
+            raise
+        raise InputError(lost_worker("", "")) from None
 
 
 def begin(worker: int) -> None:

@@ -16,6 +16,8 @@ AXES = 2
 """Axes of an image, and of a position on it: (row, col)."""
 FALLBACK = "sobol"
 """The plan where a policy leads: it spreads evenly after any number of glimpses."""
+TrainScan = str | dict[str, float]
+"""Name or import path of the scan pattern that trajectories follow, or of several, each with its share."""
 
 
 def require_scans(scans: Sequence[str]) -> None:
@@ -32,6 +34,31 @@ def require_scans(scans: Sequence[str]) -> None:
     for scan in scans:
         if scan != POLICY:
             scan_pattern(scan)
+
+
+def require_train_scan(scan: TrainScan) -> None:
+    """Refuse scan patterns that there are not, and shares that are none.
+
+    Raises:
+        InputError: there is no such pattern, or none is given; a share is not positive; POLICY is one of several.
+    """
+    if not scan:
+        raise InputError("data.train_scan is empty: give a scan, or several with their shares, {random: 1, varied: 3}")
+    shares = {scan: 1.0} if isinstance(scan, str) else scan
+    if POLICY in shares and len(shares) > 1:
+        raise InputError(f"data.train_scan has {POLICY} among others: a policy takes all trajectories or none")
+    for name, share in shares.items():
+        if not 0 < share < float("inf"):
+            raise InputError(f"data.train_scan has {name} with share {share}: give shares of more than 0")
+    require_scans([*shares])
+
+
+def draw_scan(scan: TrainScan, rng: np.random.Generator) -> str:
+    """Return the scan pattern that a trajectory follows; of several, one is drawn by their shares."""
+    if isinstance(scan, str):
+        return scan
+    shares = np.array([*scan.values()])
+    return [*scan][rng.choice(len(shares), p=shares / shares.sum())]
 
 
 def without_edge(box: Box, canvas: tuple[int, ...], patch_size: int) -> Box:

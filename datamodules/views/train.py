@@ -12,7 +12,7 @@ from datamodules.transforms.draws import Augmentation
 from datamodules.transforms.images import decode_image, fit_on_canvas
 from datamodules.transforms.mixing import Mixing, cutmix, mixup
 from datamodules.views.keys import draw_seed
-from datamodules.views.plan import AXES, plan, ratio_of_plan
+from datamodules.views.plan import AXES, TrainScan, draw_scan, plan, ratio_of_plan
 from datamodules.views.samples import row_of, scene_of
 from mambaeye.batch import CANVAS, POLICY, CanvasBatch, GlimpseBatch, Takes
 from mambaeye.errors import InputError
@@ -116,19 +116,20 @@ class TrainingGlimpses:
 
     view: TrainView
     patch_size: int
-    scan: str = "random"
-    """Scan pattern of the trajectories."""
+    scan: TrainScan = "random"
+    """Scan pattern of the trajectories, or several with their shares."""
 
     def sample(self, raw: RawSample, rng: np.random.Generator, partner: Partner, side: int = 0) -> GlimpseBatch:
         """Return the sample of an image; see TrainingSamples. The side is drawn for each image."""
         view, patch_size = self.view, self.patch_size
         image = compose(view, raw, draw_side(view, rng), rng, partner)
         area = draw_area(view, image, patch_size, rng)
-        positions = plan(self.scan, area, patch_size, view.num_glimpses, rng)
+        scan = draw_scan(self.scan, rng)
+        positions = plan(scan, area, patch_size, view.num_glimpses, rng)
         return GlimpseBatch(
             torch.from_numpy(cut_patches(image.canvas, positions, patch_size)),
             torch.from_numpy(positions),
-            ratio_of_plan(self.scan, positions, image.box, patch_size),
+            ratio_of_plan(scan, positions, image.box, patch_size),
             *row_of(raw.key, True, raw.label, image.partner_label, image.label_share),
         )
 
@@ -177,13 +178,15 @@ class TrainingCanvases:
         return CanvasBatch(scene, torch.zeros(num_glimpses), *row_of(key, False), 0)
 
 
-def training_samples(view: TrainView, patch_size: int, scan: str, takes: Takes, has_policy: bool) -> TrainingSamples:
+def training_samples(
+    view: TrainView, patch_size: int, scan: TrainScan, takes: Takes, has_policy: bool
+) -> TrainingSamples:
     """Return what makes training samples: glimpses, unless the encoder takes canvases or a policy is to see them.
 
     Args:
         view: how training looks at an image.
         patch_size: side of a glimpse in pixels.
-        scan: name or import path of a scan pattern, or POLICY.
+        scan: name or import path of a scan pattern, or of several with their shares; or POLICY.
         takes: what the encoder takes.
         has_policy: whether the model has a policy.
 

@@ -19,6 +19,7 @@ from torch.quasirandom import SobolEngine
 from mambaeye.batch import CANVAS, POLICY
 from mambaeye.errors import InputError
 from mambaeye.geometry.box import Box, start_range
+from mambaeye.geometry.lattice_paths import lattice_path
 from mambaeye.geometry.orders import (
     Order,
     centre_out,
@@ -32,6 +33,8 @@ from mambaeye.geometry.orders import (
     row_snake,
     spiral,
 )
+
+SHARES = (0.25, 0.15)  # of random and Sobol trajectories among varied ones
 
 
 class Scan(Protocol):
@@ -76,6 +79,19 @@ def random_grid(box: Box, patch_size: int, num_glimpses: int, rng: np.random.Gen
     return positions
 
 
+def varied(box: Box, patch_size: int, num_glimpses: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw a path from a wide family, a new one every time: what to train on for any scan to work.
+
+    25% are random, 15% Sobol, and the others paths over lattices; see lattice_paths.
+    """
+    kind = rng.random()
+    if kind < SHARES[0]:
+        return random(box, patch_size, num_glimpses, rng)
+    if kind < sum(SHARES):
+        return sobol(box, patch_size, num_glimpses, rng)
+    return lattice_path(box, patch_size, num_glimpses, rng)
+
+
 def on_grid(order: Order, box: Box, patch_size: int, num_glimpses: int, rng: np.random.Generator) -> np.ndarray:
     """Visit the grid in that order, begun again when it runs out."""
     starts = grid(box, patch_size)
@@ -105,6 +121,7 @@ SCANS: dict[str, Scan] = {
     "sobol": sobol,
     "coarse_to_fine": partial(on_grid, coarse_to_fine),
     "centre_out": partial(on_grid, centre_out),
+    "varied": varied,
 }
 
 

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mambaeye.atomic import atomic_write
@@ -15,7 +13,7 @@ from mambaeye.checkpoints import encoder_of, read_checkpoint
 from mambaeye.encoders.base import Encoder, PublishedWeights
 from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.errors import InputError
-from mambaeye.plain_files import UnreadableError, load_plain
+from mambaeye.weights.tensor_files import read_tensors, save_safetensors
 
 SHOWN_DIFFERENCES = 8
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -82,9 +80,7 @@ def save(encoder: Encoder, folder: str | Path) -> None:
 
     Each file is written beside and renamed: a kill leaves the old file or the new one.
     """
-    tensors = {name: tensor.detach().contiguous() for name, tensor in encoder.state_dict().items()}
-    with atomic_write(Path(folder) / WEIGHTS) as partial:
-        save_file(tensors, partial)
+    save_safetensors(Path(folder) / WEIGHTS, encoder.state_dict())
     with atomic_write(Path(folder) / CONFIG) as partial:
         partial.write_text(json.dumps(encoder.description(), indent=1) + "\n")
 
@@ -195,43 +191,6 @@ def download(address: str) -> Path:
         return Path(hf_hub_download(parts["repo_id"], parts["filename"], revision=parts["revision"]))
     except (EntryNotFoundError, HfHubHTTPError, HFValidationError) as error:
         raise InputError(f"{address} cannot be had: {str(error).strip().splitlines()[0]}") from None
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read the state dict in a .safetensors or .pt file or a checkpoint, without executing anything that it holds.
-
-    Raises:
-        InputError: the file is missing, damaged, or holds something else.
-    """
-    return tensors_in(read_content(path), path)
-
-
-def read_content(path: Path) -> Any:
-    """Read all of a .safetensors or .pt file or a checkpoint, without executing anything that it holds.
-
-    Raises:
-        InputError: the file is missing, damaged, or holds something else than tensors and plain containers.
-    """
-    try:
-        return load_file(path) if path.suffix == ".safetensors" else load_plain(path)
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist: give the path of a weights file") from None
-    except (UnreadableError, SafetensorError, OSError) as error:
-        raise InputError(f"{path} is not a file of plain tensors (damaged, or not weights): {error}") from None
-
-
-def tensors_in(content: object, path: Path) -> dict[str, Tensor]:
-    """Return the state dict that a file's content is, or has among other things as Lightning's checkpoints do.
-
-    Raises:
-        InputError: there is none.
-    """
-    state = content["state_dict"] if isinstance(content, dict) and "state_dict" in content else content
-    if not isinstance(state, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
-    ):
-        raise InputError(f"{path} is not a plain state dict of tensors: give a published mambaeye_*.pt")
-    return state
 
 
 def load_matching(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:

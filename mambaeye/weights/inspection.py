@@ -19,11 +19,9 @@ from mambaeye.weights.files import (
     encoder_tensors,
     local_path,
     published_in,
-    read_content,
     read_description,
-    read_tensors,
-    tensors_in,
 )
+from mambaeye.weights.tensor_files import read_content, read_tensors, tensors_in
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,154 @@
+"""Paths over lattices, drawn from a wide family: all of the scan varied that is neither random nor Sobol.
+
+A lattice has a pitch of half a glimpse to one and a half, and is shifted against the box, so that it is never the grid
+that other scans visit. One path over it is drawn: sweeps, a walk, rings, a stride or any order; it begins again when it
+runs out.
+"""
+
+from collections.abc import Callable
+from math import gcd, pi, prod
+
+import numpy as np
+
+from mambaeye.geometry.box import Box, start_range
+from mambaeye.geometry.orders import back_and_forth, numbered
+
+PITCH = (0.5, 1.5)  # in glimpses
+SHIFT = (0.1, 0.5)  # in pitches, either way; less might be the grid
+
+Path = Callable[[tuple[int, ...], np.random.Generator], np.ndarray]
+"""A lattice's sides -> a drawn order of its points, numbered with the last axis fastest: (prod(sides),) integers."""
+
+
+def lattice_path(box: Box, patch_size: int, num_glimpses: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw a lattice and a path over it, and return the first positions: (num_glimpses, K) int32.
+
+    Args:
+        box: K axes.
+        patch_size: side of a glimpse in pixels.
+        num_glimpses: at least 0.
+        rng: decides everything.
+    """
+    path = PATHS[rng.choice(len(PATHS), p=SHARES)]
+    starts = lattice(box, patch_size, path is walk, rng)
+    order = path(starts.shape[:-1], rng)
+    positions: np.ndarray = starts.reshape(-1, box.axes)[np.resize(order, num_glimpses)]
+    return positions
+
+
+def lattice(box: Box, patch_size: int, even: bool, rng: np.random.Generator) -> np.ndarray:
+    """Draw evenly spaced starts: (points along every axis..., K) int32.
+
+    They lie at the drawn pitch, or the nearest that divides the axis, shifted by the drawn part of it; where they leave
+    the box they are moved back to its edge. An axis without room has one.
+
+    Args:
+        box: K axes.
+        patch_size: side of a glimpse in pixels.
+        even: take an even number of points along every axis that has room.
+        rng: decides the pitch and the shift.
+    """
+    first, last = start_range(box, patch_size)
+    pitch = patch_size * rng.uniform(*PITCH)
+    shifts = rng.uniform(*SHIFT, box.axes) * rng.choice((-1, 1), box.axes)
+    axes = []
+    for low, room, shift in zip(first.tolist(), (last - first).tolist(), shifts.tolist(), strict=True):
+        steps = max(round(room / pitch), min(room, 1))
+        steps += even and room > 0 and steps % 2 == 0
+        places = (np.arange(steps + 1) + shift) * (room / max(steps, 1))
+        axes.append(low + np.clip(np.rint(places), 0, room).astype(np.int32))
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+
+
+def shuffled(sides: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Draw any order."""
+    return rng.permutation(prod(sides))
+
+
+def strides(sides: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Draw a first point and a stride, the next that meets every point, and go on by number around and around."""
+    points = prod(sides)
+    first, stride = rng.integers(points, size=2).tolist()
+    while gcd(stride, points) != 1:
+        stride += 1
+    return (first + stride * np.arange(points)) % points
+
+
+def sweeps(sides: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Order line by line: along an axis, either way, or at any angle, with or without turning back at a line's end."""
+    axes = len(sides)
+    directions = np.linalg.qr(rng.standard_normal((axes, axes))).Q  # any orthonormal ones
+    if rng.random() < 0.5:  # axes instead
+        directions = np.eye(axes)[rng.permutation(axes)] * rng.choice((-1, 1), (axes, 1))
+    turns = rng.random() < 0.5
+    *across, along = directions @ centred(sides)  # (points,) each
+    lines = [np.rint(distance).astype(np.int64) for distance in across]
+    if turns:
+        along = np.where(sum(lines, np.int64(0)) % 2, -along, along)
+    return np.lexsort((along, *lines[::-1]))  # the last key counts most
+
+
+def rings(sides: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Order in rings one pitch wide around a drawn centre, inwards or outwards, each from a drawn angle on.
+
+    In more axes than two these are shells.
+    """
+    axes = len(sides)
+    offset = centred(sides) - (rng.random((axes, 1)) - 0.5) * np.reshape(sides, (axes, 1))
+    turn, (outwards, clockwise) = rng.uniform(0, 2 * pi), rng.choice((-1, 1), 2)
+    shell = np.floor(np.sqrt(np.square(offset).sum(axis=0)))
+    angle = (clockwise * np.arctan2(offset[-1], offset[-min(axes, 2)]) + turn) % (2 * pi)
+    return np.lexsort((angle, outwards * shell))
+
+
+def walk(sides: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Draw a walk over every point, each step to a neighbour, with few turns or many, from any point on.
+
+    In rows and columns, of even numbers, it goes around a random tree (see around_tree) and ends beside its first
+    point; in more axes every second frame goes the same way back. Of a single line there is only the way along it.
+    """
+    *frames, rows, cols = (1, *sides)
+    if min(rows, cols) == 1:
+        return back_and_forth(numbered(*sides))
+    plane = around_tree(rows // 2, cols // 2, rng.random(), rng)
+    plane = numbered(rows, cols)[:: rng.choice((-1, 1)), :: rng.choice((-1, 1))].ravel()[plane]
+    plane = np.roll(plane, rng.integers(len(plane)))[:: rng.choice((-1, 1))]
+    return back_and_forth(numbered(prod(frames), rows * cols)[:, plane])
+
+
+def around_tree(rows: int, cols: int, upwards: float, rng: np.random.Generator) -> np.ndarray:
+    """Draw a tree of blocks of 2 x 2 points, and go once around it: (4 * rows * cols,) integers, a closed walk.
+
+    Every block but the first hangs on the one above it or on its left, so that the blocks form a tree whatever is
+    drawn. A walk that keeps the tree at its right hand meets each point once: it enters the next block where the two
+    hang together, and otherwise goes on to its own next point, clockwise.
+
+    Args:
+        rows: of blocks.
+        cols: of blocks.
+        upwards: probability that a block hangs on the one above it, where there are both; 0 and 1 give straight lines.
+        rng: decides the tree.
+    """
+    above = rng.random((rows, cols)) < upwards
+    above[:, 0], above[0] = True, False  # the first row hangs on its left, the first column on what is above
+    left = ~above
+    left[0, 0] = False
+    below, right = np.zeros_like(above), np.zeros_like(above)
+    below[:-1], right[:, :-1] = above[1:], left[:, 1:]
+    width = 2 * cols
+    following = numbered(2 * rows, width)
+    following[::2, ::2] += np.where(above, -width, 1)
+    following[::2, 1::2] += np.where(right, 1, width)
+    following[1::2, 1::2] += np.where(below, width, -1)
+    following[1::2, ::2] += np.where(left, -1, -width)
+    after, point = following.ravel().tolist(), 0
+    return np.array([point := after[point] for _ in after])
+
+
+def centred(sides: tuple[int, ...]) -> np.ndarray:
+    """Return the points' places, in pitches from the middle: (K, points) float64."""
+    return np.indices(sides).reshape(len(sides), -1) - (np.reshape(sides, (-1, 1)) - 1) / 2
+
+
+PATHS: tuple[Path, ...] = (sweeps, walk, shuffled, rings, strides)
+SHARES = np.array([20, 15, 10, 8, 7]) / 60
