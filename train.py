@@ -1,10 +1,10 @@
 """MambaEye on the command line: python train.py {fit,validate,test,predict} --help"""
 
+import logging
 import os
 import sys
 import warnings
-from inspect import isabstract
-from itertools import pairwise
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
@@ -13,16 +13,20 @@ from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
 
 import mambaeye.encoders
 import mambaeye.policies  # noqa: F401  # both define what the command line finds by class name
+from callbacks.reports.class_report import ClassReport
+from callbacks.reports.confident_mistakes import ConfidentMistakes
+from callbacks.reports.console import ConsoleLines
 from callbacks.reports.curve_records import CurveRecords
 from callbacks.reports.film_strip import FilmStrip
 from callbacks.reports.glimpse_axis import GlimpseAxis
 from callbacks.reports.prediction_writer import PredictionWriter
+from callbacks.reports.run_description import RunDescription
+from callbacks.reports.run_page import RunPage
 from callbacks.reports.scan_diagnosis import ScanDiagnosis
-from callbacks.reports.tensorboard import raise_refusals_once
+from callbacks.reports.tensorboard import logger_of, raise_refusals_once
 from callbacks.reports.throughput import Throughput
 from callbacks.reports.training_curves import TrainingCurves
 from callbacks.reports.validation_figures import ValidationFigures
@@ -30,10 +34,12 @@ from callbacks.reports.validation_report import ValidationReport
 from callbacks.run.agreement import require_free_port
 from callbacks.run.checkpointing import AtomicCheckpointIO, StepCheckpoint
 from callbacks.run.config_file import ConfigFile
+from callbacks.run.continuation import Continuation
 from callbacks.run.directory import (
     checkpoint_dir,
     default_run_dir,
     find_checkpoint,
+    forget_failed_start,
     last_checkpoint,
     make_run_dir,
     print_rank_zero,
@@ -45,22 +51,20 @@ from callbacks.run.preemption import Preemption
 from callbacks.run.preflight import Preflight
 from callbacks.run.stops import StopWithinEpoch
 from datamodules.datamodule import ShardDataModule
+from datamodules.packing.folder import class_names
 from mambaeye.checkpoints import command_line_defaults, shards_of
-from mambaeye.configurable import Configurable
-from mambaeye.encoders.base import Encoder
+from mambaeye.command_line.differences import LINKS, differing, refuse_foreign_scans, require_shards
+from mambaeye.command_line.help import COMMON, FULL_HELP, OVERVIEW
+from mambaeye.command_line.parser import Parser
+from mambaeye.command_line.run_config import changes, run_config, without_repeats
+from mambaeye.command_line.values import refuse_values
+from mambaeye.command_line.words import require_command, require_configs, split_images
 from mambaeye.encoders.mambaeye import MambaEye
-from mambaeye.errors import InputError
-from mambaeye.failures import in_one_sentence
+from mambaeye.errors import InputError, mistake_in
+from mambaeye.failures import first_line, in_one_sentence
 from mambaeye.module import ClassifierModule
-from mambaeye.policies.base import Policy
-from mambaeye.saved_values import shown
 
-# numbers that two sides need are stated once: where the encoder gets them from
-LINKS = {
-    "data.num_classes": "model.encoder.init_args.num_classes",
-    "data.patch_size": "model.encoder.init_args.patch_size",
-}
-ALWAYS = (Preflight, GlimpseAxis, StopWithinEpoch)
+ALWAYS = (Preflight, GlimpseAxis, RunDescription, StopWithinEpoch, Continuation, ConsoleLines)
 # warnings that nobody who runs this can act on: Lightning's use of other libraries, and what every continued run does
 NOT_FOR_USERS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
@@ -68,27 +72,21 @@ NOT_FOR_USERS = (
     r"The dirpath has changed from",
     r"Checkpoint directory .* exists and is not empty",
 )
-TYPES: dict[str, type[Configurable]] = {"encoder": Encoder, "policy": Policy}  # which --model.NAME takes by class name
-SCANS = ("data.scans", "data.train_scan")
 PRODUCTS = {"high": "TF32", "medium": "bf16"}  # what float32 matrices are multiplied in, by torch's names
-IMAGES = "--data.images"
-# the shards that a command reads, and what it does there
-READS = {
-    "fit": {"data.train_shards": "trained", "data.val_shards": "validated"},
-    "validate": {"data.val_shards": "validated"},
-    "test": {"data.val_shards": "validated"},
-    "predict": {},
-}
 # those that a flag or a config may set, as Lightning calls them one after the other: records have what others log
 REPORTS = {
     "training_curves": TrainingCurves,
     "throughput": Throughput,
     "figures": ValidationFigures,
     "film_strip": FilmStrip,
+    "classes": ClassReport,
+    "mistakes": ConfidentMistakes,
     "diagnosis": ScanDiagnosis,
     "report": ValidationReport,
     "records": CurveRecords,
+    "page": RunPage,
 }
+ADVERTISED = ("litlogger", "TPU available")  # of Lightning's own lines on the console
 
 
 class MambaEyeCLI(LightningCLI):
@@ -101,20 +99,26 @@ class MambaEyeCLI(LightningCLI):
     def __init__(self, words: list[str]) -> None:
         """Run a command line, given without the program's name."""
         self.words = words
-        super().__init__(
-            ClassifierModule,
-            ShardDataModule,
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            save_config_callback=ConfigFile,
-            trainer_defaults={"callbacks": [callback() for callback in ALWAYS]},
-            args=words,
-        )
+        self.new_run: str | None = None  # directory that was made for it
+        try:
+            super().__init__(
+                ClassifierModule,
+                ShardDataModule,
+                seed_everything_default=0,
+                parser_class=Parser,
+                auto_configure_optimizers=False,
+                save_config_callback=ConfigFile,
+                trainer_defaults={"callbacks": [callback() for callback in ALWAYS]},
+                args=words,
+            )
+        except BaseException:
+            if self.new_run is not None:
+                forget_failed_start(self.new_run)
+            raise
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # it is static, and knows no command line
-        """Return the command that is given alone, if one is: a parser for each of the four takes half a second."""
-        commands = super().subcommands()
-        return {name: left for name, left in commands.items() if name in self.words[:1]} or commands
+        """Return the command that is given alone: a parser for each of the four takes half a second."""
+        return {name: left for name, left in super().subcommands().items() if name == self.words[0]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
@@ -170,13 +174,23 @@ class MambaEyeCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse twice: to see which config and checkpoint are meant, then with the defaults that follow from them."""
-        refuse_unknown_classes(self.words)
         given, images = split_images(self.words)
-        first = parser.parse_args([word for word in given if not word.startswith("--print_config")])
-        command = first.subcommand
-        asked = first[command]
+        command = given[0]
+        if FULL_HELP in given:
+            given = [command, "--help"]
+        else:
+            vars(self._parser(command))["command"] = command  # its help is brief
+        require_configs(given)
+        asked = self._asked(given)
+        refuse_values(asked)
         run_dir = asked.run_dir or default_run_dir(asked.config or (), asked.ckpt_path)
         ckpt_path = find_checkpoint(command, run_dir, asked.ckpt_path, asked.model.init_from is not None)
+        own = run_config(run_dir, asked, ckpt_path) if command == "fit" else None
+        if own:
+            given = [command, f"--config={own}", f"--run_dir={run_dir}", *given[1:]]
+            asked = self._asked(given)
+            print_rank_zero(f"fit takes {own}, and what flags say otherwise")
+        refuse_values(asked)
         saved, shards = {}, {}
         if ckpt_path:
             checkpoint = read_usable(ckpt_path)
@@ -185,6 +199,8 @@ class MambaEyeCLI(LightningCLI):
             shards = shards_of(checkpoint)
             require_shards(command, shards, asked)
             print_rank_zero(f"{command} takes {ckpt_path}, saved after {checkpoint['global_step']} optimizer steps")
+        if asked.data.folder and not ckpt_path and command != "predict":
+            saved = {"data.num_classes": len(class_names(asked.data.folder))}
         defaults = {"run_dir": run_dir, "ckpt_path": ckpt_path, "weights_only": True}
         if command in ("validate", "test"):
             defaults["verbose"] = False  # Lightning's own table; ours has every step
@@ -193,17 +209,30 @@ class MambaEyeCLI(LightningCLI):
         self._parser(command).set_defaults(saved | defaults)
         self.config = parser.parse_args(given)
         config = self.config[command]
+        config.trainer.callbacks = without_repeats(config.trainer.callbacks)
         config.data.images = images or config.data.images
         config.ckpt_path = ckpt_path
         if ckpt_path:
             config.model.init_from = None  # the checkpoint has the weights
-            print_differences(saved | {name: was for name, was in shards.items() if asked[name] is not None}, config)
+            before = saved | {name: was for name, was in shards.items() if asked[name] is not None}
+            lines = [line for name, was in before.items() for line in differing(name, was, config.get(name))]
+            print_list("not as in the checkpoint, and as said now:", lines)
+            if own:
+                more = set(changes(own, self._parser(command), config)) - set(lines)
+                print_list(f"not as in {own}, and as said now:", more)
+
+    def _asked(self, given: list[str]) -> Namespace:
+        """Return what the words say, before a checkpoint's values are known."""
+        words = [word for word in given if not word.startswith("--print_config")]
+        asked: Namespace = self.parser.parse_args(words)[given[0]]
+        return asked
 
     def _parse_ckpt_path(self) -> None:
         """Leave out Lightning's own reading of a checkpoint's sizes, which overrules flags; see parse_arguments."""
 
     def before_instantiate_classes(self) -> None:
-        make_run_dir(self.config[self.subcommand].run_dir)
+        run_dir = self.config[self.subcommand].run_dir
+        self.new_run = run_dir if make_run_dir(run_dir) else None
         precision = self.config[self.subcommand].float32_matmul_precision
         torch.set_float32_matmul_precision(precision)
         if precision in PRODUCTS:
@@ -213,19 +242,22 @@ class MambaEyeCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config[self.subcommand]
-        if config.trainer.logger is None and self.subcommand == "fit":
-            kwargs["logger"] = TensorBoardLogger(config.run_dir, name="", version="", default_hp_metric=False)
-        elif config.trainer.logger is None:  # others log at step 0, and TensorBoard would drop the fit's curves for it
-            kwargs["logger"] = False
+        if config.trainer.logger is None:
+            kwargs["logger"] = logger_of(str(self.subcommand), config.run_dir)
+        if config.trainer.enable_progress_bar is None and not sys.stdout.isatty():
+            kwargs["enable_progress_bar"] = False  # a file or a pipe gets whole lines instead
         plugins = self.config_init[self.subcommand].trainer.plugins or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
-        trainer = super().instantiate_trainer(**kwargs)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except ValueError as error:  # of an argument, in Lightning's words
+            raise InputError(f"the trainer's arguments cannot be: {first_line(str(error))}") from None
         require_free_port(trainer)
         return trainer
 
     def before_fit(self) -> None:
         OneWriter(self.trainer, "fit", self.config["fit"].ckpt_path)
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # which Lightning declares nowhere
             if isinstance(callback, Preemption):
                 callback.watch(self.trainer)
 
@@ -233,90 +265,15 @@ class MambaEyeCLI(LightningCLI):
         OneWriter(self.trainer, "predict", self.config["predict"].ckpt_path)
 
 
-def split_images(words: list[str]) -> tuple[list[str], list[str]]:
-    """Split off --data.images and the words after it, which a shell makes of a pattern: (other words, these)."""
-    if IMAGES not in words:
-        return words, []
-    start = words.index(IMAGES) + 1
-    end = next((place for place, word in enumerate(words) if place >= start and word.startswith("-")), len(words))
-    paths = words[start:end]
-    if len(paths) == 1 and paths[0].startswith("["):  # is a list already
-        return words, []
-    return words[: start - 1] + words[end:], paths
+def is_for_users(record: logging.LogRecord) -> bool:
+    """Tell whether a line of Lightning's log is neither an advertisement nor of hardware that nobody asked for."""
+    return not any(word in record.getMessage() for word in ADVERTISED)
 
 
-def refuse_unknown_classes(words: list[str]) -> None:
-    """Refuse a class name after --model.encoder or --model.policy that no class has, and say which names there are.
-
-    Raises:
-        InputError: there is one.
-    """
-    pairs = [word.partition("=")[::2] for word in words] + [*pairwise(words)]
-    for kind, base in TYPES.items():
-        known = ["null", *(found.__name__ for found in base.defined_subclasses() if not isabstract(found))]
-        for flag, name in pairs:
-            if flag == f"--model.{kind}" and name.isidentifier() and name not in known:
-                raise InputError(
-                    f"no {kind} is called {name!r}: choose one of {', '.join(known[1:])}, or give an import path"
-                )
-
-
-def refuse_foreign_scans(saved: dict[str, Any], asked: Namespace) -> None:
-    """Refuse scans that a checkpoint names by import path, unless flags or a config do: a file must not import code.
-
-    Raises:
-        InputError: it names one.
-    """
-    for name in SCANS:
-        value = saved.get(name, ())
-        scans = [value] if isinstance(value, str) else [*value]  # of shares by scan, the scans
-        foreign = [scan for scan in scans if "." in scan and scan not in asked[name]]
-        if foreign:
-            del saved[name]
-            raise InputError(
-                f"the checkpoint's {name} is {foreign[0]}, code outside the project: give it with --{name}"
-            )
-
-
-def require_shards(command: str, shards: dict[str, Any], asked: Namespace) -> None:
-    """Require that flags or a config say where shards are, if a checkpoint's run had others than the embedded digits.
-
-    Raises:
-        InputError: they do not.
-    """
-    missing = {
-        name: f"{did} on {shown(shards[name])}"
-        for name, did in READS[command].items()
-        if shards[name] is not None and asked[name] is None
-    }
-    if missing:
-        raise InputError(
-            f"the checkpoint was {' and '.join(missing.values())}, and a file does not say what is read: "
-            f"give --{' and --'.join(missing)}, or the run's --config"
-        )
-
-
-def print_differences(saved: dict[str, Any], config: Namespace) -> None:
-    """Print every argument that flags or a config give another value than the checkpoint has, side by side."""
-    lines = []
-    for name, value in saved.items():
-        before, now = leaves(name, value), leaves(name, config.get(name))
-        for key in before.keys() & now.keys() - set(LINKS.values()):
-            if before[key] != now[key]:
-                lines.append(f"  {key.replace('.init_args', '')}: {shown(before[key])} -> {shown(now[key])}")
-    if lines:
-        print_rank_zero("\n".join(["not as in the checkpoint, and as said now:", *sorted(lines)]))
-
-
-def leaves(name: str, value: Any) -> dict[str, Any]:
-    """Return the plain values below an argument, by their full names, however they were written down or parsed."""
-    if isinstance(value, Namespace):
-        value = value.as_dict()
-    if isinstance(value, dict):
-        return {key: leaf for inner in value for key, leaf in leaves(f"{name}.{inner}", value[inner]).items()}
-    if name.endswith(".class_path"):  # the same class may go by several paths
-        value = value.rpartition(".")[2]
-    return {name: list(value) if isinstance(value, tuple) else value}
+def print_list(title: str, lines: Iterable[str]) -> None:
+    """Print lines below a title, if there are any."""
+    if listed := sorted(lines):
+        print_rank_zero("\n".join([title, *listed]))
 
 
 def main(args: list[str] | None = None) -> None:
@@ -326,12 +283,21 @@ def main(args: list[str] | None = None) -> None:
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     for message in NOT_FOR_USERS:
         warnings.filterwarnings("ignore", message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_for_users)
     raise_refusals_once()
+    words = sys.argv[1:] if args is None else args
+    if not words or words[0] in ("-h", "--help"):
+        print(OVERVIEW, end="")
+        return
     try:
+        require_command(words, COMMON)
         with in_one_sentence():
-            MambaEyeCLI(sys.argv[1:] if args is None else args)
-    except (InputError, MisconfigurationException) as error:
-        sentence = str(error).rpartition("InputError: ")[2].strip()  # of a loader worker's error, its last line
+            MambaEyeCLI(words)
+    except (ValueError, MisconfigurationException) as error:
+        mistake = error if isinstance(error, MisconfigurationException) else mistake_in(error)
+        if mistake is None:
+            raise
+        sentence = str(mistake).rpartition("InputError: ")[2].strip()  # of a loader worker's error, its last line
         sys.exit(f"error: {sentence}")
 
 

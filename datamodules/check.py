@@ -14,8 +14,8 @@ from datamodules.shards.index import (
     ShardIndex,
     header_matches,
     read_index,
-    scan_shard,
 )
+from datamodules.shards.scan import scan_shard
 from datamodules.transforms.headers import MAX_PIXELS, PixelLimit
 from datamodules.transforms.images import decode_image
 from mambaeye.errors import InputError

@@ -1,22 +1,25 @@
 """The LightningDataModule: which shards are streamed or files opened, and how they become batches for the model."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.digits import ensure_digits
 from datamodules.files import FoundFiles, find_images
 from datamodules.loading.config import LoaderConfig
 from datamodules.loading.files import FileLoader
 from datamodules.loading.loader import NO_EPOCH, EpochLoader, FixedLoader, ShardAccess
+from datamodules.shards.classes import relabel, require_count
 from datamodules.shards.index import ShardIndex
-from datamodules.shards.locate import open_split
 from datamodules.shards.order import LoaderLayout, batches_of
 from datamodules.shards.sorting import class_sorted
+from datamodules.splits import Splits
 from datamodules.views.evaluate import EvaluateView, EvaluationCanvases, evaluation_conditions, require_resolutions
 from datamodules.views.plan import AXES, TrainScan, require_scans, require_train_scan
 from datamodules.views.predict import FileCanvases, PredictView
@@ -32,13 +35,17 @@ class ShardDataModule(LightningDataModule):
     """Streams WebDataset shards as glimpses or canvases; for prediction, opens image files. See contracts.DataSpec.
 
     Args:
+        folder: Your own pictures: a folder with a folder of pictures for each class, or with train/ and val/ that have
+            such. Packed into data_dir on first use, and again when files have changed. Without val/, a tenth of each
+            class is held out for validation. In place of the shards.
         train_shards: Training shards: a folder or URL with their index.json, a brace pattern of paths or URLs, or a
             pipe: command; null for the embedded digits.
         val_shards: Validation shards, likewise.
         train_index: Path or URL of the training shards' index.json, if it is not beside them.
         val_index: Path or URL of the validation shards' index.json, if it is not beside them.
-        data_dir: Folder that the embedded digits are packed into on first use.
-        num_classes: Number of classes, as in the index's class list; the encoder's head takes it from here.
+        data_dir: Folder that the embedded digits, or your own pictures, are packed into on first use.
+        num_classes: Number of classes, as in the index's class list; the encoder's head takes it from here. Of folder's
+            pictures they are counted.
         patch_size: Side of a glimpse in pixels; the encoder takes it from here.
         train_scan: Scan pattern of training trajectories: a name in docs/scans.md, or the import path of a function;
             several with their shares, as "{random: 1, varied: 3}", are drawn by trajectory; "policy" leaves them to
@@ -56,6 +63,7 @@ class ShardDataModule(LightningDataModule):
 
     def __init__(
         self,
+        folder: str | None = None,
         train_shards: str | None = None,
         val_shards: str | None = None,
         train_index: str | None = None,
@@ -77,18 +85,13 @@ class ShardDataModule(LightningDataModule):
         self.save_hyperparameters(ignore=["images", "predict"], logger=False)  # of one prediction, not of a run
         # plain containers, so that a checkpoint loads with weights_only=True
         self.hparams.update(train=asdict(train), evaluate=asdict(evaluate), loader=asdict(loader))
+        shards, index = {"train": train_shards, "val": val_shards}, {"train": train_index, "val": val_index}
+        self.splits = Splits(folder, shards, index, Path(data_dir))
         train.require_room(patch_size)
         predict.require_room(patch_size)
         require_resolutions(resolutions, patch_size)
         require_scans(scans)
         require_train_scan(train_scan)
-        embedded = Path(data_dir) / "digits"
-        self.embedded = embedded
-        self.on_digits = {split for split, given in (("train", train_shards), ("val", val_shards)) if given is None}
-        self.shards = {
-            "train": (train_shards or str(embedded / "train"), train_index),
-            "val": (val_shards or str(embedded / "val"), val_index),
-        }
         self.indices: dict[str, ShardIndex] = {}  # of the splits that the stage needs
         self.num_classes, self.patch_size, self.axes, self.seed = num_classes, patch_size, AXES, seed
         self.train_scan, self.resolutions, self.scans = train_scan, resolutions, scans
@@ -104,12 +107,11 @@ class ShardDataModule(LightningDataModule):
         self.loader_state: dict[str, Any] = dict(NO_EPOCH)  # of the run that is continued
 
     def prepare_data(self) -> None:
-        """Pack the embedded digits if the stage reads them and they are not there."""
+        """Pack your own pictures, or the embedded digits, if the stage reads them and they are not packed yet."""
         reads = {"train", "val"}
         if self.trainer and self.trainer.state.fn != TrainerFn.FITTING:
             reads = set() if self.trainer.predicting else {"val"}
-        if reads & self.on_digits:
-            ensure_digits(self.embedded)
+        self.splits.prepare(reads, self.loader)
 
     def setup(self, stage: str) -> None:
         """Open the indices that the stage needs, or find the files to predict.
@@ -120,6 +122,9 @@ class ShardDataModule(LightningDataModule):
         with on_all_ranks():
             takes, has_policy = self._model.takes, self._model.has_policy
             self.conditions = evaluation_conditions(self.resolutions, self.scans, takes, has_policy)
+            for name, values in (("resolutions", self.resolutions), ("scans", self.scans)):
+                if repeated := [value for value, times in Counter(values).items() if times > 1]:
+                    rank_zero_warn(f"data.{name} has {repeated[0]} more than once: it is measured once")
             if takes == "canvas":
                 self.evaluate = replace(self.evaluate, num_glimpses=1, report_at=())
             if stage == "predict":
@@ -128,6 +133,7 @@ class ShardDataModule(LightningDataModule):
                 self.found = find_images(self.image_paths)
                 return
             if stage == "fit":
+                self.splits.require_both()
                 self.samples = training_samples(self.train, self.patch_size, self.train_scan, takes, has_policy)
                 self._set_accumulation()
                 self._open_index("train")
@@ -135,8 +141,20 @@ class ShardDataModule(LightningDataModule):
             self._open_index("val")
 
     def _open_index(self, split: str) -> None:
-        self.indices[split] = open_split(*self.shards[split], self.num_classes, self.loader.read_limits)
-        self.classes = self.indices.get("train", self.indices[split]).classes
+        index = self.splits.open(split, self.loader.read_limits)
+        if self.classes:  # of the training shards, which were opened before
+            relabel(index, self.classes, "those that are trained on")
+        self.indices[split], self.classes = index, index.classes
+
+    def take_classes(self, classes: Sequence[str]) -> None:
+        """Give labels the meaning that they have for a checkpoint: its class names, in its order.
+
+        Raises:
+            InputError: the shards have other classes.
+        """
+        for index in self.indices.values():
+            relabel(index, classes, "those of the checkpoint")
+            self.classes = index.classes
 
     def _set_accumulation(self) -> None:
         """Tell the trainer how many batches make an optimizer step; Lightning knows no other way."""
@@ -204,6 +222,11 @@ class ShardDataModule(LightningDataModule):
             return 0
         loader = self._epoch_loader(epoch=lambda: self.loader_state["epoch"])
         return limited(len(loader), self._trainer.limit_train_batches) - loader.done
+
+    @property
+    def class_counts(self) -> torch.Tensor:
+        """Return how many training images every class has: (C,) int64."""
+        return torch.from_numpy(self.indices["train"].labels).bincount(minlength=self.num_classes)
 
     @property
     def train_split(self) -> SplitSummary:
@@ -276,7 +299,9 @@ class ShardDataModule(LightningDataModule):
         return FileLoader(files, opener, at_once, self.loader, self._pin_memory)
 
     def _access(self, split: str, layout: LoaderLayout) -> ShardAccess:
-        return ShardAccess(self.indices[split], layout, self._trainer.global_rank, self.loader, self._pin_memory)
+        index = self.indices[split]
+        require_count(index, self.num_classes)  # not at setup: a checkpoint's classes, if there is one, say more
+        return ShardAccess(index, layout, self._trainer.global_rank, self.loader, self._pin_memory)
 
     @property
     def _pin_memory(self) -> bool:

@@ -10,7 +10,9 @@ from filelock import FileLock
 from sklearn.datasets import load_digits
 from webdataset import TarWriter
 
-from datamodules.shards.index import scan_shard, write_index
+from datamodules.shards.index import write_index
+from datamodules.shards.scan import scan_shard
+from mambaeye.atomic import refusals
 
 SPLIT_SEED = 0
 TRAIN_SAMPLES = 1400
@@ -22,20 +24,28 @@ def ensure_digits(folder: Path) -> None:
     """Pack the digits into folder/train (1400) and folder/val (397) unless they are there.
 
     The folder gets its name only when it is complete; what a killed packing left is removed by the next.
+
+    Raises:
+        InputError: the system refuses to write there.
     """
     if folder.exists():
         return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f"{folder.name}.lock")):
-        if folder.exists():  # packed by another process while this one waited
-            return
-        partial = folder.with_name(f"{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        digits = load_digits()
-        numbers = np.random.default_rng(SPLIT_SEED).permutation(len(digits.target))
-        for split, members in (("train", numbers[:TRAIN_SAMPLES]), ("val", numbers[TRAIN_SAMPLES:])):
-            pack_split(partial / split, members, digits.images, digits.target)
-        os.replace(partial, folder)
+    with refusals(folder, ", or choose another --data.data_dir"):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f"{folder.name}.lock")):
+            if not folder.exists():  # else packed by another process while this one waited
+                pack_digits(folder)
+
+
+def pack_digits(folder: Path) -> None:
+    """Pack the digits under a name of their own, and rename them."""
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    digits = load_digits()
+    numbers = np.random.default_rng(SPLIT_SEED).permutation(len(digits.target))
+    for split, members in (("train", numbers[:TRAIN_SAMPLES]), ("val", numbers[TRAIN_SAMPLES:])):
+        pack_split(partial / split, members, digits.images, digits.target)
+    os.replace(partial, folder)
 
 
 def pack_split(folder: Path, members: np.ndarray, scans: np.ndarray, labels: np.ndarray) -> None:

@@ -21,13 +21,13 @@ UNUSABLE = "is damaged or not a checkpoint of a MambaEye run"
 GROUPS = ("train", "evaluate", "loader")
 # the arguments that a checkpoint gives: no source, no folder, nothing that is run
 GIVEN = (
-    *("model.encoder", "model.policy", "model.optimizer", "model.schedule", "model.metrics"),
+    *("model.encoder", "model.policy", "model.optimizer", "model.schedule", "model.balanced", "model.metrics"),
     *("data.num_classes", "data.patch_size", "data.train_scan", "data.resolutions", "data.scans", "data.seed"),
     *(f"data.{group}" for group in GROUPS),
 )
 BASES: dict[str, type[Configurable]] = {"model.encoder": Encoder, "model.policy": Policy}
 # places that it remembers, for messages alone
-SHARDS = ("data.train_shards", "data.val_shards", "data.train_index", "data.val_index")
+SHARDS = ("data.folder", "data.train_shards", "data.val_shards", "data.train_index", "data.val_index")
 PLACES = (*SHARDS, "data.data_dir")
 # version 0.1's flat arguments of the data module -> group and name
 GROUPED = {

@@ -75,6 +75,10 @@ class DataSpec(Protocol):
         """Training batches a process that a continued run has left of the epoch that its checkpoint was saved in."""
 
     @property
+    def class_counts(self) -> Tensor:
+        """(C,) int64: training images of every class; after setup for fit."""
+
+    @property
     def train_split(self) -> SplitSummary: ...
     @property
     def val_split(self) -> SplitSummary: ...
@@ -93,6 +97,9 @@ class DataSpec(Protocol):
     @property
     def evaluation_wait(self) -> float:
         """Seconds that the batches of the last validation took to come."""
+
+    def take_classes(self, classes: Sequence[str]) -> None:
+        """Give labels the meaning that they have for a checkpoint: its class names, in its order; after setup."""
 
     @property
     def skipped_files(self) -> int:

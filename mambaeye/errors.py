@@ -13,6 +13,13 @@ class InputError(ValueError):
     """
 
 
+def mistake_in(error: BaseException | None) -> InputError | None:
+    """Return the InputError that an exception is or was raised from, as where one of several types was tried."""
+    while error is not None and not isinstance(error, InputError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 @contextmanager
 def on_all_ranks() -> Iterator[None]:
     """Raise an InputError of any rank on every rank, so that none waits for one that has ended.

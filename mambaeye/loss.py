@@ -28,6 +28,7 @@ def scheduled_cross_entropy(
     valid: Tensor | None = None,
     partner_labels: Tensor | None = None,
     label_shares: Tensor | None = None,
+    image_weights: Tensor | None = None,
 ) -> Tensor:
     """Return the cross entropy of every step's prediction with its scheduled target, in float32 or wider.
 
@@ -39,11 +40,14 @@ def scheduled_cross_entropy(
         valid: (B,) bool; rows that are False are left out of the mean. All are valid by default.
         partner_labels: (B,) integers, of images that were mixed in: one_hot(y) above becomes a mix of two.
         label_shares: (B,) in [0, 1], share of `labels` in that mix.
+        image_weights: (B,), what every image's loss is multiplied with; see class_weights.
 
     Returns:
         The mean over valid images and T, a scalar; 0 if no image is valid.
     """
     of_image = step_losses(logits, labels, information_ratio, schedule, partner_labels, label_shares).mean(1)  # (B,)
+    if image_weights is not None:
+        of_image = of_image * image_weights
     if valid is None:
         return of_image.mean()
     return (of_image * valid).sum() / valid.sum().clamp(min=1)
@@ -75,6 +79,7 @@ def scheduled_cross_entropy_of_features(
     valid: Tensor | None = None,
     partner_labels: Tensor | None = None,
     label_shares: Tensor | None = None,
+    image_weights: Tensor | None = None,
 ) -> Tensor:
     """Return scheduled_cross_entropy of the head's answers to features, without the logits of all steps at once.
 
@@ -85,7 +90,8 @@ def scheduled_cross_entropy_of_features(
     Args:
         features: (B, T, D).
         head: D -> C, with a bias.
-        labels, information_ratio, schedule, valid, partner_labels, label_shares: as for scheduled_cross_entropy.
+        labels, information_ratio, schedule, valid, partner_labels, label_shares, image_weights: as for
+            scheduled_cross_entropy.
     """
     steps = features.shape[1]
     ratio = information_ratio if schedule == "information_ratio" else torch.ones_like(information_ratio)
@@ -93,6 +99,8 @@ def scheduled_cross_entropy_of_features(
     if partner_labels is None or label_shares is None:
         partner_labels, label_shares = labels, torch.ones_like(ratio[:, 0])
     of_image = valid.to(wide(features.dtype)) / (valid.sum().clamp(min=1) * steps)  # (B,): the weight of its steps
+    if image_weights is not None:
+        of_image = of_image * image_weights.to(of_image.dtype)
     rows = (t.repeat_interleave(steps) for t in (labels, partner_labels, label_shares, of_image))
     loss: Tensor = _LossOfFeatures.apply(  # type: ignore[no-untyped-call]
         features.flatten(0, 1), head.weight, head.bias, ratio.flatten(), *rows
@@ -160,6 +168,27 @@ class _LossOfFeatures(torch.autograd.Function):
             for g, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         )
         return *gradients, None, None, None, None, None
+
+
+def class_weights(images: Tensor) -> Tensor:
+    """Return weights of classes under which each counts as much as another, whatever the number of its images.
+
+    Over all images the mean of their classes' weights is 1, so that the loss keeps its size.
+
+    Args:
+        images: (C,) integers, of every class.
+
+    Returns:
+        (C,) float32: all images / (classes that have some * those of the class); 0 without images.
+    """
+    some = images > 0
+    return (images.sum() / (some.sum() * images.clamp(min=1)) * some).float()
+
+
+def weights_of_images(of_class: Tensor, labels: Tensor, partner_labels: Tensor, label_shares: Tensor) -> Tensor:
+    """Return the weight of every image, (B,): that of its class, or of two that were mixed, by their shares."""
+    of_class = of_class.to(labels.device)
+    return torch.lerp(of_class[partner_labels], of_class[labels], label_shares)
 
 
 def logits_of(logits: Tensor, labels: Tensor) -> Tensor:

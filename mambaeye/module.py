@@ -17,11 +17,18 @@ from mambaeye.contracts import data_of, limited
 from mambaeye.encoders.base import Encoder
 from mambaeye.errors import InputError
 from mambaeye.evaluation.early_exit import EarlyExitConfig, EarlyExitMetrics, EarlyExitState, ExitCriteria
-from mambaeye.evaluation.metrics import MetricsConfig, StepMetrics, condition_result, reported_steps
+from mambaeye.evaluation.metrics import (
+    MOST_CLASSES,
+    ConfusionMetric,
+    MetricsConfig,
+    StepMetrics,
+    condition_result,
+    reported_steps,
+)
 from mambaeye.evaluation.prediction import Prediction, predict
 from mambaeye.evaluation.result import METRICS, ConditionResult, EarlyExitResult, ValidationResult
 from mambaeye.flops import training_flops
-from mambaeye.loss import Schedule, scheduled_cross_entropy_of_features, step_losses
+from mambaeye.loss import Schedule, class_weights, scheduled_cross_entropy_of_features, step_losses, weights_of_images
 from mambaeye.optim import Decaying, OptimizerConfig, build_optimizer, build_schedule, override_hparams
 from mambaeye.policies.base import Policy
 from mambaeye.rollout import GLIMPSES_AT_ONCE, Rollout, Step, require_causal
@@ -38,6 +45,8 @@ class ClassifierModule(LightningModule):
         policy: What decides where to look under the scan called policy; null for fixed scans alone.
         optimizer: AdamW and its schedule.
         schedule: Target of the loss: follow the information ratio, or none for plain cross entropy at every step.
+        balanced: Weight the loss of every image by the rarity of its class among the training images, so that all
+            classes count alike. An epoch is still every image once.
         init_from: Weights to start from, of the same sizes: a published mambaeye_*.pt, a checkpoint of ours, a
             .safetensors file, or hf://OWNER/REPOSITORY/FILE; null for random ones.
         new_head: Start with a new head, as for another number of classes than init_from has.
@@ -52,6 +61,7 @@ class ClassifierModule(LightningModule):
         policy: Policy | None = None,
         optimizer: OptimizerConfig = OptimizerConfig(),
         schedule: Schedule = "information_ratio",
+        balanced: bool = False,
         init_from: str | None = None,
         new_head: bool = False,
         metrics: MetricsConfig = MetricsConfig(),
@@ -66,6 +76,7 @@ class ClassifierModule(LightningModule):
                 "policy": policy.description() if policy else None,
                 "optimizer": asdict(optimizer),
                 "schedule": schedule,
+                "balanced": balanced,
                 "metrics": asdict(metrics),
                 "_instantiator": "lightning.pytorch.cli.instantiate_module",  # load_from_checkpoint builds with this
             },
@@ -79,7 +90,8 @@ class ClassifierModule(LightningModule):
             head = f"; the head of {encoder.num_classes} classes is new" if new_head else ""
             rank_zero_info(f"the encoder starts from {init_from}{head}")
         self.optimizer_config = optimizer
-        self.schedule = schedule
+        self.schedule, self.balanced = schedule, balanced
+        self.class_weights: Tensor | None = None  # (C,); not a buffer, which a narrower module would round
         self.metrics_config = metrics
         self.early_exit = early_exit
         self.exit_criteria = exit_criteria
@@ -90,6 +102,7 @@ class ClassifierModule(LightningModule):
         self.schedule_steps: tuple[int, float] = (0, 0.0)
         """Optimizer steps of the warm-up, and in all."""
         self.condition_metrics = nn.ModuleList()  # StepMetrics of each evaluation condition
+        self.confusion_metrics = nn.ModuleList()  # likewise
         self.early_exit_metrics = nn.ModuleList()
         self._flops: dict[tuple[int, ...], int] = {}
 
@@ -110,14 +123,24 @@ class ClassifierModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         data = data_of(self.trainer)
+        if self.encoder.axes != data.axes:
+            raise InputError(
+                f"model.encoder.axes is {self.encoder.axes}, and positions in these data have {data.axes}: "
+                f"give --model.encoder.axes {data.axes}"
+            )
         if stage == "fit":
             self.classes = list(data.classes)
+            self.class_weights = class_weights(data.class_counts) if self.balanced else None
         if stage == "predict":
             return
         self.answers_at = self.encoder.answers_at(data.num_glimpses).tolist()
         self.condition_metrics = nn.ModuleList(
             StepMetrics(data.num_glimpses, self.metrics_config, data.report_at, self.answers_at)
             for _ in data.conditions
+        )
+        classes = self.encoder.num_classes
+        self.confusion_metrics = nn.ModuleList(
+            ConfusionMetric(classes) for _ in data.conditions if classes <= MOST_CLASSES
         )
         several = self.takes != "canvas"  # of whole canvases there is but one answer, and nothing to stop before
         rules = self.early_exit.rules if stage == "validate" and several else []
@@ -129,9 +152,12 @@ class ClassifierModule(LightningModule):
         checkpoint["classes"] = self.classes
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of other shapes before anything is changed; take class names that are not known."""
+        """Refuse a checkpoint of other shapes or classes before anything is changed; take its classes' names."""
+        classes = checkpoint.get("classes", [])
+        if classes and self._trainer is not None:  # load_from_checkpoint has no data
+            data_of(self.trainer).take_classes(classes)
         weights.require_fit(self, checkpoint["state_dict"], "the checkpoint")
-        self.classes = self.classes or checkpoint.get("classes", [])
+        self.classes = classes or self.classes
 
     def on_train_start(self) -> None:
         """Let flags win over the optimizer's numbers in a checkpoint, as they do over its sizes and data."""
@@ -150,6 +176,7 @@ class ClassifierModule(LightningModule):
             valid=batch.valid,
             partner_labels=batch.partner_labels,
             label_shares=batch.label_shares,
+            image_weights=self._weights_of(batch),
         )
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.labels))
         return loss
@@ -166,13 +193,20 @@ class ClassifierModule(LightningModule):
         mixed = (batch.labels, batch.partner_labels, batch.label_shares)
         return GlimpseBatch(patches, positions, ratio, *mixed, batch.keys, batch.valid)
 
+    def _weights_of(self, batch: GlimpseBatch | CanvasBatch) -> Tensor | None:
+        """Return the weights of a batch's images in the loss, (B,); None where all have the same."""
+        if self.class_weights is None:
+            return None
+        return weights_of_images(self.class_weights, batch.labels, batch.partner_labels, batch.label_shares)
+
     def _ratio_at_answers(self, batch: GlimpseBatch | CanvasBatch) -> Tensor:
         """Return the information ratio after every glimpse that the encoder answers after: (B, A)."""
         ratio = batch.information_ratio
         answers = self.encoder.answers_at(ratio.shape[1]).to(ratio.device)
         return ratio if len(answers) == ratio.shape[1] else ratio[:, answers - 1]
 
-    def validation_step(self, batch: CanvasBatch, batch_idx: int) -> None:
+    def validation_step(self, batch: CanvasBatch, batch_idx: int) -> dict[str, Tensor]:
+        """Measure a batch under its condition, and return the last answers for callbacks: logits (B, C)."""
         state: EarlyExitState | None = None
         ratios = []
         metrics = cast(StepMetrics, self.condition_metrics[batch.condition])
@@ -188,6 +222,10 @@ class ClassifierModule(LightningModule):
             ratio = torch.cat(ratios, dim=1)
             exits = cast(EarlyExitMetrics, self.early_exit_metrics[batch.condition])
             exits.update(state, batch.labels, ratio, batch.valid, first)
+        last = step.logits[:, -1]  # (B, C)
+        if self.confusion_metrics:
+            cast(ConfusionMetric, self.confusion_metrics[batch.condition]).count(last, batch.labels, batch.valid)
+        return {"logits": last}
 
     def rollout(
         self, batch: CanvasBatch, images: int | None = None, num_glimpses_at_once: int | None = None
@@ -199,8 +237,8 @@ class ClassifierModule(LightningModule):
         policy = self.policy if led else None
         return Rollout(self.encoder, scene, policy, ratio, num_glimpses_at_once or GLIMPSES_AT_ONCE)
 
-    def test_step(self, batch: CanvasBatch, batch_idx: int) -> None:
-        self.validation_step(batch, batch_idx)
+    def test_step(self, batch: CanvasBatch, batch_idx: int) -> dict[str, Tensor]:
+        return self.validation_step(batch, batch_idx)
 
     def predict_step(self, batch: FileBatch, batch_idx: int) -> list[Prediction | None]:
         """Return a prediction for each of the batch's files, None for one that could not be read."""
@@ -218,17 +256,20 @@ class ClassifierModule(LightningModule):
     def _finish_conditions(self, stage: str) -> None:
         """Turn sums into the result; log the last step of every condition, and the mean top-1 that picks the best."""
         if self.trainer.sanity_checking:  # a rehearsal does not come to every condition
-            for metric in self.condition_metrics:
+            for metric in (*self.condition_metrics, *self.confusion_metrics):
                 cast(StepMetrics, metric).reset()
             return
         data = data_of(self.trainer)
         report_at = reported_steps(data.num_glimpses, data.report_at, self.answers_at)
         results: list[ConditionResult] = []
         exits: list[EarlyExitResult] = []
-        for condition, metric in zip(data.conditions, self.condition_metrics, strict=True):
-            result = condition_result(
-                condition, cast(StepMetrics, metric).finish(), self.encoder.num_classes, report_at
-            )
+        confusions: list[Tensor] | list[None] = [None] * len(data.conditions)
+        if self.confusion_metrics:
+            confusions = [cast(ConfusionMetric, metric).finish() for metric in self.confusion_metrics]
+        measured = zip(data.conditions, self.condition_metrics, confusions, strict=True)
+        for condition, metric, confusion in measured:
+            curves = cast(StepMetrics, metric).finish()
+            result = condition_result(condition, curves, self.encoder.num_classes, report_at, confusion)
             results.append(result)
             scalars = {f"{stage}/{name}/{condition.name}": float(result[name][-1]) for name in METRICS}
             self.log_dict(scalars, sync_dist=True)  # the same on every rank already; Lightning warns without
@@ -245,6 +286,8 @@ class ClassifierModule(LightningModule):
         logits = self.encoder.logits(self.encoder.encode(some))  # (images, A, C)
         ratio = self._ratio_at_answers(some)
         losses = step_losses(logits, some.labels, ratio, self.schedule, some.partner_labels, some.label_shares)
+        of_images = self._weights_of(some)
+        losses = losses if of_images is None else losses * of_images[:, None]
         return losses, logits.softmax(-1).amax(-1), ratio
 
     def training_flops(self, batch: GlimpseBatch | CanvasBatch) -> int:

@@ -31,8 +31,13 @@ class OptimizerConfig:
     """Epochs of linear warm-up from zero."""
 
     def __post_init__(self) -> None:
-        if self.warmup_epochs < 0:
-            raise InputError(f"optimizer.warmup_epochs is {self.warmup_epochs}: give zero or more")
+        for name in ("lr", "weight_decay", "warmup_epochs"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"model.optimizer.{name} is {getattr(self, name)}: give zero or more")
+        if not self.eps > 0:
+            raise InputError(f"model.optimizer.eps is {self.eps}: give a number above 0")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise InputError(f"model.optimizer.betas is {list(self.betas)}: give two numbers of at least 0 and below 1")
 
 
 class Decaying(Protocol):

@@ -26,8 +26,11 @@ TINY = {
     "trainer.enable_progress_bar": "false",
     "trainer.enable_model_summary": "false",
     "figures.every": 0,
+    "classes.every": 0,
     "film_strip.images": 0,
     "report.plots": "false",
+    "mistakes.images": 0,
+    "page.write": "false",
 }
 
 

@@ -1,4 +1,4 @@
-"""Callbacks that let a process fail at its second batch: a loader worker is killed, or the process, or it raises."""
+"""Callbacks that let something fail at a second batch: a loader worker is killed, or its process, or that raises."""
 
 import multiprocessing
 import os
@@ -25,7 +25,7 @@ class KillWorker(Callback):
 
 
 class Fail(Callback):
-    """Ends one of several processes.
+    """Ends one of several processes, in its second epoch.
 
     Args:
         rank: Of the process.
@@ -36,7 +36,7 @@ class Fail(Callback):
         self.rank, self.how = rank, how
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if batch_idx == BATCH and trainer.global_rank == self.rank:
+        if trainer.current_epoch == 1 and batch_idx == BATCH and trainer.global_rank == self.rank:
             if self.how == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
             raise ZeroDivisionError("a bug that one process runs into")

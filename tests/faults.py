@@ -264,6 +264,36 @@ def damage(case: Case, change: Callable[[bytes], bytes]) -> str:
     return f"{len(data)} bytes; went on from {'best.ckpt' if last.exists() else 'nothing'}"
 
 
+def flip_bit(case: Case) -> str:
+    """A bit of a checkpoint that turns: refused, or between the records of the file and harmless."""
+    case.killed()
+    last = case.folder / "run" / LAST
+    data = last.read_bytes()
+    place = case.draw.randrange(len(data))
+    last.write_bytes(data[:place] + bytes([data[place] ^ 1 << case.draw.randrange(8)]) + data[place + 1 :])
+    run = case.run()
+    story = f"in byte {place} of {len(data)}"
+    if not any(run.end()):
+        return f"{story}, harmless"
+    assert f"{last} is damaged" in run.said(), run.said()[-2000:]
+    case.require_refusal(run)
+    last.write_bytes(data)
+    return story
+
+
+def fit_twice(case: Case) -> str:
+    """A second fit on the same folder, of another layout: one of both ends at once."""
+    runs = [case.run()]
+    moment = runs[0].wait(case.draw, case.batches)
+    runs.append(case.run(case.then))
+    refused = [index for index, run in enumerate(runs) if any(run.end())]
+    assert len(refused) < len(runs), runs[0].said()[-3000:]
+    for index in refused:
+        case.require_refusal(runs[index])
+        assert "error: another fit is writing to" in runs[index].said()
+    return f"at {moment}, {len(refused)} refused"
+
+
 def leave_partial(case: Case) -> str:
     """What a kill in the middle of a write leaves beside a checkpoint: noise."""
     case.killed()
@@ -324,10 +354,10 @@ def close(row: dict[str, Any], other: dict[str, Any]) -> bool:
     return rest[0] == rest[1] and all(abs(row[name] - other[name]) < ROUNDING for name in numbers)
 
 
-# one fault in each twelve; a second fit on the same folder belongs here, and a flipped bit
+# one fault in each twelve
 KINDS = (
-    *(kill, terminate, interrupt, kill_worker, truncate, kill, fill_disk, break_shard, disturb_validation),
-    *(kill_one_rank, leave_partial, terminate),
+    *(kill, terminate, interrupt, kill_worker, truncate, flip_bit, fill_disk, break_shard, disturb_validation),
+    *(kill_one_rank, leave_partial, fit_twice),
 )
 
 

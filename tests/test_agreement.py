@@ -59,6 +59,8 @@ def test_a_port_that_cannot_be_used_is_refused_before_other_processes_start(
         with pytest.raises(InputError, match="set another MASTER_PORT"):
             require_free_port(trainer)
         require_free_port(Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False))
+        monkeypatch.setenv("LOCAL_RANK", "1")  # a process that was started to meet the others there
+        require_free_port(Trainer(accelerator="cpu", devices=2, logger=False, enable_progress_bar=False))
 
 
 @pytest.mark.long

@@ -17,7 +17,8 @@ import pytest
 
 from datamodules.check import main
 from datamodules.parallel import Stopped, in_parallel
-from datamodules.shards.index import scan_shard, write_index
+from datamodules.shards.index import write_index
+from datamodules.shards.scan import scan_shard
 from mambaeye.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -37,7 +38,7 @@ def write_shard(path: Path, keys: list[str], extension: str) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three shards, a-0, a-1, ... c-3, of PNGs, which notice every wrong byte, and of JPEGs, which do not."""
+    """Three shards, a-0, a-1, ... c-3, of PNGs, which notice every wrong byte, and of JPEGs, which often do."""
     for name, extension in (("a", "png"), ("b", "jpg"), ("c", "png")):
         write_shard(tmp_path / f"{name}.tar", [f"{name}-{number}" for number in range(4)], extension)
     write_index(tmp_path, list("0123"), [scan_shard(path) for path in sorted(tmp_path.glob("*.tar"))])
@@ -92,11 +93,15 @@ def test_names_the_image_with_a_wrong_byte(folder: Path, capsys: pytest.CaptureF
     assert lines[1].startswith(f"the image of sample a-2 in {path} does not decode")
 
 
-def test_a_wrong_byte_that_decodes_is_noticed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_byte_that_libjpeg_only_warns_of_is_noticed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = folder / "b.tar"
     place = offset(folder, 1, 1) + 700
     edit(path, place, bytes([path.read_bytes()[place] ^ 1]))
-    assert run(capsys, folder, "--decode") == (1, [f"{path} has another checksum than in the index (sha256)"])
+    wrong_sum = f"{path} has another checksum than in the index (sha256)"
+    assert run(capsys, folder) == (1, [wrong_sum])
+    code, lines = run(capsys, folder, "--decode")
+    assert (code, lines[0], len(lines)) == (1, wrong_sum, 2)
+    assert lines[1].startswith(f"the image of sample b-1 in {path} does not decode (Corrupt JPEG data: ")
 
 
 def test_a_shard_cut_short(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,8 @@
 import io
 import struct
 import zlib
+from contextlib import suppress
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from datamodules.transforms.images import decode_image, fit_on_canvas
+from datamodules.transforms.headers import PixelLimit
+from datamodules.transforms.images import decode_file, decode_image, fit_on_canvas
 from mambaeye.errors import InputError
 
 PIXELS = cv2.resize(np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8), (64, 48))
@@ -74,18 +77,33 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_decodes_as_pillow_converts(kind: str) -> None:
     image = decode_image(KINDS[kind], "x")
-    expected = np.asarray(Image.open(io.BytesIO(KINDS[kind])).convert("RGB"))
+    with Image.open(io.BytesIO(KINDS[kind])) as picture:
+        clear = picture.has_transparency_data
+        expected = np.asarray(on_white(picture) if clear else picture.convert("RGB"))
     assert (image.dtype, image.shape) == (np.uint8, expected.shape)
     assert np.abs(image.astype(int) - expected).max() <= (1 if "ycck" in kind or "cmyk" in kind else 0)
     assert image.flags.c_contiguous
     assert image.flags.writeable
 
 
-@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-def test_alpha_is_dropped(kind: str) -> None:
-    """Fully transparent pixels show the colour that is stored with them."""
-    data = encoded(CLEAR, kind, **({"lossless": True, "exact": True} if kind == "WEBP" else {}))
-    np.testing.assert_array_equal(decode_image(data, "x"), PIXELS)
+def on_white(picture: Image.Image) -> Image.Image:
+    """Lay a picture on white, by Pillow."""
+    clear = picture.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "AVIF"])
+def test_what_is_transparent_lies_on_white(kind: str) -> None:
+    """By the definition of alpha; AVIF loses some colour."""
+    lossless = {"WEBP": {"lossless": True, "exact": True}, "AVIF": {"quality": 100, "subsampling": "4:4:4"}}
+    data = encoded(CLEAR, kind, **lossless.get(kind, {}))
+    share = ALPHA[..., None] / 255
+    expected = PIXELS * share + 255 * (1 - share)
+    off = np.abs(decode_image(data, "x") - expected)
+    assert (off[:8] == 0).all()  # where nothing of the image shows
+    assert off.max() <= (1 if kind != "AVIF" else 4)
+    opaque = encoded(PICTURE, "GIF")
+    assert (decode_image(encoded(Image.open(io.BytesIO(opaque)), "GIF"), "x") == decode_image(opaque, "x")).all()
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
@@ -105,7 +123,7 @@ def png(header: bytes, data: bytes) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_comes_upright(kind: str, orientation: int) -> None:
     exif = Image.Exif()
@@ -113,7 +131,10 @@ def test_comes_upright(kind: str, orientation: int) -> None:
     data = encoded(PICTURE, kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {}))
     expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
     np.testing.assert_array_equal(decode_image(data, "x"), expected)
-    if orientation == 6 and kind != "JPEG":  # the commonest of a telephone: stored a quarter turn to the left
+    if orientation == 6 and kind not in (
+        "JPEG",
+        "AVIF",
+    ):  # the commonest of a telephone: stored a quarter turn to the left
         np.testing.assert_array_equal(expected, np.rot90(PIXELS, -1))
 
 
@@ -164,6 +185,54 @@ def test_bytes_after_the_end_do_no_harm() -> None:
 def test_what_is_no_image_is_refused(data: bytes) -> None:
     with pytest.raises(InputError, match="the image of sample a/b"):
         decode_image(data, "sample a/b")
+
+
+def damaged(data: bytes, at: float) -> bytes:
+    """A JPEG with a few bytes of its scan that are markers nobody expects there."""
+    place = round(len(data) * at)
+    return data[:place] + b"\xff\xd5\xff\xd9" + data[place + 4 :]
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "progressive jpeg", "gray jpeg", "cmyk jpeg", "ycck jpeg"])
+@pytest.mark.parametrize("at", [0.6, 0.75, 0.9])
+def test_a_jpeg_that_libjpeg_only_warns_of_is_refused_and_the_console_stays_clean(
+    kind: str, at: float, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(InputError, match="the image of sample a/b does not decode"):
+        decode_image(damaged(KINDS[kind], at), "sample a/b")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_bytes_between_the_scan_and_the_end_do_no_harm() -> None:
+    whole = KINDS["jpeg"]
+    more = whole[:-2] + b"\x01\x02\x03" + whole[-2:]
+    np.testing.assert_array_equal(decode_image(more, "x"), decode_image(whole, "x"))
+
+
+def test_other_damage_leaves_the_console_clean(capfd: pytest.CaptureFixture[str]) -> None:
+    for kind in ("png", "webp", "animated gif", "palette png"):
+        whole = KINDS[kind]
+        broken = whole[: len(whole) // 2] + bytes(20) + whole[len(whole) // 2 + 20 :]
+        with suppress(InputError) if "gif" in kind or "webp" in kind else pytest.raises(InputError, match="of x"):
+            decode_image(broken, "x")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"mif1"])
+def test_heic_is_called_what_it_is(brand: bytes, tmp_path: Path) -> None:
+    data = bytes([0, 0, 0, 24]) + b"ftyp" + brand + bytes(4) + b"mif1heic" + bytes(100)
+    with pytest.raises(InputError, match="the image of x is HEIC, which is not read here: save it as JPEG"):
+        PixelLimit().require(data, "x")
+    (tmp_path / "x.jpg").write_bytes(data)
+    with (tmp_path / "x.jpg").open("rb") as file, pytest.raises(InputError, match="is HEIC"):
+        decode_file(file, "x", PixelLimit())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_and_its_bytes_give_the_same(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "image").write_bytes(KINDS[kind])
+    with (tmp_path / "image").open("rb") as file:
+        np.testing.assert_array_equal(decode_file(file, "x", PixelLimit())[0], decode_image(KINDS[kind], "x"))
 
 
 @settings(deadline=None)

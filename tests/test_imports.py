@@ -43,6 +43,7 @@ MAY_IMPORT = {
         *(*BATCH, "mambaeye.configurable", "mambaeye.encoders", "mambaeye.policies"),
         *("mambaeye.plain_files", "mambaeye.saved_values"),
     ),
+    "mambaeye.command_line": ("mambaeye.command_line", "mambaeye.errors", "mambaeye.saved_values"),
     "mambaeye.weights": (*FILES_OF, "mambaeye.encoders", "mambaeye.errors"),
     "mambaeye.contracts": MODEL,
     "mambaeye.module": (*MODEL, *FILES_OF, "mambaeye.contracts", "mambaeye.flops", "mambaeye.optim"),
@@ -59,6 +60,7 @@ ONLY_IN = {
     "lightning": (
         "mambaeye.module",
         "mambaeye.contracts",
+        "mambaeye.command_line",
         "datamodules.datamodule",
         "callbacks.run",
         "callbacks.reports",

@@ -19,10 +19,10 @@ from datamodules.shards.index import (
     ShardIndex,
     header_matches,
     read_index,
-    scan_shard,
     write_index,
 )
 from datamodules.shards.locate import open_index
+from datamodules.shards.scan import scan_shard
 from mambaeye.errors import InputError
 
 BLOCK = 512

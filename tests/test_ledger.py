@@ -102,7 +102,9 @@ def test_after_a_kill_and_another_layout_every_line_counts(
     """The kill comes in the middle of step 4; the checkpoint has seen 2 steps."""
     monkeypatch.chdir(tmp_path)
     settings = {**SETTINGS, "data.data_dir": data_dir, "run_dir": "run", "trainer.max_epochs": 2}
-    arguments = ["fit", *flags(settings | {"last.every_n_train_steps": 2}), *LEDGER, "--ckpt_path=last"]
+    Path("own.yaml").write_text("seed_everything: 3\n")  # else the run goes on with the kill that its config has
+    settings |= {"last.every_n_train_steps": 2, "ckpt_path": "last"}
+    arguments = ["fit", "--config=own.yaml", *flags(settings), *LEDGER]
     batches_a_step = 6 if "--trainer.devices=2" in before else ACCUMULATE
     moment = {"moment": "train_batch_start", "count": 3 * ACCUMULATE + 1, "numbers": [int(signal.SIGKILL)], "rank": 0}
     kill = ["--trainer.callbacks+=signals.SendSignal", *flags({f"trainer.callbacks.{k}": moment[k] for k in moment})]

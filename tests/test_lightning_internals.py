@@ -13,6 +13,7 @@ import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from packaging.requirements import Requirement
 from packaging.version import Version
@@ -25,6 +26,7 @@ from callbacks.run.lightning_internals import (
     disable_signal_handlers,
     epoch_has_ended,
     reopen_epoch,
+    when_connected,
 )
 
 MOVED = f"Lightning {lightning.__version__} has moved it: adapt callbacks/run/lightning_internals.py"
@@ -167,6 +169,38 @@ def test_an_epoch_that_was_stopped_goes_on_when_it_is_reopened(stop: dict[str, i
     trainer = continued(place, callback, max_epochs=3)
     assert callback.epochs == [1, 1, 2, 2, 2, 2], MOVED
     assert trainer.fit_loop.epoch_loop._batches_that_stepped == trainer.global_step, MOVED  # what loggers count by
+
+
+class Order(Callback):
+    """Notes what came when."""
+
+    def __init__(self, came: list[str]) -> None:
+        self.came = came
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.came.append("callbacks")
+
+
+class Logger(DummyLogger):
+    """Notes when it is asked for the first time for what it writes to."""
+
+    def __init__(self, came: list[str]) -> None:
+        super().__init__()
+        self.came = came
+
+    @property
+    def experiment(self) -> object:
+        self.came.append("logger")
+        return super().experiment
+
+
+def test_something_can_be_done_before_loggers_and_callbacks_are_set_up() -> None:
+    came: list[str] = []
+    trainer = Trainer(accelerator="cpu", fast_dev_run=1, callbacks=[Order(came)], enable_progress_bar=False)
+    trainer.loggers = [Logger(came)]
+    when_connected(trainer, lambda: came.append("connected"))
+    trainer.fit(BoringModel())
+    assert list(dict.fromkeys(came)) == ["connected", "logger", "callbacks"], MOVED
 
 
 class SaveAfterTwoBatches(Callback):

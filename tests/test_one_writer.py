@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from commands import ROOT, TINY, flags, start
 from lightning import Trainer
@@ -292,3 +294,22 @@ def test_a_fit_gives_its_lock_back_however_it_ends(ends: str, arguments: list[st
         assert [path.name for path in left.parent.iterdir()] == ["last.ckpt"]
     assert Path("run").exists()
     assert not Path("run/fit.lock").exists()
+
+
+def test_validate_beside_a_fit_and_no_second_predict(arguments: list[str]) -> None:
+    settings = arguments[1:]
+    main(["fit", *settings, "--trainer.max_epochs=1", "--trainer.limit_train_batches=2"])
+    locks = [WriterLock(Path("run") / f"{name}.lock", BUSY) for name in ("fit", "predict")]
+    for lock in locks:
+        lock.acquire()
+    main(["validate", *settings, "--ckpt_path=last", "--trainer.limit_val_batches=1.0"])
+    assert Path("run/validation.json").exists()
+    cv2.imwrite("0.png", np.zeros((32, 32), np.uint8))
+    predict = ["predict", *settings, "--ckpt_path=last", "--data.images", "0.png"]
+    with pytest.raises(SystemExit, match="error: another predict is writing to run .process "):
+        main(predict)
+    assert not list(Path("run").glob("predict*.*l"))
+    for lock in locks:
+        lock.release()
+    main(predict)
+    assert Path("run/predictions.jsonl").exists()

@@ -507,12 +507,12 @@ def test_shards_are_indexed_anew(images: Path, tmp_path: Path) -> None:
 
 
 def test_files_that_are_no_images_are_counted(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (images / "ant" / "old.bmp").write_bytes(b"BM")
+    (images / "ant" / "old.psd").write_bytes(b"8BPS")
     (images / "ant" / "README").write_bytes(b"hello")
     pack(images, tmp_path / "out")
     lines = capsys.readouterr().out.splitlines()
     assert sorted(lines[0].removeprefix("passed over files that are not images: ").split(", ")) == [
-        "1 .bmp",
+        "1 .psd",
         "1 .txt",
         "1 without extension",
     ]

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from datamodules.loading.config import LoaderConfig
-from datamodules.shards.index import scan_shard, write_index
+from datamodules.shards.index import write_index
+from datamodules.shards.scan import scan_shard
 from datamodules.transforms.headers import MAX_PIXELS, PixelLimit, jpeg_frame, stored_size
 from datamodules.transforms.images import decode_image
 from mambaeye import weights

@@ -29,12 +29,13 @@ from datamodules.views.evaluate import EvaluateView
 from datamodules.views.predict import FileCanvases, PredictView
 from mambaeye import weights
 from mambaeye.batch import Scene
+from mambaeye.command_line.words import split_images
 from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.evaluation import prediction
 from mambaeye.evaluation.early_exit import Rule
 from mambaeye.geometry.box import Box
 from mambaeye.geometry.scans import scan_pattern
-from train import main, split_images
+from train import main
 
 P, T, SEED = 16, 70, 3  # glimpses go through in chunks of 32 or 256
 ROUNDING = 5e-5  # of probabilities, with logits as large as here

@@ -48,7 +48,8 @@ def somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 @pytest.fixture
 def arguments(data_dir: Path) -> list[str]:
-    return ["fit", *flags({**SETTINGS, "data.data_dir": data_dir}), LEDGER]
+    Path("own.yaml").write_text("seed_everything: 3\n")  # else the run goes on with the signals that its config has
+    return ["fit", "--config=own.yaml", *flags({**SETTINGS, "data.data_dir": data_dir}), LEDGER]
 
 
 def sent(moment: str, count: int = 0, numbers: tuple[int, ...] = (signal.SIGTERM,), rank: int = 0) -> list[str]:
@@ -165,6 +166,7 @@ def test_a_signal_to_every_process_of_the_group(arguments: list[str]) -> None:
     assert "Traceback" not in said
     steps, batches = place()
     assert f"SIGTERM: saved run/checkpoints/last.ckpt at optimizer step {steps}\n" in said
+    assert said.endswith("train.py fit --run_dir run --ckpt_path last\n")
     assert batches == len(ledger(Path("run")))
     with pytest.raises(ProcessLookupError):  # nobody is left
         os.killpg(run.pid, 0)

@@ -1,5 +1,6 @@
 """The screen before the first step, and what ends a run there."""
 
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,10 +8,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from commands import TINY, flags
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from test_train import fails
 
+from callbacks.run.preflight import left_out
 from datamodules.digits import pack_split
+from datamodules.shards.order import divide
+from mambaeye.contracts import OptimizerStep
 from train import main
 
 SHORT = {
@@ -89,3 +95,27 @@ def test_a_run_directory_that_cannot_be(data_dir: Path, capsys: pytest.CaptureFi
     Path("file").touch()
     said = fails(fit(data_dir, run_dir="file/run"), capsys)
     assert said == "error: file/run cannot be made (Not a directory): choose another --run_dir"
+
+
+@given(st.integers(1, 2000), st.integers(1, 100), st.integers(1, 4))
+def test_a_batch_size_that_leaves_out_fewer_samples_is_named_where_many_are(
+    samples: int, micro_batch: int, ranks: int
+) -> None:
+    step = OptimizerStep(micro_batch * ranks, micro_batch, 1)
+    rest = samples % step.images
+    said = left_out(samples, samples - rest, ranks, step)
+    assert said.startswith(f"{rest} of {samples} samples are left out, others every time")
+    better = re.search(r"batch_size (\d+) would leave out (\d+)$", said)
+    if better is None:
+        possible = [per_rank * ranks for per_rank in range(1, micro_batch + 1) if per_rank * 2 > micro_batch]
+        assert rest <= 0.05 * samples or min(samples % size for size in possible) == rest
+    else:
+        size, fewer = map(int, better.groups())
+        assert samples % size == fewer < rest
+        assert divide(size, ranks, None) == (size // ranks, 1)
+
+
+def test_the_batch_size_for_171_samples() -> None:
+    assert left_out(171, 128, 1, OptimizerStep(64, 64, 1)) == (
+        "43 of 171 samples are left out, others every time; [yellow]data.loader.batch_size 57 would leave out 0"
+    )

@@ -40,10 +40,18 @@ def accumulation(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture(scope="module")
-def fit(data_dir: Path, accumulation: int) -> Callable[..., None]:
+def own_config(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A --config, so that a run is continued without the stop that its own config.yaml asks for."""
+    path = tmp_path_factory.mktemp("configs") / "own.yaml"
+    path.write_text(f"seed_everything: {SETTINGS['seed_everything']}\n")
+    return f"--config={path}"
+
+
+@pytest.fixture(scope="module")
+def fit(data_dir: Path, accumulation: int, own_config: str) -> Callable[..., None]:
     """Runs fit for two epochs, unless the arguments say otherwise."""
     settings = {**SETTINGS, "data.loader.micro_batch_size": BATCH // accumulation, **shards(data_dir)}
-    return lambda *arguments: main(["fit", *flags(settings), LEDGER, *arguments])
+    return lambda *arguments: main(["fit", own_config, *flags(settings), LEDGER, *arguments])
 
 
 @pytest.fixture(scope="module")
@@ -176,9 +184,9 @@ def test_a_larger_batch_takes_what_is_left_of_a_stopped_epoch(fit: Callable[...,
 
 @pytest.mark.long
 @pytest.mark.parametrize("stop", [AT_ONCE, ["--trainer.max_steps=2"]], ids=["max_time", "max_steps"])
-def test_two_processes(stop: list[str], data_dir: Path) -> None:
+def test_two_processes(stop: list[str], data_dir: Path, own_config: str) -> None:
     settings = {**SETTINGS, "data.loader.micro_batch_size": BATCH // 6, **shards(data_dir)}
-    two = ["fit", *flags(settings), LEDGER, "--trainer.devices=2", "--data.loader.num_workers=1"]
+    two = ["fit", own_config, *flags(settings), LEDGER, "--trainer.devices=2", "--data.loader.num_workers=1"]
     for arguments in (["--run_dir=whole"], stop, ["--ckpt_path=last", "--trainer.max_time.hours=1"]):
         run = start([*two, *arguments])
         said, _ = run.communicate(timeout=300)

@@ -9,12 +9,13 @@ import pytest
 import torch
 from commands import TINY, flags
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from mambaeye import weights
 from mambaeye.module import ClassifierModule
 from train import main
 
-DRAWN = {"figures.every": 1, "film_strip.images": 3}
+DRAWN = {"figures.every": 1, "classes.every": 1, "film_strip.images": 3}
 QUIET = ["--report.plots=false", "--film_strip.images=0"]
 
 
@@ -39,7 +40,11 @@ def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """What a command that must fail says, all of it: one sentence."""
     with pytest.raises(SystemExit) as stop:
         main(arguments)
-    said = str(stop.value) if stop.value.code != 2 else capsys.readouterr().err.splitlines()[-1]
+    if stop.value.code == 2:  # what does not parse: two lines, and nothing else
+        said, expected = capsys.readouterr().err.splitlines()
+        assert expected.startswith("expected: ")
+    else:
+        said = str(stop.value)
     assert "Traceback" not in said
     assert "\n" not in said
     return said
@@ -78,11 +83,18 @@ def test_tensorboard_holds_what_is_promised(trained: Path) -> None:
     scalars |= {f"val/{name}/{cell}" for name in QUANTITIES for cell in cells}
     assert scalars <= set(events.Tags()["scalars"])
     figures = ("accuracy_and_confidence", "reliability", "information_ratio", "ece_by_epoch", "film_strip")
-    assert {f"figures/{name}" for name in figures} == set(events.Tags()["images"])
+    classes = {f"figures/confusion/{cell}" for cell in cells}
+    assert {f"figures/{name}" for name in figures} | classes == set(events.Tags()["images"])
     assert "custom_scalars__config__" in events.Tags()["tensors"]
 
     by_glimpse = EventAccumulator(str(trained / "by_glimpse" / "epoch_000")).Reload()
     assert set(by_glimpse.Tags()["scalars"]) == {f"{name}_by_glimpse/{cell}" for name in QUANTITIES for cell in cells}
+    for cell in cells:  # of the last validation, all conditions in one chart
+        one = EventAccumulator(str(trained / "by_condition" / cell)).Reload()
+        for group, name in (("accuracy", "top1"), ("calibration", "confidence"), ("calibration", "ece")):
+            values = [(point.step, point.value) for point in one.Scalars(f"{group}/{name}_by_glimpse")]
+            expected = by_glimpse.Scalars(f"{name}_by_glimpse/{cell}")
+            assert values == [(point.step, point.value) for point in expected]
     records = [json.loads(line) for line in (trained / "curves.jsonl").read_text().splitlines()]
     for record in (record for record in records if record["kind"] == "validation"):
         for name in QUANTITIES:
@@ -96,6 +108,47 @@ def test_tensorboard_holds_what_is_promised(trained: Path) -> None:
     for name in ("train/loss", "train_loss_by_glimpse/late", "throughput/mfu"):
         values = {point.step + 1: point.value for point in events.Scalars(name)}  # Lightning counts steps from 0
         assert values == {record["optimizer_step"]: pytest.approx(record[name], abs=1e-6) for record in training}
+
+
+def test_tensorboard_says_what_the_run_was(trained: Path) -> None:
+    """The config as text, and its values beside results that the run has logged, under HPARAMS."""
+    events = EventAccumulator(str(trained)).Reload()
+    (text,) = events.Tensors("config/text_summary")
+    shown = text.tensor_proto.string_val[0].decode()
+    assert [line[4:] for line in shown.splitlines()] == (trained / "config.yaml").read_text().splitlines()
+    content = {
+        name: HParamsPluginData.FromString(plugin)
+        for name, plugin in events.summary_metadata["_hparams_/experiment"].plugin_data.ListFields()
+        if name.name == "content"
+    }
+    (experiment,) = (data.experiment for data in content.values())
+    metrics = {info.name.tag for info in experiment.metric_infos}
+    assert {"val/top1", "train/loss", "val/top1/32_random", "val/ece/40_row_raster"} <= metrics
+    assert metrics <= set(events.Tags()["scalars"])  # they are taken from there
+    given = {info.name for info in experiment.hparam_infos}
+    assert {"model.encoder.dim", "model.optimizer.lr", "data.resolutions", "seed_everything"} <= given
+    assert "_hparams_/session_end_info" in events.summary_metadata
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "--model.encoder.dim=17",  # before there is a model
+        "--data.train_shards=nowhere",  # when the data is opened, and events are
+        "--data.loader.batch_size=100000",  # when the optimizer is set up
+    ],
+)
+def test_a_failed_start_leaves_no_run(wrong: str, data_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", *QUIET, f"--run_dir={tmp_path}/run", f"--data.data_dir={data_dir}", wrong])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_directory_that_was_there_stays_when_a_start_fails(data_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.yaml").touch()
+    with pytest.raises(SystemExit):
+        main(["fit", *QUIET, f"--run_dir={tmp_path}", f"--data.data_dir={data_dir}", "--data.train_shards=nowhere"])
+    assert (tmp_path / "notes.yaml").exists()
 
 
 def test_validate_needs_only_the_checkpoint(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,6 +173,14 @@ def test_validate_needs_only_the_checkpoint(trained: Path, capsys: pytest.Captur
         assert [row["optimizer_step"] for row in csv.DictReader(file)] == ["10", "20"]
     assert (trained / "validate.yaml").exists()
     assert len(list(trained.glob("events.out.tfevents.*"))) == 1  # the fit's: TensorBoard shows one course of steps
+    events = EventAccumulator(str(trained / "validation")).Reload()  # validate's own, the second time's alone
+    by_glimpse = EventAccumulator(str(trained / "validation/by_glimpse/all")).Reload()
+    for row in (row for row in before if row["step"] == 9):
+        cell = f"{row['resolution']}_{row['scan']}"
+        (point,) = events.Scalars(f"val/top1/{cell}")
+        assert point.value == pytest.approx(row["top1"], rel=1e-6)
+        assert by_glimpse.Scalars(f"top1_by_glimpse/{cell}")[-1].value == pytest.approx(row["top1"], rel=1e-6)
+    assert {f"figures/confusion/{row['resolution']}_{row['scan']}" for row in before} <= set(events.Tags()["images"])
 
 
 def test_flags_win_over_the_checkpoint(trained: Path) -> None:
@@ -245,6 +306,9 @@ def test_a_checkpoint_says_what_the_model_is_told_of_where_it_looks(
     assert rows(Path("older")) == rows(trained)
 
 
+NOWHERE = ["--data.train_shards=nowhere", "--data.val_shards=nowhere"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -264,7 +328,9 @@ def test_a_checkpoint_says_what_the_model_is_told_of_where_it_looks(
         (["fit", "--data.train.num_glimpses=0"], "data.train.num_glimpses is 0: give at least 1"),
         (["fit", "--data.loader.batch_size=5000"], "has 1400 samples, less than the 5000 of one optimizer step"),
         (["fit", "--data.num_classes=7"], "index and data.num_classes is 7: set --data.num_classes 10"),
-        (["fit", "--data.train_shards=nowhere"], "nowhere/index.json does not exist: give a folder of shards"),
+        (["fit", "--data.train_shards=nowhere"], "data.train_shards is given and data.val_shards is not,"),
+        (["fit", "--data.val_shards=nowhere"], "data.val_shards is given and data.train_shards is not,"),
+        (["fit", *NOWHERE], "nowhere does not exist: give a folder of shards, or of class folders with --data.folder"),
         (["fit", "--model.encoder.headdim=7"], "headdim is 7, which does not divide expand * dim = 32"),
         (["fit", "--no.such.flag=1"], "no.such.flag"),
     ],
@@ -334,7 +400,7 @@ def test_damaged_shards(
 @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
 def test_every_argument_of_ours_has_a_sentence(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        main([command, "--help"])
+        main([command, "--help.all"])
     assert stop.value.code == 0
     arguments = " ".join(capsys.readouterr().out.partition("options:")[2].split()).split(" --")
     named = ("model.", "data.", "run_dir", "preemption.", "nonfinite.")

@@ -50,7 +50,9 @@ def somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data_dir: Pa
 
 @pytest.fixture
 def checkpoint() -> dict[str, Any]:
-    return migrate(torch.load(OLD, weights_only=True))
+    today = migrate(torch.load(OLD, weights_only=True))
+    today[DATA].setdefault("folder", None)
+    return today
 
 
 def run(command: str, checkpoint: dict[str, Any], *more: str) -> str:
@@ -146,7 +148,7 @@ def test_a_run_goes_on_by_its_own_config(data_dir: Path, capsys: pytest.CaptureF
     places = {f"data.{split}_shards": f"mine/{split}" for split in ("train", "val")}
     main(["fit", "--run_dir=run", *flags(TINY | QUICK | places | {"trainer.max_epochs": 1})])
     with pytest.raises(SystemExit, match="the checkpoint was trained on mine/train and validated on mine/val"):
-        main(["fit", "--run_dir=run", "--ckpt_path=last", "--trainer.max_epochs=2"])
+        main(["fit", "--ckpt_path=run/checkpoints/last.ckpt", "--trainer.max_epochs=2"])
     more = ["--ckpt_path=last", "--trainer.max_epochs=2"]
     main(["fit", "--config=run/config.yaml", *more])
     assert torch.load("run/checkpoints/last.ckpt", weights_only=True)["global_step"] == 4

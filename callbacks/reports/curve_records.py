@@ -11,12 +11,13 @@ from lightning.pytorch.utilities import rank_zero_only
 from callbacks.plots.calibration import EpochECE, ece_by_epoch
 from callbacks.plots.curves import training_curves
 from callbacks.plots.panels import save
-from callbacks.reports.due import is_fitting, is_reporting, logs_now, report_folder, result_of
+from callbacks.reports.due import is_fitting, logs_now, report_folder, result_of
 from callbacks.reports.tables import write_csv
 from mambaeye.atomic import GO_ON, atomic_write, refusals
 from mambaeye.batch import CanvasBatch, EvaluationCondition, GlimpseBatch
 from mambaeye.evaluation.result import Row, to_builtin
 
+NAME = "curves.jsonl"
 LOGGED = ("train", "throughput")  # what names of training metrics begin with
 
 
@@ -27,8 +28,8 @@ class CurveRecords(Callback):
     ConditionResult.record too, a training step's what was logged. A run that is continued drops the lines after its
     checkpoint, whose steps it takes again.
 
-    After `validate` and `test`, their folder has training.csv, training.png and ece_by_epoch.png, which show the
-    training that led there, as far as the run directory has it.
+    After `validate` and `test`, their folder has a curves.jsonl of its own; and training.csv, training.png and
+    ece_by_epoch.png, which show the training that led there, as far as the run directory has it.
 
     Args:
         plots: Draw the PNG files too.
@@ -55,7 +56,7 @@ class CurveRecords(Callback):
         if logs_now(trainer, batch_idx):
             metrics = trainer.callback_metrics.items()
             values = {name: to_builtin(value.cpu().numpy()) for name, value in metrics if name.startswith(LOGGED)}
-            append(trainer, [{"kind": "training", **values}])
+            append(records_path(trainer), trainer, [{"kind": "training", **values}])
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._report(trainer, pl_module)
@@ -66,23 +67,26 @@ class CurveRecords(Callback):
     @rank_zero_only
     def _report(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add a fit's validation to the file; after other validations, draw what it has."""
+        if trainer.sanity_checking:
+            return
+        lines = [{"kind": "validation", **condition.record()} for condition in result_of(pl_module).conditions]
         if is_fitting(trainer):
-            records = (condition.record() for condition in result_of(pl_module).conditions)
-            append(trainer, [{"kind": "validation", **record} for record in records])
-        elif is_reporting(trainer):
+            append(records_path(trainer), trainer, lines)
+        else:
+            with atomic_write(report_folder(trainer) / NAME) as partial:
+                append(partial, trainer, lines)
             write_history(trainer, report_folder(trainer), self.plots)
 
 
 def records_path(trainer: Trainer) -> Path:
     """Return where the records of a run are."""
-    return Path(trainer.default_root_dir) / "curves.jsonl"
+    return Path(trainer.default_root_dir) / NAME
 
 
-def append(trainer: Trainer, lines: list[Row]) -> None:
-    """Add lines with the present epoch and optimizer step."""
+def append(path: Path, trainer: Trainer, lines: list[Row]) -> None:
+    """Add lines to a file, with the present epoch and optimizer step."""
     place = {"epoch": trainer.current_epoch, "optimizer_step": trainer.global_step}
     text = "".join(json.dumps({**place, **line}) + "\n" for line in lines)
-    path = records_path(trainer)
     with refusals(path, GO_ON), path.open("a") as file:
         file.write(text)
 

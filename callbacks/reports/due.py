@@ -42,3 +42,17 @@ def logs_at(trainer: Trainer, optimizer_step: int) -> bool:
     """Tell whether Lightning logs at that optimizer step; with log_every_n_steps 0 it never does."""
     every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # which Lightning declares nowhere
     return every > 0 and optimizer_step % every == 0
+
+
+def draws_now(trainer: Trainer, every: int, validations: int) -> bool:
+    """Tell whether a validation that has ended is drawn: validate's and test's always, of a fit's only some.
+
+    Args:
+        trainer: of the run.
+        every: draw every so many validations of a fit, and the last epoch's; 0 for none.
+        validations: those of the fit before this one.
+    """
+    if not is_fitting(trainer):
+        return True
+    last = trainer.current_epoch + 1 == trainer.max_epochs
+    return every > 0 and (last or validations % every == 0)

@@ -1,5 +1,6 @@
 """A film strip of the same few images after every validation."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from mambaeye.rollout import Rollout
 
 
 class FilmStrip(Callback):
-    """Draws the same few validation images after every validation, as a figure and, after `validate`, as a PNG.
+    """Draws the same few validation images after every validation: in TensorBoard, and as film_strip.png.
 
     A row an image: the way of the first glimpses on it, then what has been seen after a few glimpse counts with the
     probabilities of the five classes that win in the end. The image itself is put together from all its glimpses; what
@@ -65,10 +66,9 @@ class FilmStrip(Callback):
             return
         with garbage_kept_young():
             figure = film_strip(self.films, self.side, data_of(trainer).classes)
-            if is_fitting(trainer):
-                add_figure(trainer, "film_strip", figure)
-            else:
-                save(figure, report_folder(trainer) / "film_strip.png")
+            add_figure(trainer, "film_strip", figure)
+            folder = Path(trainer.default_root_dir) if is_fitting(trainer) else report_folder(trainer)
+            save(figure, folder / "film_strip.png")
             del figure
 
 

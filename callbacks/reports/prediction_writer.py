@@ -67,12 +67,13 @@ class PredictionWriter(Callback):
         patch_size = data_of(trainer).patch_size if model.takes == "glimpses" else None
         for row, (file, prediction) in enumerate(zip(batch.files, outputs, strict=True)):
             if prediction is None:
-                log.warning("%s", file.error)
+                log.warning("%s", file.error)  # names the file
                 line = {"path": file.path, "error": file.error}
             else:
                 assert batch.scene is not None
                 names = class_names(model.classes, prediction.classes.tolist())
                 line = described(file, prediction, names)
+                say(file.path, names[0], prediction)
                 if (self.pictures or self.animate) and data_of(trainer).axes == 2:
                     predicted = PredictedImage.of(batch.scene, row, file, prediction, names, patch_size)
                     line |= self._draw(folder, file.path, predicted)
@@ -137,6 +138,13 @@ class PredictionWriter(Callback):
     def _close(self) -> None:
         if self.file is not None:
             self.file.close()
+
+
+def say(path: str, name: str, prediction: Prediction) -> None:
+    """Print what an image was taken for, on one line whatever the names hold."""
+    sure, glimpses = 100 * float(prediction.probabilities[0]), counted(prediction.glimpses, "glimpse")
+    text = f"{path}: {name}, {sure:.1f}% sure after {glimpses}"
+    print(text if text.isprintable() else ascii(text)[1:-1], flush=True)
 
 
 def part_path(trainer: Trainer, rank: int) -> Path:

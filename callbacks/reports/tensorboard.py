@@ -1,10 +1,25 @@
-"""TensorBoard's loggers of a run, if it has any."""
+"""TensorBoard's loggers of a run: where its commands log, and figures there."""
 
 import threading
+from typing import Any, Literal
 
 from lightning import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
+
+EVENTS = {"fit": "", "validate": "validation", "test": "test"}
+"""Folders below the run directory that commands write events into, each a run of its own in TensorBoard."""
+
+
+def logger_of(command: str, run_dir: str) -> TensorBoardLogger | Literal[False]:
+    """Return what logs a command's events; False for none.
+
+    Validate and test have a run of their own, for they log at step 0, and TensorBoard would drop a fit's curves there.
+    """
+    if command not in EVENTS:
+        return False
+    again: dict[str, Any] = {} if command == "fit" else {"purge_step": 0}  # hides an earlier validation's
+    return TensorBoardLogger(run_dir, name=EVENTS[command], version="", default_hp_metric=False, **again)
 
 
 def tensorboards(trainer: Trainer) -> list[TensorBoardLogger]:

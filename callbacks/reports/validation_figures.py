@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from callbacks.plots.calibration import EpochECE, confidence_by_information_ratio, ece_by_epoch, reliability
 from callbacks.plots.curves import accuracy_and_confidence
 from callbacks.plots.panels import garbage_kept_young
-from callbacks.reports.due import is_fitting, result_of
+from callbacks.reports.due import draws_now, is_fitting, result_of
 from callbacks.reports.tensorboard import add_figure
 
 
@@ -38,8 +38,7 @@ class ValidationFigures(Callback):
         epoch, steps = trainer.current_epoch, results[0].steps
         self.history = [entry for entry in self.history if entry.steps == steps]  # a continued run may keep others
         self.history += [EpochECE(epoch, result.title, steps, result["ece"].astype(np.float16)) for result in results]
-        last = epoch + 1 == trainer.max_epochs
-        if last or self.validations % self.every == 0:
+        if draws_now(trainer, self.every, self.validations):
             with garbage_kept_young():
                 add_figure(trainer, "accuracy_and_confidence", accuracy_and_confidence(results))
                 add_figure(trainer, "reliability", reliability(results))

@@ -1,4 +1,4 @@
-"""What the processes of a run must agree on before they begin: one command, one code, one set of data."""
+"""Agreement of a run's processes before they begin: on one command, one code and one port."""
 
 import hashlib
 import platform

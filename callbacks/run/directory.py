@@ -52,6 +52,8 @@ def find_checkpoint(command: str, run_dir: str, ckpt_path: str | None, has_weigh
         InputError: the command needs a checkpoint and there is none, or a new run would overwrite another.
     """
     last = last_checkpoint(run_dir)
+    if ckpt_path == "":
+        raise InputError("--ckpt_path is empty: give last, or the path of a checkpoint")
     if ckpt_path == "last":
         ckpt_path = last if os.path.exists(last) else None
         if ckpt_path is None and command == "fit":
@@ -87,18 +89,33 @@ def read_usable(path: str) -> dict[str, Any]:
         raise InputError(f"{error}; {offer}") from None
 
 
-def make_run_dir(run_dir: str) -> None:
-    """Make a run's directory.
+def make_run_dir(run_dir: str) -> bool:
+    """Make a run's directory, and return whether it was not there before.
 
     Raises:
         InputError: it cannot be made, or written to.
     """
+    new = not os.path.exists(run_dir)
     try:
         Path(run_dir).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{run_dir} cannot be made ({error.strerror}): choose another --run_dir") from None
     if not os.access(run_dir, os.W_OK):
         raise InputError(f"{run_dir} cannot be written to: choose another --run_dir")
+    return new
+
+
+@rank_zero_only
+def forget_failed_start(run_dir: str) -> None:
+    """Remove the directory of a run that ended before it began: one of a config and logs without a step in them.
+
+    Whatever else there is says that it began, and then everything stays.
+    """
+    files = [path for path in Path(run_dir).rglob("*") if not path.is_dir()]
+    if all(path.suffix == ".yaml" or path.name.startswith("events.out.tfevents.") for path in files):
+        with suppress(OSError):  # what another run is writing meanwhile is left to it
+            for path in [*sorted(Path(run_dir).rglob("*"), reverse=True), Path(run_dir)]:
+                path.rmdir() if path.is_dir() else path.unlink()
 
 
 @rank_zero_only

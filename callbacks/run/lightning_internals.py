@@ -25,9 +25,12 @@ def child_processes(trainer: Trainer) -> list[subprocess.Popen[bytes]]:
 def port_of_children(trainer: Trainer) -> int | None:
     """Return the port at which processes that this one is about to start will meet it; None if it starts none."""
     launcher = trainer.strategy.launcher
-    if not isinstance(launcher, _SubprocessScriptLauncher) or launcher.cluster_environment.node_rank() != 0:
+    if not isinstance(launcher, _SubprocessScriptLauncher):
         return None
-    return launcher.cluster_environment.main_port
+    environment = launcher.cluster_environment
+    if environment.creates_processes_externally or environment.node_rank() != 0:  # as for one that was started itself
+        return None
+    return environment.main_port
 
 
 def disable_signal_handlers(trainer: Trainer) -> None:

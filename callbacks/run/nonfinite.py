@@ -45,6 +45,8 @@ class NonFiniteGuard(Callback):
     """
 
     def __init__(self, last_checkpoint: str, patience: int = 10) -> None:
+        if patience < 1:
+            raise InputError(f"nonfinite.patience is {patience}: give at least 1 step")
         self.last_checkpoint, self.patience = last_checkpoint, patience
         self.in_a_row: list[Skipped] = []
         self.micro_batches: list[tuple[Tensor, list[str], Tensor]] = []  # loss, keys, valid rows of the current step

@@ -26,6 +26,7 @@ from callbacks.run.lightning_internals import (
 from callbacks.run.shutdown import detach_launcher, save_last, step_of
 from callbacks.run.signals import SignalThread
 from mambaeye.contracts import data_of
+from mambaeye.errors import InputError
 
 Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -56,6 +57,8 @@ class Preemption(Checkpoint):  # which runs after all other callbacks
     """
 
     def __init__(self, last_checkpoint: str, time_limit: float | None = None, requeue: bool = True) -> None:
+        if time_limit is not None and not time_limit >= 0:
+            raise InputError(f"preemption.time_limit is {time_limit}: give hours, 0 or more, or null for no limit")
         self.last_checkpoint, self.requeue = last_checkpoint, requeue
         self.seconds = float("inf") if time_limit is None else time_limit * 3600
         self.received = 0

@@ -11,11 +11,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mambaeye.contracts import DataSpec, ModelSpec, data_of, model_of
+from mambaeye.contracts import DataSpec, ModelSpec, OptimizerStep, data_of, model_of
 from mambaeye.errors import InputError, on_all_ranks
 
 COPIES = 3  # checkpoints at a time: last, best, and the one being written
 MOMENTS = 2  # that AdamW keeps for every parameter
+NOTICED = 0.05  # of the samples, left out of an epoch
 EXAMPLES = 3  # shards that are named, of many
 
 Line = tuple[str, str]
@@ -33,6 +34,7 @@ class Preflight(Callback):
         model, data = model_of(pl_module), data_of(trainer)
         with on_all_ranks():
             lines = [*processes(trainer, model, data), *samples(trainer, data), schedule(trainer, model)]
+            lines += validations(trainer, data)
             lines.append(disk(trainer, pl_module))
         show(lines)
 
@@ -63,21 +65,40 @@ def samples(trainer: Trainer, data: DataSpec) -> list[Line]:
     train, batches = data.train_split, data.train_batches
     used = batches * trainer.world_size * data.optimizer_step.micro_batch
     workers = trainer.world_size * max(1, data.num_workers)
+    rest = left_out(train.samples, used, trainer.world_size, data.optimizer_step)
     readers = f"{workers} in all"
     if train.streaming and train.shards < workers:
         readers += f" [yellow]for {train.shards} shards that stream: some read the same shard"
     elif batches < workers // trainer.world_size:
         readers += f" [yellow]for {batches} batches: some have nothing to do"
-    left_out = f"{train.samples - used} of {train.samples} samples are left out, others every time"
     return [
         *(
             (name, f"{split.samples} samples in {split.shards} shards, of the sizes in their index")
             for name, split in (("training", train), ("validation", data.val_split))
         ),
         *shards_by_class(data),
-        ("epoch", f"{batches} batches a process; {left_out}"),
+        ("epoch", f"{batches} batches a process; {rest}"),
         ("loader workers", readers),
     ]
+
+
+def left_out(samples: int, used: int, ranks: int, step: OptimizerStep) -> str:
+    """Return how many samples do not fill a last optimizer step and, if they are many, a batch size that fits better.
+
+    Args:
+        samples: in all.
+        used: in an epoch.
+        ranks: processes.
+        step: what an optimizer step is made of.
+    """
+    text = f"{samples - used} of {samples} samples are left out, others every time"
+    if samples - used <= NOTICED * samples or step.accumulation > 1:
+        return text
+    sizes = range(step.images, step.images // 2, -ranks)  # which ranks can share evenly, too
+    best = min(sizes, key=lambda size: samples % size)
+    if samples % best >= samples - used:
+        return text
+    return f"{text}; [yellow]data.loader.batch_size {best} would leave out {samples % best}"
 
 
 def shards_by_class(data: DataSpec) -> list[Line]:
@@ -100,9 +121,22 @@ def schedule(trainer: Trainer, model: ModelSpec) -> Line:
     text = f"{total} optimizer steps, {warmup} of them warm-up"
     if warmup >= total:
         text += " [yellow]which does not end: set fewer model.optimizer.warmup_epochs"
+    if trainer.optimizers[0].defaults["lr"] == 0:
+        text += " [yellow]at model.optimizer.lr 0: nothing is learnt"
     if trainer.ckpt_path:
         text += f"; from the place in {trainer.ckpt_path}"
     return "schedule", text
+
+
+def validations(trainer: Trainer, data: DataSpec) -> list[Line]:
+    """Return what is to be said of a fit that will never validate."""
+    every, epochs = trainer.check_val_every_n_epoch, trainer.max_epochs
+    never = not trainer.limit_val_batches
+    if every and epochs and epochs > 0 and trainer.val_check_interval == 1.0:
+        steps_to_first = every * (data.train_batches // data.optimizer_step.accumulation)
+        never |= every > epochs or 0 < trainer.max_steps < steps_to_first
+    remedy = "set trainer.check_val_every_n_epoch and trainer.limit_val_batches, or be content with last.ckpt"
+    return [("validation", f"[yellow]never, so that there is no best.ckpt: {remedy}")] if never else []
 
 
 def disk(trainer: Trainer, pl_module: LightningModule) -> Line:

@@ -29,6 +29,7 @@ def open_index(shards: str, where: str | None = None, limits: ReadLimits = ReadL
         InputError: the index cannot be read, or does not have the shards; a local shard is missing or has another size.
     """
     if where is None and not is_pattern(shards) and not streams(shards):
+        require_packed(Path(shards))
         return ShardIndex.read(shards)
     where = where or beside(shards)
     content = fetch_index(where, limits)
@@ -46,19 +47,22 @@ def open_index(shards: str, where: str | None = None, limits: ReadLimits = ReadL
     return index
 
 
-def open_split(shards: str, where: str | None, num_classes: int, limits: ReadLimits = ReadLimits()) -> ShardIndex:
-    """Open the index of a split, which must have so many classes; see open_index.
+def require_packed(folder: Path) -> None:
+    """Require that a folder is there and not one of pictures, which are yet to be packed.
 
     Raises:
-        InputError: it has another number of classes, or cannot be opened.
+        InputError: it is not, or there is none.
     """
-    index = open_index(shards, where, limits)
-    if len(index.classes) != num_classes:
+    if not folder.is_dir():
         raise InputError(
-            f"{shards} has {len(index.classes)} classes in its index and data.num_classes is {num_classes}: "
-            f"set --data.num_classes {len(index.classes)}, or give other shards"
+            f"{folder} does not exist: give a folder of shards, or of class folders with --data.folder in place of the "
+            f"shards"
         )
-    return index
+    if not (folder / INDEX_NAME).exists() and not any(folder.glob("*.tar")):
+        raise InputError(
+            f"{folder} holds no shards: if it holds class folders of pictures, give --data.folder in place of the "
+            f"shards, or pack it with 'python -m datamodules.pack {folder} DEST'"
+        )
 
 
 def is_pattern(shards: str) -> bool:

@@ -14,6 +14,7 @@ START_OF_JPEG, START_OF_PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 FRAME_HEADERS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # JPEG markers SOF0 to SOF15
 WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD8)}  # JPEG markers TEM and RST0 to RST7
 OTHERS = ("JPEG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000", "SUN")  # that OpenCV decodes too
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
 class PixelLimit(NamedTuple):
@@ -34,6 +35,8 @@ class PixelLimit(NamedTuple):
             InputError: it is refused.
         """
         size = stored_size(data)
+        if size is None and is_heic(data):
+            raise InputError(f"the image of {what} is HEIC, which is not read here: save it as JPEG or leave it out")
         if size is None and data:
             raise InputError(f"the image of {what} does not decode: replace it or leave it out")
         if size and size[0] * size[1] > self.pixels:
@@ -41,6 +44,16 @@ class PixelLimit(NamedTuple):
                 f"the image of {what} has {size[1]} x {size[0]} pixels, more than the {self.pixels} of {self.flag}: "
                 f"scale it down, leave it out, or raise the limit"
             )
+
+
+def is_avif(data: bytes) -> bool:
+    """Tell whether it is an AVIF, by its brands (ISO/IEC 14496-12, 4.3)."""
+    return data[4:8] == b"ftyp" and b"avif" in data[8 : int.from_bytes(data[:4])]
+
+
+def is_heic(data: bytes) -> bool:
+    """Tell whether it is a HEIF file of HEVC images, as telephones write (ISO/IEC 23008-12, B.4)."""
+    return data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS
 
 
 class JpegFrame(NamedTuple):
@@ -110,3 +123,19 @@ def size_by_pillow(data: bytes) -> tuple[int, int] | None:
             return image.height, image.width
     except (OSError, ValueError, RuntimeError):  # all of which Pillow answers damaged headers with
         return None
+
+
+def has_alpha(data: bytes) -> bool:
+    """Tell from the header whether an image may have transparent pixels: alpha, or a colour that stands for it."""
+    if data.startswith(START_OF_PNG):
+        return data[25:26] in (b"\4", b"\6") or b"tRNS" in data[: max(0, data.find(b"IDAT"))]  # colour types; RFC 2083
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        flags = {b"VP8X": data[20:21], b"VP8L": data[24:25]}.get(data[12:16], b"")
+        return bool(int.from_bytes(flags) & 0x10)  # RFC 9649, sections 2.7 and 3.4
+    if jpeg_frame(data) is not None:
+        return False
+    try:
+        with Image.open(io.BytesIO(data), formats=OTHERS) as image:
+            return bool(image.has_transparency_data)
+    except (OSError, ValueError, RuntimeError):
+        return False

@@ -1,15 +1,17 @@
 """Image bytes -> an RGB image resized and centred on a square canvas."""
 
+import io
 import os
-import re
 from collections.abc import Callable
 from typing import BinaryIO, Literal
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
-from datamodules.transforms.headers import START_OF_JPEG, PixelLimit
+from datamodules.transforms.headers import PixelLimit, has_alpha, is_avif
+from datamodules.transforms.jpeg import decode_jpeg
+from datamodules.transforms.png import require_whole_png
 from mambaeye.errors import InputError
 from mambaeye.geometry.box import Box
 
@@ -19,18 +21,17 @@ is larger than the canvas is fitted first, whichever it is."""
 Interpolation = Literal["lanczos", "area"]
 """Pillow's LANCZOS; or means of areas along an axis that shrinks, and linear along one that grows, which are softer."""
 
-END_OF_JPEG = b"\xff\xd9"
-JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # neither a byte 255 of a scan, nor filling, nor a restart
+# what OpenCV says of a damaged image is raised here, with the image's name
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def decode_image(data: bytes, what: str) -> np.ndarray:
-    """Decode JPEG, PNG or WebP to (H, W, 3) uint8 RGB, upright.
+    """Decode an image of any format that OpenCV reads to (H, W, 3) uint8 RGB, upright.
 
     What comes out is what Pillow's convert("RGB") gives, to a step of 1: grayscale and palettes are expanded, CMYK and
-    YCCK converted, alpha dropped (not blended: transparent pixels show the colour that is stored with them), of 16 bits
-    the high 8 kept, EXIF's orientation applied, of an animation the first frame taken. Colour profiles are not applied.
-    JPEGs with damage inside that still decode are not noticed here (datamodules.check compares checksums); those that
-    end early are. How large an image may be is for the caller to say before (headers.PixelLimit).
+    YCCK converted, of 16 bits the high 8 kept, EXIF's orientation applied, of an animation the first frame taken; what
+    is transparent lies on white. Colour profiles are not applied. JPEGs that libjpeg warns of, for damage inside, are
+    refused. How large an image may be is for the caller to say before (headers.PixelLimit).
 
     Args:
         data: the file's bytes; the extension does not matter.
@@ -41,6 +42,12 @@ def decode_image(data: bytes, what: str) -> np.ndarray:
     """
     if not data:
         raise InputError(f"the image of {what} is empty: replace it or leave it out")
+    image = decode_jpeg(data, what)
+    if image is not None:
+        return image
+    if has_alpha(data) or is_avif(data):
+        return on_white(data, what)
+    require_whole_png(data, what)
     return _decoded(lambda: cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB), what)
 
 
@@ -56,27 +63,35 @@ def decode_file(file: BinaryIO, what: str, limit: PixelLimit) -> tuple[np.ndarra
     if not os.fstat(file.fileno()).st_size:
         raise InputError(f"{what} is empty: replace it or leave it out")
     data = file.read()
-    if ends_early(data):
-        raise InputError(f"{what} ends before the image does: copy it again or leave it out")
     limit.require(data, what)
+    image = decode_jpeg(data, what)
+    if image is None and (has_alpha(data) or is_avif(data)):
+        image = on_white(data, what)
+    require_whole_png(data, what)
     del data  # OpenCV reads the file itself
     name = f"/dev/fd/{file.fileno()}"  # for OpenCV takes no name that is not UTF-8
-    file.seek(0)
-    image = _decoded(lambda: cv2.imread(name, None, cv2.IMREAD_COLOR_RGB), what)
+    if image is None:
+        file.seek(0)
+        image = _decoded(lambda: cv2.imread(name, None, cv2.IMREAD_COLOR_RGB), what)
     file.seek(0)
     return image, max(1, cv2.imcount(name))
 
 
-def ends_early(data: bytes) -> bool:
-    """Tell whether it is a JPEG without end marker (ITU-T T.81, B.1): OpenCV notices that in bytes, not in files."""
-    if not data.startswith(START_OF_JPEG):
-        return False
-    at = len(START_OF_JPEG)
-    while marker := JPEG_MARKER.search(data, at):  # the next segment's, or behind a scan's data
-        if marker[0] == END_OF_JPEG:
-            return False
-        at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2])
-    return True
+def on_white(data: bytes, what: str) -> np.ndarray:
+    """Decode an image with alpha to (H, W, 3) uint8 RGB, upright and laid on white.
+
+    By Pillow: OpenCV drops alpha, takes red for blue in AVIFs that have it, and does not turn AVIFs upright.
+
+    Raises:
+        InputError: it is not a whole image.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as file:
+            image = ImageOps.exif_transpose(file).convert("RGBA")
+    except (OSError, ValueError, SyntaxError, RuntimeError, MemoryError) as error:  # Pillow's answers to damage
+        raise InputError(f"the image of {what} does not decode ({error}): replace it or leave it out") from None
+    white = Image.new("RGBA", image.size, "white")
+    return np.array(Image.alpha_composite(white, image).convert("RGB"))
 
 
 def _decoded(read: Callable[[], np.ndarray | None], what: str) -> np.ndarray:

@@ -86,7 +86,7 @@ def require_resolutions(resolutions: Sequence[int], patch_size: int) -> None:
 def evaluation_conditions(
     resolutions: Sequence[int], scans: Sequence[str], takes: Takes, has_policy: bool
 ) -> tuple[EvaluationCondition, ...]:
-    """Return what validation measures: every scan at every resolution, or canvases of each where an encoder takes them.
+    """Return what validation measures, each once: every scan at every resolution, or canvases if an encoder takes them.
 
     Args:
         resolutions: canvas sides in pixels.
@@ -101,7 +101,8 @@ def evaluation_conditions(
         return tuple(EvaluationCondition(resolution, CANVAS) for resolution in dict.fromkeys(resolutions))
     if POLICY in scans and not has_policy:
         raise InputError(f"data.scans has {POLICY}, and the model has none: give --model.policy")
-    return tuple(EvaluationCondition(resolution, scan) for resolution in resolutions for scan in scans)
+    pairs = dict.fromkeys(EvaluationCondition(resolution, scan) for resolution in resolutions for scan in scans)
+    return tuple(pairs)
 
 
 class DecodedSample(NamedTuple):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
+from torchmetrics.classification import MulticlassConfusionMatrix
 
 from mambaeye.batch import EvaluationCondition
 from mambaeye.errors import InputError
@@ -22,6 +23,7 @@ from mambaeye.evaluation.result import BINS, BY_RATIO, METRICS, ConditionResult
 from mambaeye.ops.precision import wide
 
 TOP = 5
+MOST_CLASSES = 4096  # whose confusion matrix is 128 MiB for every condition
 RATIO_BINS = 20
 RATIO_SUMS = ("ratio_mean", "ratio_confidence", "ratio_true_class_probability")
 
@@ -141,7 +143,7 @@ class StepMetrics(Metric):
         picked = self.kept[rows] - 1 - first_step  # (k,)
         logits = logits[:, picked].to(wide(logits.dtype))  # (B, k, C)
         ratio = information_ratio[:, picked]  # (B, k)
-        top = logits.topk(min(TOP, logits.shape[-1]), dim=-1).indices  # (B, k, 5), best first
+        top = best_classes(logits)  # (B, k, 5)
         hits = top == labels[:, None, None]
         label = labels[:, None, None].expand(*ratio.shape, 1)
         of_label = logits.gather(-1, label).squeeze(-1)
@@ -216,10 +218,44 @@ class StepMetrics(Metric):
         return curves
 
 
+class ConfusionMetric(MulticlassConfusionMatrix):
+    """Confusion matrix of C classes: (C, C) int64, which adds up over batches and ranks."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes, ignore_index=-1, validate_args=False)
+
+    def count(self, logits: Tensor, labels: Tensor, valid: Tensor) -> None:
+        """Add the answers of a batch, logits (B, C); rows that are not valid are not counted."""
+        self.update(best_classes(logits.to(wide(logits.dtype)))[:, 0], labels.where(valid, -1))
+
+    def finish(self) -> Tensor:
+        """Compute, then begin anew."""
+        confusion: Tensor = self.compute().cpu()
+        self.reset()
+        return confusion
+
+
+def best_classes(logits: Tensor) -> Tensor:
+    """Return the likeliest classes, best first, five at most: (..., C) -> (..., min(5, C)) int64."""
+    return logits.topk(min(TOP, logits.shape[-1]), dim=-1).indices
+
+
 def condition_result(
-    condition: EvaluationCondition, curves: Mapping[str, Tensor], num_classes: int, report_at: Iterable[int]
+    condition: EvaluationCondition,
+    curves: Mapping[str, Tensor],
+    num_classes: int,
+    report_at: Iterable[int],
+    confusion: Tensor | None = None,
 ) -> ConditionResult:
-    """Return what StepMetrics computed as the result of one condition; report_at are the steps that make rows."""
+    """Return what was computed under one condition as its result.
+
+    Args:
+        condition: that it was computed under.
+        curves: by StepMetrics.
+        num_classes: C.
+        report_at: the steps that make rows.
+        confusion: (C, C), by ConfusionMetric; None where there are too many classes.
+    """
     steps = curves["steps"].tolist()
     return ConditionResult(
         condition=condition,
@@ -231,6 +267,7 @@ def condition_result(
         bin_edges=curves["bin_edges"].numpy(),
         bins={name: curves[name].numpy() for name in BINS},
         by_ratio={name: curves[name].numpy() for name in BY_RATIO},
+        confusion=None if confusion is None else confusion.numpy(),
     )
 
 

@@ -1,7 +1,7 @@
 """The one shape of a validation: what it measured, condition by condition, for every callback to draw from.
 
 Shapes: S kept steps (glimpse counts), M confidence bins (and one more for a confidence of exactly 1), R bins of the
-information ratio.
+information ratio, C classes.
 """
 
 from collections.abc import Mapping
@@ -53,6 +53,8 @@ class ConditionResult:
     """(S, M + 1) by name, the names of BINS."""
     by_ratio: Mapping[str, np.ndarray]
     """(R,) by name, the names of BY_RATIO."""
+    confusion: np.ndarray | None = None
+    """(C, C) int64: answers after the last glimpse, a row a label; None where there are too many classes."""
 
     def __getitem__(self, metric: str) -> np.ndarray:
         """Return a metric after every kept step: (S,)."""

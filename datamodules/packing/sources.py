@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from webdataset.tariterators import base_plus_ext
 
-from datamodules.shards.index import IMAGE_EXTENSIONS, is_utf8, tar_members
+from datamodules.files import EXTENSIONS
+from datamodules.shards.scan import is_utf8, tar_members
 from mambaeye.errors import InputError
 
 SPLITS = {"train", "training", "val", "valid", "validation", "test"}
@@ -68,6 +69,12 @@ class Source:
             if path.startswith(self.prefix) and not any(part.startswith(".") for part in parts):
                 yield Member(path.removeprefix(self.prefix), offset, size, changed)
 
+    def folders(self) -> Iterator[str]:
+        """Yield the folders under the prefix that are not hidden, where the source is a folder itself."""
+        place = self.path / self.prefix
+        if place.is_dir():
+            yield from (entry.name for entry in os.scandir(place) if entry.is_dir() and not entry.name.startswith("."))
+
     def _folder(self) -> Iterator[Member]:
         if not (self.path / self.prefix).is_dir():
             return
@@ -84,7 +91,7 @@ class Source:
                 try:
                     status = os.stat(os.path.join(folder, name))
                 except OSError as error:
-                    if name.rpartition(".")[2].lower() not in IMAGE_EXTENSIONS:
+                    if name.rpartition(".")[2].lower() not in EXTENSIONS:
                         continue
                     raise InputError(
                         f"{os.path.join(folder, name)} cannot be read ({error.strerror}): repair or remove it"
@@ -137,7 +144,7 @@ def list_entries(source: Source, classes: Sequence[str] | None) -> tuple[list[En
     others: Counter[str] = Counter()
     for member in source.members():
         stem, dot, extension = member.path.rpartition(".")
-        if extension.lower() not in IMAGE_EXTENSIONS:
+        if extension.lower() not in EXTENSIONS:
             others[dot + extension.rpartition("/")[2] if dot else "without extension"] += 1
             continue
         if "/" not in member.path:
@@ -146,7 +153,7 @@ def list_entries(source: Source, classes: Sequence[str] | None) -> tuple[list[En
             raise InputError(f"the path {member.path!a} is not UTF-8: rename the file")
         images.append((stem, extension.lower(), member))
     if not images:
-        kinds = ", ".join(f".{name}" for name in IMAGE_EXTENSIONS)
+        kinds = ", ".join(f".{name}" for name in EXTENSIONS)
         raise InputError(
             f"{source.name} has no images ({kinds}) under {source.prefix or 'its class folders'!r}: check --prefix"
         )
