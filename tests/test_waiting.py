@@ -16,7 +16,8 @@ from commands import ROOT, TINY, flags, ledger, start
 from hosts import Handler, Host, serving
 from test_reading import by_tar
 
-from datamodules.shards.index import ShardIndex, scan_shard, write_index
+from datamodules.shards.index import ShardIndex, write_index
+from datamodules.shards.scan import scan_shard
 
 SHARDS, SIZE = 8, 40
 TIMEOUT, GENEROUS = 900, 300  # seconds that a read waits for by itself; and in which a run must be gone

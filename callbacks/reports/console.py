@@ -37,8 +37,12 @@ class ConsoleLines(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.began, self.first_step = time.monotonic(), trainer.global_step
+        self._begin_epoch()  # Lightning does not say that one has begun which goes on
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin_epoch()
+
+    def _begin_epoch(self) -> None:
         self.losses: list[Tensor] = []
         self.images, self.waited, self.validated = 0, 0.0, 0.0
         self.epoch_began = time.monotonic()
