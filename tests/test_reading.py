@@ -187,7 +187,9 @@ def test_sources_that_cannot_be(shards: str, where: str | None, message: str, va
 
 def loaders(shards: str, config: LoaderConfig, **arguments: str) -> ShardDataModule:
     """A data module over the same shards twice, set up."""
-    data = ShardDataModule(shards, shards, train=TrainView(num_glimpses=3), loader=config, **arguments)
+    data = ShardDataModule(
+        train_shards=shards, val_shards=shards, train=TrainView(num_glimpses=3), loader=config, **arguments
+    )
     set_up(data)
     return data
 
