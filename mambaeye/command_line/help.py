@@ -12,7 +12,7 @@ usage: python train.py COMMAND [--config FILE] [--FLAG VALUE ...]
 commands, with an example each:
 
   fit       train a model, or go on with a run
-            python train.py fit --config configs/quickstart.yaml
+            python train.py fit --config configs/folder.yaml --data.folder PHOTOS
   validate  measure a checkpoint on validation images, and draw its curves
             python train.py validate --ckpt_path runs/quickstart/checkpoints/best.ckpt
   test      do the same, into test.json
@@ -34,10 +34,10 @@ OF_A_CHECKPOINT = (
 COMMON = {
     "fit": (
         *("config", "run_dir", "ckpt_path", "seed_everything"),
-        *("data.train_shards", "data.val_shards", "data.num_classes", "data.resolutions"),
+        *("data.folder", "data.train_shards", "data.val_shards", "data.num_classes", "data.resolutions"),
         *("data.train.canvas", "data.train.num_glimpses", "data.evaluate.num_glimpses"),
         *("data.loader.batch_size", "data.loader.micro_batch_size", "data.loader.num_workers"),
-        *("model.init_from", "model.optimizer.lr", "model.optimizer.warmup_epochs"),
+        *("model.init_from", "model.optimizer.lr"),
         *("trainer.max_epochs", "trainer.devices", "trainer.precision"),
     ),
     "validate": OF_A_CHECKPOINT,
