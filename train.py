@@ -58,7 +58,7 @@ from mambaeye.command_line.differences import LINKS, differing, refuse_foreign_s
 from mambaeye.command_line.help import COMMON, FULL_HELP, OVERVIEW
 from mambaeye.command_line.parser import Parser
 from mambaeye.command_line.run_config import changes, run_config, without_repeats
-from mambaeye.command_line.values import refuse_values
+from mambaeye.command_line.values import refuse_devices, refuse_values
 from mambaeye.command_line.words import require_command, require_configs, split_images
 from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.errors import InputError, mistake_in
@@ -243,6 +243,8 @@ class MambaEyeCLI(LightningCLI):
         """Leave out Lightning's own reading of a checkpoint's sizes, which overrules flags; see parse_arguments."""
 
     def before_instantiate_classes(self) -> None:
+        trainer = self.config[self.subcommand].trainer
+        refuse_devices(trainer.accelerator, trainer.devices)  # here, for a config may be printed anywhere
         run_dir = self.config[self.subcommand].run_dir
         self.new_run = run_dir if make_run_dir(run_dir) else None
         precision = self.config[self.subcommand].float32_matmul_precision

@@ -169,7 +169,7 @@ def test_other_content_of_the_same_size_is_noticed(val: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("shards", "where", "message"),
     [
-        ("nowhere", None, "nowhere/index.json does not exist"),
+        ("nowhere", None, "nowhere does not exist: give a folder of shards"),
         ("pipe:cat a.tar", None, "does not say where the index of the shards is: give it with --data.train_index"),
         ("{val}/other-{{000..002}}.tar", None, "other-000.tar is none of the shards in"),
         ("{val}/val-{{000000..000001.tar", None, "braces of .* do not match"),
@@ -187,7 +187,9 @@ def test_sources_that_cannot_be(shards: str, where: str | None, message: str, va
 
 def loaders(shards: str, config: LoaderConfig, **arguments: str) -> ShardDataModule:
     """A data module over the same shards twice, set up."""
-    data = ShardDataModule(shards, shards, train=TrainView(num_glimpses=3), loader=config, **arguments)
+    data = ShardDataModule(
+        train_shards=shards, val_shards=shards, train=TrainView(num_glimpses=3), loader=config, **arguments
+    )
     set_up(data)
     return data
 

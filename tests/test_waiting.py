@@ -92,7 +92,8 @@ def stall_from(host: Host, first: int) -> list[str]:
 
 
 def fit(host: Host, data_dir: Path, *more: str) -> subprocess.Popen[str]:
-    settings = flags({**SETTINGS, "data.train_shards": host.url, "data.data_dir": data_dir})
+    places = {"data.train_shards": host.url, "data.val_shards": host.url, "data.data_dir": data_dir}
+    settings = flags({**SETTINGS, **places})
     path = f"{ROOT}:{Path(__file__).parent}"
     runs.append(start(["fit", *settings, LEDGER, *more], PYTHONPATH=path, OMP_NUM_THREADS="1"))
     return runs[-1]

@@ -24,7 +24,6 @@ def refuse_values(asked: Namespace) -> None:
         raise InputError("run_dir is empty: give --run_dir a folder, or leave it out")
     if clip is not None and not clip >= 0:
         raise InputError(f"trainer.gradient_clip_val is {clip}: give a number above 0, or null for no clipping")
-    refuse_devices(asked.trainer.accelerator, asked.trainer.devices)
 
 
 def refuse_devices(accelerator: object, devices: object) -> None:
