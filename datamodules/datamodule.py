@@ -35,14 +35,14 @@ class ShardDataModule(LightningDataModule):
     """Streams WebDataset shards as glimpses or canvases; for prediction, opens image files. See contracts.DataSpec.
 
     Args:
-        folder: Your own pictures: a folder with a folder of pictures for each class, or with train/ and val/ that have
-            such. Packed into data_dir on first use, and again when files have changed. Without val/, a tenth of each
-            class is held out for validation. In place of the shards.
         train_shards: Training shards: a folder or URL with their index.json, a brace pattern of paths or URLs, or a
             pipe: command; null for the embedded digits.
         val_shards: Validation shards, likewise.
         train_index: Path or URL of the training shards' index.json, if it is not beside them.
         val_index: Path or URL of the validation shards' index.json, if it is not beside them.
+        folder: Your own pictures: a folder with a folder of pictures for each class, or with train/ and val/ that have
+            such. Packed into data_dir on first use, and again when files have changed. Without val/, a tenth of each
+            class is held out for validation. In place of the shards.
         data_dir: Folder that the embedded digits, or your own pictures, are packed into on first use.
         num_classes: Number of classes, as in the index's class list; the encoder's head takes it from here. Of folder's
             pictures they are counted.
@@ -63,11 +63,11 @@ class ShardDataModule(LightningDataModule):
 
     def __init__(
         self,
-        folder: str | None = None,
         train_shards: str | None = None,
         val_shards: str | None = None,
         train_index: str | None = None,
         val_index: str | None = None,
+        folder: str | None = None,
         data_dir: str = "data",
         num_classes: int = 10,
         patch_size: int = 16,
