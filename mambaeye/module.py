@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from mambaeye import weights
 from mambaeye.batch import POLICY, CanvasBatch, FileBatch, GlimpseBatch, Takes
 from mambaeye.contracts import data_of, limited
-from mambaeye.encoders.base import Encoder
+from mambaeye.encoders.base import Encoder, GlimpseEncoder
 from mambaeye.errors import InputError
 from mambaeye.evaluation.early_exit import EarlyExitConfig, EarlyExitMetrics, EarlyExitState, ExitCriteria
 from mambaeye.evaluation.metrics import (
@@ -139,7 +139,7 @@ class ClassifierModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         data = data_of(self.trainer)
-        if self.encoder.axes != data.axes:
+        if isinstance(self.encoder, GlimpseEncoder) and self.encoder.axes != data.axes:
             raise InputError(
                 f"model.encoder.axes is {self.encoder.axes}, and positions in these data have {data.axes}: "
                 f"give --model.encoder.axes {data.axes}"

@@ -368,10 +368,13 @@ def test_the_data_module_is_what_model_and_callbacks_know_it_as(data_dir: Path) 
     properties = {name for name, member in vars(DataSpec).items() if isinstance(member, property)}
     members = {name: getattr(data, name) for name in properties | DataSpec.__annotations__.keys()}
     assert len(members) > 15
+    labels = data.train_dataloader().access.index.labels
+    assert members.pop("class_counts").tolist() == [int((labels == label).sum()) for label in range(10)]
     assert members == {
         "num_classes": 10,
         "patch_size": 16,
         "axes": 2,
+        "waiting": False,
         "classes": list("0123456789"),
         "conditions": (EvaluationCondition(48, "random"),),
         "num_glimpses": 6,

@@ -73,7 +73,12 @@ def fails(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> str:
 FITS = {
     "a ledger line": (LEDGER, "train_batch", 100, "cannot be written (File too large)"),
     "a line of curves": ("--trainer.log_every_n_steps=1", "train_batch", 100, "run/curves.jsonl cannot be written"),
-    "a validation's numbers": ("--trainer.logger=false", "validation", 100, "run/validation.json cannot be written"),
+    "a validation's numbers": (
+        "--trainer.logger=false",
+        "validation",
+        100,
+        "run/classes/accuracy.csv cannot be written",
+    ),
     "a figure in the events": ("--figures.every=1", "validation", 20_000, "a file of the run cannot be written"),
     "a checkpoint": ("--trainer.limit_val_batches=0", "train_batch", 20_000, "last.ckpt of 0.3 MB cannot be written"),
 }
@@ -98,9 +103,9 @@ def test_in_a_fit(what: str, arguments: list[str], checkpoint: Path, capfd: pyte
 @pytest.mark.parametrize(
     ("command", "size", "expected"),
     [
-        ("validate", 100, "validation.json"),
+        ("validate", 100, "validation/classes/accuracy.csv"),
         ("validate", 20_000, r"validation\S*\.png"),
-        ("test", 100, "test.json"),
+        ("test", 100, "test/classes/accuracy.csv"),
         ("predict", 100, "predictions-0.jsonl"),
         ("predict --pictures", 5_000, r"predictions/0.png-\w{8}\.png"),
     ],
@@ -114,7 +119,14 @@ def test_in_other_commands(
         cv2.imwrite("0.png", np.zeros((32, 32), np.uint8))
         images = ["--data.images", "0.png", *pictures]
     moment = "validation" if command == "validate" else command
-    arguments = [*arguments, "--report.plots=true", f"--ckpt_path={checkpoint}", *refused(moment, size), *images]
+    arguments = [
+        *arguments,
+        "--report.plots=true",
+        "--trainer.logger=false",
+        f"--ckpt_path={checkpoint}",
+        *refused(moment, size),
+        *images,
+    ]
     said = fails([command, *arguments], capfd)
     refusal = r"cannot be written \(File too large\): make room or repair the folder"
     assert re.fullmatch(f"error: run/{expected} {refusal}", said)

@@ -413,6 +413,6 @@ def test_an_interrupted_writing_leaves_the_old_index(folder: Path, monkeypatch: 
         raise OSError("no space")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(InputError, match="index.json cannot be written .no space.: make room"):
         write_index(folder, ["z"], [scan_shard(folder / "s-0.tar")])
     assert (folder / "index.json").read_bytes() == before

@@ -1,6 +1,7 @@
 """The console of a fit: a line an epoch and a validation where there is no progress bar, and a summary in the end."""
 
 import os
+import shlex
 import time
 from typing import Any, NamedTuple
 
@@ -35,8 +36,11 @@ class ConsoleLines(Callback):
     def __init__(self) -> None:
         self.best: Best | None = None
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.began = time.monotonic()
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.began, self.first_step = time.monotonic(), trainer.global_step
+        self.train_began, self.first_step = time.monotonic(), trainer.global_step
         self._begin_epoch()  # Lightning does not say that one has begun which goes on
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -88,7 +92,7 @@ class ConsoleLines(Callback):
             f"{self.images * trainer.world_size / seconds:.0f} images/s",
             f"{100 * self.waited / seconds:.0f}% waiting for data",
         ]
-        pace = (time.monotonic() - self.began) / max(1, trainer.global_step - self.first_step)
+        pace = (time.monotonic() - self.train_began) / max(1, trainer.global_step - self.first_step)
         if trainer.global_step < total < float("inf"):
             parts.append(f"{duration(pace * (total - trainer.global_step))} left")
         say(", ".join(parts))
@@ -101,15 +105,16 @@ class ConsoleLines(Callback):
         """Return how a fit ended, and what can be done next."""
         run_dir = trainer.default_root_dir
         lines = [f"done: {trainer.global_step} steps, {duration(time.monotonic() - self.began)} in this process"]
-        checkpoint = os.path.relpath(f"{run_dir}/checkpoints/last.ckpt")
+        checkpoint = f"{run_dir}/checkpoints/last.ckpt"
         if self.best is not None:
             lines.append(f"best top-1: {100 * self.best.top1:.1f}% in epoch {self.best.epoch} ({self.best.conditions})")
         for kept in trainer.checkpoint_callbacks:
             if isinstance(kept, ModelCheckpoint) and kept.monitor == MONITOR and kept.best_model_score is not None:
-                checkpoint = os.path.relpath(kept.best_model_path)
+                checkpoint = kept.best_model_path
                 score = float(kept.best_model_score)
                 if self.best is None or score > self.best.top1 + 1e-6:  # the run was continued
                     lines[1:] = [f"best top-1: {100 * score:.1f}%, before this process"]
+        checkpoint, run_dir = (shlex.quote(os.path.relpath(path)) for path in (checkpoint, run_dir))
         return [
             *lines,
             f"next: python train.py validate --ckpt_path {checkpoint}",

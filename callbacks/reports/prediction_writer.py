@@ -73,11 +73,12 @@ class PredictionWriter(Callback):
                 assert batch.scene is not None
                 names = class_names(model.classes, prediction.classes.tolist())
                 line = described(file, prediction, names)
-                say(file.path, names[0], prediction)
                 if (self.pictures or self.animate) and data_of(trainer).axes == 2:
                     predicted = PredictedImage.of(batch.scene, row, file, prediction, names, patch_size)
                     line |= self._draw(folder, file.path, predicted)
             self._append(json.dumps(line, ensure_ascii=False) + "\n")
+            if prediction is not None:
+                say(file.path, names[0], prediction)
 
     def _append(self, line: str) -> None:
         """Hand a line to the operating system."""
