@@ -119,9 +119,9 @@ def test_from_a_folder_of_pictures_to_predictions(photos: Path, capsys: pytest.C
     assert checkpoint["classes"] == sorted(COLOURS)
     assert "data.folder" in PLACES  # so that a file says it in messages alone
     for command, did in {"fit": "trained and validated", "validate": "validated"}.items():
-        asked = fails([command, "--run_dir=runs/folder", "--ckpt_path=last"], capsys)
+        asked = fails([command, "--run_dir=runs/other", "--ckpt_path=runs/folder/checkpoints/last.ckpt"], capsys)
         assert f"the checkpoint was {did} on PHOTOS, and a file does not say what is read: give --data.folder" in asked
-    main(["fit", "--config=runs/folder/config.yaml", "--ckpt_path=last", "--trainer.max_epochs=7"])
+    main(["fit", "--run_dir=runs/folder", "--ckpt_path=last", "--trainer.max_epochs=7"])
     assert torch.load("runs/folder/checkpoints/last.ckpt", weights_only=True)["global_step"] == 7 * 3
 
 
