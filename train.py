@@ -45,6 +45,7 @@ from callbacks.run.directory import (
     print_rank_zero,
     read_usable,
 )
+from callbacks.run.lightning_internals import disable_signal_handlers
 from callbacks.run.nonfinite import NonFiniteGuard
 from callbacks.run.one_writer import OneWriter
 from callbacks.run.preemption import Preemption
@@ -53,7 +54,7 @@ from callbacks.run.stops import StopWithinEpoch
 from datamodules.datamodule import ShardDataModule
 from datamodules.packing.folder import class_names
 from mambaeye import weights
-from mambaeye.checkpoints import MODEL, command_line_defaults, remembered
+from mambaeye.checkpoints import MODEL, command_line_defaults, remembered, unsaid
 from mambaeye.command_line.differences import LINKS, differing, refuse_foreign_scans, require_shards
 from mambaeye.command_line.help import COMMON, FULL_HELP, OVERVIEW
 from mambaeye.command_line.parser import Parser
@@ -200,6 +201,8 @@ class MambaEyeCLI(LightningCLI):
             saved = command_line_defaults(checkpoint, ClassifierModule, ShardDataModule)
             weights.require_own_sizes(checkpoint, ckpt_path)
             refuse_foreign_scans(saved, asked)
+            if missing := unsaid(checkpoint, ClassifierModule, ShardDataModule):
+                print_rank_zero(f"the checkpoint is of another version, without {', '.join(missing)}: defaults hold")
             shards = remembered(checkpoint)
             require_shards(command, shards, asked)
             print_rank_zero(f"{command} takes {ckpt_path}, saved after {checkpoint['global_step']} optimizer steps")
@@ -267,6 +270,8 @@ class MambaEyeCLI(LightningCLI):
         except ValueError as error:  # of an argument, in Lightning's words
             raise InputError(f"the trainer's arguments cannot be: {first_line(str(error))}") from None
         require_free_port(trainer)
+        if self.subcommand != "fit":
+            disable_signal_handlers(trainer)  # there is nothing to save: a signal ends it
         return trainer
 
     def before_fit(self) -> None:

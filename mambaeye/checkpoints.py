@@ -3,7 +3,7 @@
 Reading one runs no code: tensors and plain containers alone are loaded, and classes that it names must be defined.
 """
 
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +197,25 @@ def command_line_defaults(checkpoint: dict[str, Any], model: type, data: type) -
             told = f"its data.{name} is {defaults[f'data.{name}']}, and its encoder's {name} {shown(value)}"
             raise InputError(f"the checkpoint is damaged: {told}")
     return {name: value for name, value in defaults.items() if name not in lowered(defaults, types)}
+
+
+def unsaid(checkpoint: dict[str, Any], model: type, data: type) -> list[str]:
+    """Return the arguments that a checkpoint of another version lacks, by their flags' names: their defaults hold.
+
+    Args:
+        checkpoint: of a run, in today's terms.
+        model: class of the LightningModule.
+        data: class of the data module.
+    """
+    types = flattened("model", types_of(model)) | flattened("data", types_of(data))
+    arguments = arguments_of(checkpoint)
+    missing = []
+    for name in GIVEN:
+        if name not in arguments:
+            missing.append(name)
+        elif isinstance(arguments[name], dict) and is_dataclass(types[name]):
+            missing += [f"{name}.{field.name}" for field in fields(types[name]) if field.name not in arguments[name]]
+    return missing
 
 
 def lowered(values: dict[str, Any], types: dict[str, Any]) -> list[str]:

@@ -1,6 +1,8 @@
 """Checkpoints of version 0.1 go on as if nothing had happened; and a checkpoint makes Python import nothing."""
 
+import inspect
 import json
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from commands import ledger
 
 import mambaeye
 from datamodules.datamodule import ShardDataModule
-from mambaeye.checkpoints import DATA, MODEL, command_line_defaults, migrate, read_checkpoint
+from mambaeye.checkpoints import DATA, MODEL, command_line_defaults, migrate, read_checkpoint, unsaid
 from mambaeye.errors import InputError
 from mambaeye.module import ClassifierModule
 from train import main
@@ -113,3 +115,23 @@ def test_a_checkpoint_imports_no_scan(argument: str, value: object) -> None:
         f"the checkpoint's data.{argument} is trap.scan, code outside the project: give it with --data.{argument}"
     )
     assert str(stop.value) == f"error: {expected}"
+
+
+def test_what_a_checkpoint_of_another_version_lacks_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = migrate(torch.load(OLD, weights_only=True))
+    assert "model.balanced" in unsaid(checkpoint, ClassifierModule, ShardDataModule)
+    for module, saved in ((ClassifierModule, MODEL), (ShardDataModule, DATA)):
+        for name, parameter in inspect.signature(module).parameters.items():
+            if is_dataclass(parameter.default):
+                checkpoint[saved][name] = asdict(parameter.default) | checkpoint[saved].get(name, {})
+            elif parameter.default is not parameter.empty:
+                checkpoint[saved].setdefault(name, parameter.default)
+    assert unsaid(checkpoint, ClassifierModule, ShardDataModule) == []
+    del checkpoint[DATA]["evaluate"]["skip_edge"]
+    assert unsaid(checkpoint, ClassifierModule, ShardDataModule) == ["data.evaluate.skip_edge"]
+    with pytest.raises(SystemExit):
+        main(["validate", f"--ckpt_path={OLD}", "--data.val_shards=nowhere"])
+    assert (
+        "of another version, without model.optimizer.backbone_lr, model.head_only, model.balanced"
+        in capsys.readouterr().out
+    )

@@ -351,6 +351,17 @@ def test_odd_files_have_lines_of_their_own(
     assert not any("/up/" in path for path in everything)  # nothing again, through the link that leads in a circle
 
 
+def test_large_images_that_were_hardly_seen_are_said(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("L", (24, 24), 90).save("small.png")
+    Image.new("L", (700, 900), 90).save("large.png")
+    said = "of 1 image the glimpses showed less than 25%: scale larger ones down with --data.predict.resize"
+    for words, expected in ((["small.png", "large.png"], 1), (["small.png"], 0), (["large.png"], 1)):
+        main(["predict", f"--ckpt_path={checkpoint}", "--run_dir=out", "--data.images", *words])
+        assert capsys.readouterr().out.count(said) == expected
+    main(["predict", f"--ckpt_path={checkpoint}", "--data.predict.resize=32", "--data.images=large.png"])
+    assert said not in capsys.readouterr().out
+
+
 def test_pictures(checkpoint: Path) -> None:
     """Of images with one name in two folders; and what moves is as long as it says."""
     names = ("there/a $b$ 写.png", "here/a $b$ 写.png", "here/" + 40 * "長い" + ".png")

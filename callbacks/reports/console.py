@@ -114,7 +114,7 @@ class ConsoleLines(Callback):
                 score = float(kept.best_model_score)
                 if self.best is None or score > self.best.top1 + 1e-6:  # the run was continued
                     lines[1:] = [f"best top-1: {100 * score:.1f}%, before this process"]
-        checkpoint, run_dir = (shlex.quote(os.path.relpath(path)) for path in (checkpoint, run_dir))
+        checkpoint, run_dir = (shlex.quote(nearest(path)) for path in (checkpoint, run_dir))
         return [
             *lines,
             f"next: python train.py validate --ckpt_path {checkpoint}",
@@ -127,6 +127,12 @@ class ConsoleLines(Callback):
 def say(line: str) -> None:
     """Print a line once a run."""
     print(line, flush=True)
+
+
+def nearest(path: str) -> str:
+    """Return a path as seen from here, if it lies below."""
+    relative = os.path.relpath(path)
+    return path if relative.startswith(os.pardir) else relative
 
 
 def duration(seconds: float) -> str:

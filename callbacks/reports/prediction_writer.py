@@ -25,6 +25,7 @@ from mambaeye.errors import InputError, on_all_ranks
 from mambaeye.evaluation.prediction import Prediction
 
 DIGITS = 6  # of a probability
+LITTLE = 0.25  # of an image, less than which is worth a word
 NAME_BYTES = 100  # of an image's name that are in its plot's
 
 log = logging.getLogger(__name__)
@@ -114,13 +115,15 @@ class PredictionWriter(Callback):
         path = Path(trainer.default_root_dir) / "predictions.jsonl"
         parts = [part_path(trainer, rank) for rank in range(trainer.world_size)]
         files = [part.open("rb") for part in parts]
-        lines = failed = 0
+        lines = failed = little = 0
         with atomic_write(path) as partial, partial.open("wb") as joined:
             for turn in zip_longest(*files):
                 for line in filter(None, turn):
                     joined.write(line)
+                    found = json.loads(line)
                     lines += 1
-                    failed += "error" in json.loads(line)
+                    failed += "error" in found
+                    little += found.get("stopped") == "budget" and found["information_ratio"] < LITTLE
         for file, part in zip(files, parts, strict=True):
             file.close()
             part.unlink()
@@ -132,6 +135,13 @@ class PredictionWriter(Callback):
         if skipped := data_of(trainer).skipped_files:
             said.append(f"{counted(skipped, 'file')} without an image's extension left out")
         Console().print(", ".join(said), soft_wrap=True)
+        if little:
+            Console().print(
+                f"of {counted(little, 'image')} the glimpses showed less than {100 * LITTLE:.0f}%: scale larger ones "
+                f"down with --data.predict.resize, to a side as in training, or give more "
+                f"--data.evaluate.num_glimpses",
+                soft_wrap=True,
+            )
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._close()

@@ -34,10 +34,10 @@ def port_of_children(trainer: Trainer) -> int | None:
 
 
 def disable_signal_handlers(trainer: Trainer) -> None:
-    """Keep Lightning from registering handlers for SIGTERM and SIGUSR1; to be called in setup.
+    """Keep Lightning from registering handlers for SIGTERM and SIGUSR1; to be called in setup or before.
 
-    Its handlers talk to the other ranks wherever they happen to be, requeue before all have saved, and end validations,
-    and there is no flag to turn them off.
+    In a fit, its handlers talk to the other ranks wherever they happen to be, requeue before all have saved, and end
+    validations; in other commands they only note a signal that should end them. There is no flag to turn them off.
     """
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
 
