@@ -5,6 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -76,6 +77,14 @@ NOT_FOR_USERS = (
     r"The dirpath has changed from",
     r"Checkpoint directory .* exists and is not empty",
 )
+# what Lightning's arguments are in a command: its own table is off, for ours has every step; predictions are written as
+# they come; and a new head, which has learnt nothing, has nothing to say
+OF_COMMAND: dict[str, dict[str, Any]] = {
+    "fit": {},
+    "validate": {"verbose": False, "model.new_head": False},
+    "test": {"verbose": False, "model.new_head": False},
+    "predict": {"return_predictions": False, "model.new_head": False},
+}
 PRODUCTS = {"high": "TF32", "medium": "bf16"}  # what float32 matrices are multiplied in, by torch's names
 # those that a flag or a config may set, as Lightning calls them one after the other: records have what others log
 REPORTS = {
@@ -193,54 +202,58 @@ class MambaEyeCLI(LightningCLI):
         if own:
             given = [command, f"--config={own}", f"--run_dir={run_dir}", *given[1:]]
             asked = self._asked(given)
+            refuse_values(asked)
             print_rank_zero(f"fit takes {own}, and what flags say otherwise")
-        refuse_values(asked)
-        saved, shards = {}, {}
-        if ckpt_path:
-            checkpoint = read_usable(ckpt_path)
-            saved = command_line_defaults(checkpoint, ClassifierModule, ShardDataModule)
-            weights.require_own_sizes(checkpoint, ckpt_path)
-            refuse_foreign_scans(saved, asked)
-            if missing := unsaid(checkpoint, ClassifierModule, ShardDataModule):
-                print_rank_zero(f"the checkpoint is of another version, without {', '.join(missing)}: defaults hold")
-            shards = remembered(checkpoint)
-            require_shards(command, shards, asked)
-            print_rank_zero(f"{command} takes {ckpt_path}, saved after {checkpoint['global_step']} optimizer steps")
+        checkpoint = read_usable(ckpt_path) if ckpt_path else None
+        if checkpoint and ckpt_path:
+            saved = self._saved(checkpoint, ckpt_path, asked)
         elif asked.model.init_from and not any(word.startswith("--print_config") for word in given):
             saved = arguments_of_weights(asked.model.init_from, asked.model.encoder.class_path)
             if command == "fit":  # which has the data's number of classes, with a new head if need be
                 saved.pop("data.num_classes", None)
-        if asked.data.folder and not ckpt_path and command != "predict":
+        else:
+            saved = {}
+        if asked.data.folder and not checkpoint and command != "predict":
             saved |= {"data.num_classes": len(class_names(asked.data.folder))}
-        defaults = {"run_dir": run_dir, "ckpt_path": ckpt_path, "weights_only": True}
-        if command in ("validate", "test"):
-            defaults["verbose"] = False  # Lightning's own table; ours has every step
-        if command != "fit":
-            defaults["model.new_head"] = False  # one that learnt nothing has nothing to say
-        if command == "predict":
-            defaults["return_predictions"] = False  # they are written as they come
-        self._parser(command).set_defaults(saved | defaults)
+        places = {"run_dir": run_dir, "ckpt_path": ckpt_path, "weights_only": True}
+        self._parser(command).set_defaults(saved | places | OF_COMMAND[command])
         self.config = parser.parse_args(given)
         config = self.config[command]
         config.trainer.callbacks = without_repeats(config.trainer.callbacks)
         config.data.images = images or config.data.images
         config.ckpt_path = ckpt_path
-        if ckpt_path:
+        if checkpoint:
             if command == "fit":
                 require_same_groups(checkpoint[MODEL], config.model.head_only, config.model.optimizer.backbone_lr)
             config.model.init_from = config.model.new_head = None  # the checkpoint has the weights
-            before = saved | {name: was for name, was in shards.items() if asked[name] is not None}
-            lines = [line for name, was in before.items() for line in differing(name, was, config.get(name))]
-            print_list("not as in the checkpoint, and as said now:", lines)
-            if own:
-                more = set(changes(own, self._parser(command), config)) - set(lines)
-                print_list(f"not as in {own}, and as said now:", more)
+            told = {name: was for name, was in remembered(checkpoint).items() if asked[name] is not None}
+            self._print_changes(saved | told, own, config)
 
     def _asked(self, given: list[str]) -> Namespace:
         """Return what the words say, before a checkpoint's values are known."""
         words = [word for word in given if not word.startswith("--print_config")]
         asked: Namespace = self.parser.parse_args(words)[given[0]]
         return asked
+
+    def _saved(self, checkpoint: dict[str, Any], ckpt_path: str, asked: Namespace) -> dict[str, Any]:
+        """Return the arguments that a checkpoint gives, and say what it lacks; refuse one that cannot be taken."""
+        command = self.words[0]
+        saved = command_line_defaults(checkpoint, ClassifierModule, ShardDataModule)
+        weights.require_own_sizes(checkpoint, ckpt_path)
+        refuse_foreign_scans(saved, asked)
+        require_shards(command, remembered(checkpoint), asked)
+        print_rank_zero(f"{command} takes {ckpt_path}, saved after {checkpoint['global_step']} optimizer steps")
+        if missing := unsaid(checkpoint, ClassifierModule, ShardDataModule):
+            print_rank_zero(f"it is of another version, without {', '.join(missing)}: their defaults hold")
+        return saved
+
+    def _print_changes(self, saved: dict[str, Any], own: Path | None, config: Namespace) -> None:
+        """Print what is said otherwise now than a checkpoint has it, and than the run's own config."""
+        lines = [line for name, was in saved.items() for line in differing(name, was, config.get(name))]
+        print_list("not as in the checkpoint, and as said now:", lines)
+        if own:
+            more = set(changes(own, self._parser(self.words[0]), config)) - set(lines)
+            print_list(f"not as in {own}, and as said now:", more)
 
     def _parse_ckpt_path(self) -> None:
         """Leave out Lightning's own reading of a checkpoint's sizes, which overrules flags; see parse_arguments."""
