@@ -1,4 +1,4 @@
-"""Where the samples to train on and to validate on come from."""
+"""The sources of the samples to train on and to validate on."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -54,7 +54,7 @@ class TrainingStream(IterableDataset[GlimpseBatch | CanvasBatch]):
     rule: UnreadableRule
     limit: PixelLimit
     reads: ReadLimits
-    """How slowly shards that stream may come."""
+    """Limits to how slowly shards that stream may come."""
 
     def __iter__(self) -> Iterator[GlimpseBatch | CanvasBatch]:
         layout, done = self.segments[-1]
@@ -103,7 +103,7 @@ class EvaluationStream(IterableDataset[CanvasBatch]):
     rule: UnreadableRule
     limit: PixelLimit
     reads: ReadLimits
-    """How slowly shards that stream may come."""
+    """Limits to how slowly shards that stream may come."""
 
     def __iter__(self) -> Iterator[CanvasBatch]:
         sample_ids, _ = share_here(self.order, self.layout, self.rank, 0)

@@ -1,4 +1,4 @@
-"""What a shard holds, read front to back: what an index is made from."""
+"""Scanning a shard front to back for what its index says of it."""
 
 import hashlib
 import tarfile

@@ -18,7 +18,7 @@ running: set[tuple[int, int]] = set()
 
 
 class CommandStream:
-    """What a command prints. It leads a process group of its own, which ends when the stream is closed.
+    """The bytes that a command prints. It leads a process group of its own, which ends when the stream is closed.
 
     Args:
         source: "pipe:" and the command.

@@ -1,4 +1,4 @@
-"""How long a read may wait, how slow it may be, and how often it is begun again."""
+"""Limits of a read: how long it may wait, how slow it may be, and how often it is begun again."""
 
 import logging
 import time

@@ -1,4 +1,4 @@
-"""What flags and configs say otherwise than a checkpoint, and what they must say for it."""
+"""Differences between a checkpoint and what flags and configs say, and what they must say for it."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What does not parse, in two lines: what was given, and what is expected; jsonargparse's messages say it in many."""
+"""Parse errors in two lines, what was given and what is expected, for jsonargparse's messages of many."""
 
 import re
 from argparse import ArgumentParser
