@@ -89,5 +89,6 @@ def test_two_processes_that_are_not_told_the_same_both_end(
         text, _ = run.communicate(timeout=120)
         assert run.returncode == 1, text
         assert "Traceback" not in text
-        assert f"error: process 1 differs from process 0 in {said}" in text
+        assert "error: process 1 differs from process 0 in " in text
+        assert said in text
     assert not list((tmp_path / "run").glob("checkpoints/*"))

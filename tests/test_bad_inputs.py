@@ -34,18 +34,18 @@ fit --config empty.yaml :: config
 fit --config list.yaml :: config
 fit --config text.yaml :: config
 fit --config broken.yaml :: config
-fit --config binary.yaml :: --config binary.yaml is not text: give a YAML file
+fit --config binary.yaml :: --config binary.yaml is not YAML: repair it, or give another file
 fit --config folder :: config
 fit --config unknown_key.yaml :: num_clases
-fit --config wrong_type.yaml :: config
+fit --config wrong_type.yaml :: --data.num_classes is ten
 fit --config tabs.yaml :: config
 fit --config twice.yaml :: num_clases
-fit --config good.ckpt :: --config good.ckpt is not text: give a YAML file
+fit --config good.ckpt :: --config good.ckpt is not YAML: repair it, or give another file
 fit --ckpt_path missing.ckpt :: --ckpt_path missing.ckpt does not exist
 fit --ckpt_path text.ckpt :: --ckpt_path text.ckpt
 fit --ckpt_path folder :: --ckpt_path folder
 fit --ckpt_path foreign.ckpt :: --ckpt_path foreign.ckpt
-fit --data.train_shards 'x-{3..1' :: the index ./index.json cannot be read
+fit --data.train_shards 'x-{3..1' --data.val_shards nowhere :: x-{3..1
 fit --data.train.canvas '[8,64]' :: data.train.canvas is 8..64 pixels and a glimpse 16
 fit --data.loader.batch_size 0 :: data.loader.batch_size is 0: give at least 1
 fit --trainer.accelerator abacus :: the trainer's arguments cannot be: You selected an invalid accelerator name
@@ -88,8 +88,9 @@ fit --data.loader.batch_size -3 :: data.loader.batch_size is -3: give at least 1
 fit --data.predict.resize 0 :: data.predict.resize is 0: give a canvas side in pixels
 fit --data.predict.resize 8 :: data.predict.resize is 8, less than a glimpse of 16 pixels
 fit --data.num_classes 7 :: index and data.num_classes is 7: set --data.num_classes 10
-fit --data.train_shards nowhere :: nowhere/index.json does not exist: give a folder of shards
-fit --data.val_shards nowhere :: nowhere/index.json does not exist: give a folder of shards
+fit --data.train_shards nowhere --data.val_shards nowhere :: nowhere does not exist: give a folder of shards, or of
+fit --data.train_shards nowhere :: data.train_shards is given and data.val_shards is not
+fit --data.val_shards nowhere :: data.val_shards is given and data.train_shards is not
 fit --model.encoder Nobody :: no encoder is called 'Nobody': choose one of MambaEye
 fit --model.policy Nobody :: no policy is called 'Nobody': choose one of FixedScan
 fit --model.encoder.headdim 7 :: headdim is 7, which does not divide expand * dim = 32
@@ -113,7 +114,7 @@ validate --ckpt_path picture.png :: --ckpt_path picture.png
 validate --ckpt_path weights.safetensors :: --ckpt_path weights.safetensors does not exist
 validate --ckpt_path '' :: --ckpt_path is empty: give last, or the path of a checkpoint
 validate --ckpt_path good.ckpt --model.encoder.depth 0 :: encoder.depth is 0: give at least 1
-validate --ckpt_path good.ckpt --data.val_shards folder :: folder/index.json does not exist
+validate --ckpt_path good.ckpt --data.val_shards folder :: if it holds class folders of pictures
 validate --ckpt_path good.ckpt --data.val_shards short_tar :: has 10240 bytes and its index says 409600
 validate --ckpt_path good.ckpt --trainer.accelerator abacus :: the trainer's arguments cannot be
 validate --model.init_from cut.safetensors :: cut.safetensors is not a file of plain tensors

@@ -148,8 +148,11 @@ def test_the_end_of_one_process_ends_the_other_in_a_sentence(how: str, rank: int
     assert ended.returncode == (-signal.SIGKILL if how == "killed" else 1)
     assert other.returncode == 1
     assert "Traceback" not in said
-    assert said.splitlines()[-1].startswith("error: another process of this run has ended or cannot be reached")
-    finish(two)
+    error, go_on = said.splitlines()[-2:]
+    assert error.startswith("error: another process of this run has ended or cannot be reached")
+    assert go_on.startswith("continue with: ")
+    Path("small.yaml").write_text("data: {num_classes: 10}\n")  # without the callback, which the run's own config has
+    finish([*two, "--config=small.yaml"])
     assert len(by_place()) == 3 * STEPS
 
 
@@ -169,7 +172,7 @@ def test_shards_that_one_rank_does_not_see_end_both(arguments: list[str], data_d
         said, _ = run.communicate(timeout=120)
         assert run.returncode == 1
         assert said.endswith("(found by rank 1)\n")
-        assert "error: data/digits/train/index.json does not exist" in said
+        assert "error: data/digits/train does not exist: give a folder of shards" in said
 
 
 @pytest.mark.long
