@@ -45,7 +45,7 @@ fit --ckpt_path missing.ckpt :: --ckpt_path missing.ckpt does not exist
 fit --ckpt_path text.ckpt :: --ckpt_path text.ckpt
 fit --ckpt_path folder :: --ckpt_path folder
 fit --ckpt_path foreign.ckpt :: --ckpt_path foreign.ckpt
-fit --data.train_shards 'x-{3..1' --data.val_shards nowhere :: x-{3..1
+fit --data.train_shards 'x-{3..1' --data.val_shards nowhere :: the index ./index.json cannot be read
 fit --data.train.canvas '[8,64]' :: data.train.canvas is 8..64 pixels and a glimpse 16
 fit --data.loader.batch_size 0 :: data.loader.batch_size is 0: give at least 1
 fit --trainer.accelerator abacus :: the trainer's arguments cannot be: You selected an invalid accelerator name
