@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,12 @@ def flags(settings: dict[str, object]) -> list[str]:
     return [f"--{key}={value}" for key, value in settings.items()]
 
 
+def listen() -> None:
+    """Take signals again that this process, or whoever started it, ignores."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def start(
     arguments: list[str], script: Path = ROOT / "train.py", cwd: str = ".", **environment: str
 ) -> subprocess.Popen[str]:
@@ -50,6 +57,7 @@ def start(
         text=True,
         cwd=cwd,
         start_new_session=True,
+        preexec_fn=listen,
     )
 
 

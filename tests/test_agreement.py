@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from commands import ROOT, TINY, flags, start
 from lightning import Trainer
+from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks.run.agreement import code_digest, require_agreement, require_free_port
 from mambaeye.errors import InputError
@@ -53,6 +54,7 @@ def test_code_is_the_same_wherever_it_lies_and_another_if_a_line_is(tmp_path: Pa
 def test_a_port_that_cannot_be_used_is_refused_before_other_processes_start(
     port: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(rank_zero_only, "rank", 0)  # to be 0 again after a trainer has set it for all that follows
     with socket.create_server(("localhost", 0)) as taken:
         monkeypatch.setenv("MASTER_PORT", str(taken.getsockname()[1]) if port == "taken" else port)
         trainer = Trainer(accelerator="cpu", devices=2, logger=False, enable_progress_bar=False)

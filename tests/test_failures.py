@@ -86,7 +86,12 @@ def test_what_is_said_of_a_failure(error: BaseException, said: str | None) -> No
 
 
 def test_memory_that_nobody_has(data_dir: Path) -> None:
-    said = fails("fit", *flags(TINY), f"--data.data_dir={data_dir}", "--model.encoder.dim=1000000000")
+    said = fails(
+        "fit",
+        *flags(TINY),
+        f"--data.data_dir={data_dir}",
+        *["--model.encoder.dim=1048576", "--model.encoder.move_embedding_dim=1048576"],
+    )
     assert said.startswith("error: memory ran out: give ")
 
 

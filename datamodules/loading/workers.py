@@ -2,10 +2,12 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import get_start_method, parent_process, resource_tracker
 from threading import Thread
+from types import TracebackType
 from typing import Any
 
 import cv2
@@ -61,7 +63,14 @@ def load(dataset: Dataset[Any], num_workers: int, timeout: float, source: str, *
 def begin(worker: int) -> None:
     """Set a worker process up."""
     cv2.setNumThreads(0)  # one core a worker, as for torch's own operations
+    sys.excepthook = say_unless_alone
     exit_with_parent(worker)
+
+
+def say_unless_alone(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print the traceback of what a worker's threads run into, unless it is that the run has ended meanwhile."""
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)
 
 
 @contextmanager
