@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -39,26 +41,32 @@ def flags(settings: dict[str, object]) -> list[str]:
     return [f"--{key}={value}" for key, value in settings.items()]
 
 
-def listen() -> None:
-    """Take signals again that this process, or whoever started it, ignores."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+@contextmanager
+def no_signal_ignored() -> Iterator[None]:
+    """Let children begin with every signal at its default, whatever this process, or who started it, ignores."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    ignored = [number for number in numbers if signal.getsignal(number) == signal.SIG_IGN]
+    for number in ignored:
         signal.signal(number, signal.SIG_DFL)
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def start(
     arguments: list[str], script: Path = ROOT / "train.py", cwd: str = ".", **environment: str
 ) -> subprocess.Popen[str]:
     """A process group of its own, whose stdout and stderr come together."""
-    return subprocess.Popen(
-        [sys.executable, str(script), *arguments],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=cwd,
-        start_new_session=True,
-        preexec_fn=listen,
-    )
+    with no_signal_ignored():
+        return subprocess.Popen(
+            [sys.executable, str(script), *arguments],
+            env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=cwd,
+            start_new_session=True,
+        )
 
 
 def ledger(run_dir: Path, rank: int = 0) -> list[dict]:

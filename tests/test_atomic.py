@@ -26,6 +26,7 @@ for number in range(first, first + count):  # of sizes that differ
 """
 
 
+@pytest.mark.long
 def test_of_a_thousand_interleaved_writes_every_load_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     command = [sys.executable, "-c", WRITE]

@@ -143,6 +143,7 @@ def small_disk() -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", "disk"], check=True)
 
 
+@pytest.mark.long
 @ROOT_ONLY
 @pytest.mark.parametrize("moment", [pytest.param("train_batch", marks=pytest.mark.long), "validation"])
 def test_a_disk_without_a_byte_left(moment: str, arguments: list[str], small_disk: Path) -> None:

@@ -83,6 +83,7 @@ def test_a_continued_run_goes_on_behind_the_lines_that_its_checkpoint_has_seen(f
     assert ledger(Path("run")) == whole  # losses are exact
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("before", "after"),
     [

@@ -91,6 +91,7 @@ ASKED = {
 }
 
 
+@pytest.mark.long
 def test_what_may_not_be_written_is_one_sentence(folder: Path) -> None:
     commands = json.dumps([words for words, _ in ASKED.values()])
     child = [sys.executable, "-c", COMMANDS, commands]

@@ -125,6 +125,7 @@ def told(run: subprocess.Popen[str], everybody: bool) -> str:
     return said
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_that_waits_between_two_steps_saves_and_goes_on_bit_for_bit(
     workers: int, host: Host, data_dir: Path
@@ -148,6 +149,7 @@ def test_a_run_that_waits_between_two_steps_saves_and_goes_on_bit_for_bit(
     assert one["loops"]["fit_loop"] == other["loops"]["fit_loop"]
 
 
+@pytest.mark.long
 def test_before_the_first_step_nothing_is_saved(host: Host, data_dir: Path) -> None:
     stalled = stall_from(host, 0)
     run = fit(host, data_dir)

@@ -121,7 +121,7 @@ def schedule(trainer: Trainer, model: ModelSpec) -> Line:
     text = f"{total} optimizer steps, {warmup} of them warm-up"
     if warmup >= total:
         text += " [yellow]which does not end: set fewer model.optimizer.warmup_epochs"
-    if trainer.optimizers[0].defaults["lr"] == 0:
+    if not any(group["initial_lr"] for group in trainer.optimizers[0].param_groups):  # the peak of each one's schedule
         text += " [yellow]at model.optimizer.lr 0: nothing is learnt"
     if trainer.ckpt_path:
         text += f"; from the place in {trainer.ckpt_path}"
