@@ -19,18 +19,18 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # of the running kernel, whic
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lock."""
+    """The process that holds a lock."""
 
     pid: int
     host: str
     kernel: str
-    """Which running kernel it is a process of; empty where that has no name."""
+    """Name of the running kernel that it is a process of; empty where there is none."""
     since: str
     """The time in UTC, to be shown and never compared: clocks differ."""
     job: str
     """Its SLURM job; empty without one."""
     restarts: int
-    """How often that job was put back into the queue."""
+    """Number of times that the job was put back into the queue."""
 
     @classmethod
     def this_process(cls) -> "Holder":

@@ -50,7 +50,7 @@ LAST = Path("checkpoints/last.ckpt")
 
 
 class Layout(NamedTuple):
-    """Who works on a run."""
+    """The processes that work on a run."""
 
     ranks: int
     workers: int
@@ -157,7 +157,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Case:
-    """What a fault strikes."""
+    """The run that a fault strikes."""
 
     bench: "Bench"
     draw: random.Random
@@ -295,7 +295,7 @@ def fit_twice(case: Case) -> str:
 
 
 def leave_partial(case: Case) -> str:
-    """What a kill in the middle of a write leaves beside a checkpoint: noise."""
+    """Leave noise beside a checkpoint, as a kill in the middle of a write does."""
     case.killed()
     partial = case.folder / "run/checkpoints/.last.ckpt.partial"
     partial.write_bytes(case.draw.randbytes(case.draw.randrange(100_000)))
@@ -362,7 +362,7 @@ KINDS = (
 
 
 class Bench:
-    """Where faults are tried: shards, a fork server, and the runs that none strikes."""
+    """The setting of all faults: shards, a fork server, and the runs that none strikes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.server = folder, ForkServer()
