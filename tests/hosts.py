@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 class Host:
-    """What was asked of a server, and how it answers.
+    """A web server with what was asked of it, and with faults.
 
     A fault gets the handler of a request and its place among all requests; it returns True if that was the answer.
     """
