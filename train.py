@@ -57,6 +57,7 @@ from datamodules.packing.folder import class_names
 from mambaeye import weights
 from mambaeye.checkpoints import MODEL, command_line_defaults, remembered, unsaid
 from mambaeye.command_line.differences import LINKS, differing, refuse_foreign_scans, require_shards
+from mambaeye.command_line.gpu_overlay import gpu_overlay
 from mambaeye.command_line.help import COMMON, FULL_HELP, OVERVIEW
 from mambaeye.command_line.parser import Parser
 from mambaeye.command_line.run_config import changes, run_config, without_repeats
@@ -288,7 +289,10 @@ class MambaEyeCLI(LightningCLI):
         return trainer
 
     def before_fit(self) -> None:
-        OneWriter(self.trainer, "fit", self.config["fit"].ckpt_path)
+        config = self.config["fit"]
+        OneWriter(self.trainer, "fit", config.ckpt_path)
+        if not config.ckpt_path and (larger := gpu_overlay(config.config or (), self.trainer.strategy.root_device)):
+            print_rank_zero(larger)
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # which Lightning declares nowhere
             if isinstance(callback, Preemption):
                 callback.watch(self.trainer)
