@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from commands import NO_PICTURES, flags
 
 import mambaeye
 from callbacks.run.directory import default_run_dir
@@ -20,9 +21,7 @@ SMALL = [
     "--trainer.limit_val_batches=2",
     "--trainer.check_val_every_n_epoch=1",
     "--trainer.enable_progress_bar=false",
-    "--figures.every=0",
-    "--film_strip.images=0",
-    "--report.plots=false",
+    *flags(NO_PICTURES),
     "--model.encoder.depth=1",
     "--data.train_shards=null",
     "--data.val_shards=null",
@@ -72,7 +71,7 @@ def test_the_imagenet_recipe_runs_is_fine_tuned_and_validated(
             "validate",
             f"--ckpt_path={tmp_path}/runs/finetune-small/checkpoints/last.ckpt",
             "--trainer.accelerator=cpu",
-            "--report.plots=false",
+            *flags(NO_PICTURES),
         ]
     )
     assert "not as in the checkpoint" not in capsys.readouterr().out

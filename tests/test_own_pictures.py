@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from commands import ROOT, flags
+from commands import NO_PICTURES, ROOT, flags
 from PIL import Image
 
 from datamodules import pack as packing
@@ -47,9 +47,7 @@ SMALL = {
     "data.resolutions": "[64]",
     "data.loader.batch_size": 16,
     "data.loader.num_workers": 0,
-    "figures.every": 0,
-    "film_strip.images": 0,
-    "report.plots": "false",
+    **NO_PICTURES,
 }
 
 
