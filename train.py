@@ -163,7 +163,8 @@ class MambaEyeCLI(LightningCLI):
             parser.link_arguments("run_dir", f"{name}.last_checkpoint", compute_fn=last_checkpoint)
         for name, callback in REPORTS.items():
             parser.add_lightning_class_args(callback, name)
-        parser.link_arguments("report.plots", "records.plots")
+        for name in ("records", "classes"):
+            parser.link_arguments("report.plots", f"{name}.plots")
         parser.set_defaults({"model.encoder": {"class_path": MambaEye.class_path()}})
         (encoder,) = (action for action in parser._actions if action.dest == "model.encoder")
         encoder.required = False  # --help would say that it is, for the module itself has no default
