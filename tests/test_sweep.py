@@ -47,7 +47,7 @@ def validate(checkpoint: str, run_dir: Path, sides: tuple, scans: tuple, budgets
 @pytest.fixture(scope="module")
 def sweep(checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("swept")
-    validate(checkpoint, run_dir, SIDES, SCANS, BUDGETS, "--data.loader.num_workers=2")
+    validate(checkpoint, run_dir, SIDES, SCANS, BUDGETS, "--data.loader.num_workers=2", *flags(NO_PICTURES))
     return run_dir
 
 
@@ -96,7 +96,13 @@ def test_what_a_sweep_leaves_behind(sweep: Path) -> None:
     with (sweep / "validation" / "early_exit.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [float(row["glimpses"]) for row in rows] == [row["glimpses"] for row in content["early_exit"]]
-    pictures = {path.stem for path in (sweep / "validation").glob("*.png")}
+
+
+def test_a_sweep_is_drawn(checkpoint: str, tmp_path: Path) -> None:
+    """By resolution too: two of them, of a few images."""
+    few = ["--trainer.limit_val_batches=2", *flags({**NO_PICTURES, "report.plots": "true"})]
+    validate(checkpoint, tmp_path, SIDES[:2], SCANS[:2], BUDGETS, *few)
+    pictures = {path.stem for path in (tmp_path / "validation").glob("*.png")}
     assert pictures >= {"resolution", "area", "early_exit", "early_exit_ece", "reliability", "confidence"}
 
 

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 from matplotlib import colormaps
@@ -57,7 +57,7 @@ def legend_beside(figure: Figure, axes: Axes) -> None:
     figure.legend(handles, labels, loc="center right", frameon=False, fontsize=8)
 
 
-def legend_within(axes: Axes, loc: str) -> None:
+def legend_within(axes: Axes, loc: Literal["upper left", "lower right"]) -> None:
     """Put one panel's legend into a corner of it."""
     axes.legend(frameon=False, fontsize=8, loc=loc)
 
