@@ -158,4 +158,4 @@ def centred(sides: tuple[int, ...]) -> np.ndarray:
 
 
 PATHS: tuple[Path, ...] = (sweeps, walk, shuffled, rings, strides, interlaced)
-SHARES = np.array([18, 14, 8, 7, 5, 8]) / 60
+SHARES = np.array([22, 22, 8, 7, 6, 10]) / 75
