@@ -103,7 +103,15 @@ def test_a_sweep_is_drawn(checkpoint: str, tmp_path: Path) -> None:
     few = ["--trainer.limit_val_batches=2", *flags({**NO_PICTURES, "report.plots": "true"})]
     validate(checkpoint, tmp_path, SIDES[:2], SCANS[:2], BUDGETS, *few)
     pictures = {path.stem for path in (tmp_path / "validation").glob("*.png")}
-    assert pictures >= {"resolution", "area", "early_exit", "early_exit_ece", "reliability", "confidence"}
+    assert pictures >= {
+        "resolution",
+        "token_budgets",
+        "area",
+        "early_exit",
+        "early_exit_ece",
+        "reliability",
+        "confidence",
+    }
 
 
 def test_a_validation_says_how_long_it_waited(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
