@@ -1,4 +1,4 @@
-"""MambaEye on the command line: python train.py {fit,validate,test,predict} --help"""
+"""MambaEye on the command line: python train.py {fit,validate,test,predict,calibrate} --help"""
 
 import logging
 import os
@@ -12,7 +12,7 @@ import torch
 from jsonargparse import ActionYesNo, Namespace, set_parsing_settings
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 import mambaeye.encoders
@@ -33,6 +33,7 @@ from callbacks.reports.training_curves import TrainingCurves
 from callbacks.reports.validation_figures import ValidationFigures
 from callbacks.reports.validation_report import ValidationReport
 from callbacks.run.agreement import require_free_port
+from callbacks.run.calibration import CalibratingTrainer
 from callbacks.run.checkpointing import AtomicCheckpointIO, StepCheckpoint
 from callbacks.run.config_file import ConfigFile
 from callbacks.run.continuation import Continuation
@@ -52,9 +53,11 @@ from callbacks.run.one_writer import OneWriter
 from callbacks.run.preemption import Preemption
 from callbacks.run.preflight import Preflight
 from callbacks.run.stops import StopWithinEpoch
+from datamodules.calibration import CalibrationDataModule
 from datamodules.datamodule import ShardDataModule
 from datamodules.packing.folder import class_names
 from mambaeye import weights
+from mambaeye.calibrating import CalibratingModule
 from mambaeye.checkpoints import MODEL, command_line_defaults, remembered, unsaid
 from mambaeye.command_line.differences import LINKS, differing, refuse_foreign_scans, require_shards
 from mambaeye.command_line.gpu_overlay import gpu_overlay
@@ -85,6 +88,7 @@ OF_COMMAND: dict[str, dict[str, Any]] = {
     "validate": {"verbose": False, "model.new_head": False},
     "test": {"verbose": False, "model.new_head": False},
     "predict": {"return_predictions": False, "model.new_head": False},
+    "calibrate": {"trainer.devices": 1, "model.new_head": False},
 }
 PRODUCTS = {"high": "TF32", "medium": "bf16"}  # what float32 matrices are multiplied in, by torch's names
 # those that a flag or a config may set, as Lightning calls them one after the other: records have what others log
@@ -114,10 +118,12 @@ class MambaEyeCLI(LightningCLI):
         """Run a command line, given without the program's name."""
         self.words = words
         self.new_run: str | None = None  # directory that was made for it
+        calibrates = words[0] == "calibrate"
         try:
             super().__init__(
-                ClassifierModule,
-                ShardDataModule,
+                CalibratingModule if calibrates else ClassifierModule,
+                CalibrationDataModule if calibrates else ShardDataModule,
+                trainer_class=CalibratingTrainer if calibrates else Trainer,
                 seed_everything_default=0,
                 parser_class=Parser,
                 auto_configure_optimizers=False,
@@ -131,8 +137,9 @@ class MambaEyeCLI(LightningCLI):
             raise
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # it is static, and knows no command line
-        """Return the command that is given alone: a parser for each of the four takes half a second."""
-        return {name: left for name, left in super().subcommands().items() if name == self.words[0]}
+        """Return the command that is given alone: a parser for each of the five takes half a second."""
+        ours = super().subcommands() | {"calibrate": {"model", "datamodule"}}
+        return {name: left for name, left in ours.items() if name == self.words[0]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
@@ -297,6 +304,11 @@ class MambaEyeCLI(LightningCLI):
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # which Lightning declares nowhere
             if isinstance(callback, Preemption):
                 callback.watch(self.trainer)
+
+    def before_calibrate(self) -> None:
+        """Leave out callbacks, which a run's config may have, but what shows progress and the config's file."""
+        kept = [one for one in self.trainer.callbacks if isinstance(one, ProgressBar | ConfigFile)]  # type: ignore[attr-defined]
+        self.trainer.callbacks = kept  # type: ignore[attr-defined]
 
     def before_predict(self) -> None:
         OneWriter(self.trainer, "predict", self.config["predict"].ckpt_path)
