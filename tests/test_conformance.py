@@ -24,6 +24,9 @@ from train import main
 CLASSES, IMAGES, GLIMPSES = 10, 3, 7
 SMALL: dict[str, dict[str, object]] = {
     "MambaEye": {"patch_size": 16, "dim": 16, "depth": 2, "d_state": 8, "headdim": 8, "move_embedding_dim": 8},
+    "ViT": {"dim": 16, "depth": 2, "heads": 2, "image_size": 32},
+    "Adventurer": {"dim": 16, "depth": 3, "d_state": 8, "headdim": 8, "image_size": 32, "flipped_layers": [1]},
+    "GlimpseViT": {"patch_size": 16, "dim": 16, "depth": 2, "heads": 2},
 }
 SYSTEMS = [
     system
@@ -74,7 +77,7 @@ def glimpses(encoder: Encoder, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def test_there_are_encoders() -> None:
-    assert {"MambaEye"} <= {system.__name__ for system in SYSTEMS} <= SMALL.keys()
+    assert {"MambaEye", "ViT", "Adventurer", "GlimpseViT"} <= {system.__name__ for system in SYSTEMS} <= SMALL.keys()
 
 
 def test_it_answers_where_it_says(encoder: Encoder) -> None:

@@ -46,6 +46,8 @@ class Encoder(Configurable, ABC):
 
     takes: ClassVar[Takes]
     """The input that it takes in training."""
+    published_as: ClassVar[str | None] = None
+    """Name of the layout that from_published knows, as load_published takes it; None if it knows none."""
     head: nn.Linear
 
     @property
