@@ -49,13 +49,12 @@ def filled_windows(rows: int, cols: int, side: int) -> np.ndarray:
     return np.where((row < rows) & (col < cols), row * cols + col, EMPTY)
 
 
-def with_token(order: np.ndarray, place: int, step: int | None = None) -> np.ndarray:
-    """Return an order of a grid's tiles and a further token, which has the number of its place among all tokens.
+def with_token(order: np.ndarray, place: int) -> np.ndarray:
+    """Return an order of a grid's tiles and a further token, whose number among all tokens is the step that sees it.
 
     Args:
         order: of the tiles alone.
-        place: tiles from this number on are numbered one higher.
-        step: when the token is visited; by default at its place.
+        place: the token's number; tiles from this number on are numbered one higher.
     """
     moved = np.where(order >= place, order + 1, order)
-    return np.insert(moved, place if step is None else step, place)
+    return np.insert(moved, place, place)

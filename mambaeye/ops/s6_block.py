@@ -1,4 +1,4 @@
-"""The S6 mixer of the vision Mambas: one projection in and out, and between them a selective scan in several directions.
+"""The S6 mixer of the vision Mambas: projections in and out, and between them selective scans in several directions.
 
 Shapes: B images, L tokens, S steps (tokens and empty ones), K directions, D model width, E inner width, N d_state, R
 rank of the step sizes, W taps of the convolution.
@@ -140,10 +140,7 @@ class S6Mixer(nn.Module):
         y = self.scan(self.convolve(x))
         y = torch.stack([y[:, :, k].index_select(1, steps) for k, steps in enumerate(sequences.steps)], dim=2)
         z = F.silu(z)
-        if self.gate is not None:
-            y = self.gate(y * z.unsqueeze(2)).sum(2)  # (B, L, K, E) -> (B, L, E)
-        else:
-            y = y.sum(2) * z
+        y = y.sum(2) * z if self.gate is None else self.gate(y * z.unsqueeze(2)).sum(2)  # (B, L, K, E) -> (B, L, E)
         mixed: Tensor = self.out_proj((y / len(self.D) if self.divide else y).to(u.dtype))
         return mixed
 
