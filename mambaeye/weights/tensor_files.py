@@ -15,6 +15,7 @@ from mambaeye.errors import InputError
 from mambaeye.plain_files import UnreadableError, load_plain
 
 SAFETENSORS = ".safetensors"
+HOLDERS = ("state_dict", "model")  # what a file that holds more may call the state dict
 CHECKSUM = "crc32"  # in the file's metadata
 
 
@@ -43,16 +44,18 @@ def read_content(path: Path) -> Any:
 
 
 def tensors_in(content: object, path: Path) -> dict[str, Tensor]:
-    """Return the state dict that a file's content is, or has among other things as Lightning's checkpoints do.
+    """Return the state dict that a file's content is, or has among other things: state_dict (Lightning), or model.
 
     Raises:
         InputError: there is none.
     """
-    state = content["state_dict"] if isinstance(content, dict) and "state_dict" in content else content
+    state = content
+    if isinstance(content, dict):
+        state = next((content[name] for name in HOLDERS if name in content), content)
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
     ):
-        raise InputError(f"{path} is not a plain state dict of tensors: give a published mambaeye_*.pt")
+        raise InputError(f"{path} is not a plain state dict of tensors: give weights as they were published")
     return state
 
 
