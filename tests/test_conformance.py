@@ -26,6 +26,9 @@ SMALL: dict[str, dict[str, object]] = {
     "MambaEye": {"patch_size": 16, "dim": 16, "depth": 2, "d_state": 8, "headdim": 8, "move_embedding_dim": 8},
     "ViT": {"dim": 16, "depth": 2, "heads": 2, "image_size": 32},
     "Adventurer": {"dim": 16, "depth": 3, "d_state": 8, "headdim": 8, "image_size": 32, "flipped_layers": [1]},
+    "Vim": {"dim": 16, "depth": 2, "d_state": 4, "grid": 2},
+    "MambaR": {"dim": 16, "depth": 2, "d_state": 4, "grid": 2, "registers": 2, "reduction": 2},
+    "LocalVim": {"dim": 16, "depth": 2, "d_state": 4, "grid": 2, "directions": [["h", "w2"], ["v_flip"]]},
     "GlimpseViT": {"patch_size": 16, "dim": 16, "depth": 2, "heads": 2},
 }
 SYSTEMS = [
@@ -77,7 +80,8 @@ def glimpses(encoder: Encoder, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def test_there_are_encoders() -> None:
-    assert {"MambaEye", "ViT", "Adventurer", "GlimpseViT"} <= {system.__name__ for system in SYSTEMS} <= SMALL.keys()
+    ours = {"MambaEye", "ViT", "Adventurer", "GlimpseViT", "Vim", "MambaR", "LocalVim"}
+    assert ours <= {system.__name__ for system in SYSTEMS} <= SMALL.keys()
 
 
 def test_it_answers_where_it_says(encoder: Encoder) -> None:

@@ -19,8 +19,27 @@ from train import main
 
 GOLDEN = Path(__file__).with_name("golden")
 # what no shape tells of the golden models, by file
-SETTINGS: dict[str, dict[str, object]] = {"deit": {"heads": 3}, "adventurer": {}}
-SYSTEMS = {"deit": "deit", "adventurer": "adventurer"}
+LOCAL = {
+    "directions": [["h", "v_flip", "w7", "w7_flip"], ["h_flip", "w2_flip", "w7", "v"], ["v", "v_flip", "w2", "w2_flip"]]
+}
+SETTINGS: dict[str, dict[str, object]] = {
+    "deit": {"heads": 3},
+    "adventurer": {},
+    "vim": {},
+    "mambar": {},
+    "mambar_reduce": {},
+    "localvim": LOCAL,
+    "localvim_mid_cls": LOCAL,
+}
+SYSTEMS = {
+    "deit": "deit",
+    "adventurer": "adventurer",
+    "vim": "vim",
+    "mambar": "mambar",
+    "mambar_reduce": "mambar",
+    "localvim": "localvim",
+    "localvim_mid_cls": "localvim",
+}
 AUTHORS_EYE = torch.load(Path(__file__).with_name("authors_model_small.pt"), weights_only=True)
 
 

@@ -39,8 +39,8 @@ class LocalVim(DenseEncoder):
         num_classes: Number of classes that the head tells apart.
         dim: Width of the residual stream: values a token.
         depth: Number of blocks.
-        directions: Directions of each block, such as "h v_flip w7 w7_flip" (rows, columns or windows of that side, and
-            from the end); one entry for all blocks alike; null for the published ones of 20 blocks.
+        directions: Directions of each block, such as [h, v_flip, w7]: rows, columns from the end, windows of 7 patches;
+            a single list for all blocks alike; null for the published ones of 20 blocks.
         middle_class_token: Answer from a class token in the middle of the patches, and rotate nothing; otherwise from
             the mean of all patches.
         d_state: State values a channel of the recurrence.
@@ -58,7 +58,7 @@ class LocalVim(DenseEncoder):
         num_classes: int = 1000,
         dim: int = 192,
         depth: int = 20,
-        directions: list[str] | None = None,
+        directions: list[list[str]] | None = None,
         middle_class_token: bool = False,
         d_state: int = 16,
         d_conv: int = 4,
@@ -168,7 +168,7 @@ def gate_name(name: str) -> str:
     return name.replace(".attn.gate.", ".gate.")
 
 
-def of_blocks(directions: Sequence[str] | None, depth: int) -> list[tuple[str, ...]]:
+def of_blocks(directions: Sequence[Sequence[str]] | None, depth: int) -> list[tuple[str, ...]]:
     """Return the names of the directions of each block.
 
     Raises:
@@ -177,16 +177,15 @@ def of_blocks(directions: Sequence[str] | None, depth: int) -> list[tuple[str, .
     if directions is None and depth != len(SEARCHED):
         raise InputError(
             f"encoder.depth is {depth}, and the published directions are of {len(SEARCHED)} blocks: give "
-            "encoder.directions, one entry for all blocks or one for each"
+            "encoder.directions, a list for all blocks or one for each"
         )
-    entries = [*SEARCHED] if directions is None else [*directions]
-    if len(entries) == 1:
-        entries *= depth
-    if len(entries) != depth:
-        raise InputError(f"encoder.directions has {len(entries)} entries and depth is {depth}: give one for each block")
-    names = [tuple(entry.split()) for entry in entries]
+    names = [tuple(entry.split()) for entry in SEARCHED] if directions is None else [tuple(some) for some in directions]
+    if len(names) == 1:
+        names *= depth
+    if len(names) != depth:
+        raise InputError(f"encoder.directions has {len(names)} lists and depth is {depth}: give one for each block")
     if not all(names):
-        raise InputError("encoder.directions has an empty entry: give at least one direction, such as h")
+        raise InputError("encoder.directions has an empty list: give at least one direction, such as h")
     for name in {name for entry in names for name in entry}:
         direction(name, 1, 1)
     return names

@@ -114,15 +114,22 @@ class Vim(DenseEncoder):
             state = renamed(tensors, BOTH_WAYS, "A{}_log", {"cls_token": "class_token"})
             (state["class_token"],) = state["class_token"]
             split_table(state, (tensors["pos_embed"].shape[1] - 1) // 2)
-            return PublishedWeights(sizes_in(state), state)
+            return PublishedWeights(vim_sizes(state), state)
 
     @classmethod
     def settings_in(cls, tensors: Mapping[str, Tensor]) -> dict[str, Any] | None:
+        if "class_position" not in tensors or "blocks.0.mixer.gate.norm.weight" in tensors:  # the latter LocalVim has
+            return None
         try:
-            directions, _ = tensors["blocks.0.mixer.D"].shape
-            return {**sizes_in(tensors), "directions": directions} if "class_position" in tensors else None
+            return vim_sizes(tensors)
         except (KeyError, ValueError):
             return None
+
+
+def vim_sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the sizes that a state dict by our names tells. Raises as sizes_in."""
+    directions, _ = state["blocks.0.mixer.D"].shape
+    return {**sizes_in(state), "directions": directions}
 
 
 @lru_cache(maxsize=64)

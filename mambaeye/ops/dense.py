@@ -118,4 +118,4 @@ def insert(tokens: Tensor, extra: Tensor, places: Sequence[int]) -> Tensor:
     order[is_extra] = torch.arange(tokens.shape[1], total)
     order[~is_extra] = torch.arange(tokens.shape[1])
     together = torch.cat((tokens, extra.to(tokens.dtype).expand(len(tokens), -1, -1)), dim=1)
-    return together[:, order.to(tokens.device)]
+    return together.index_select(1, order.to(tokens.device))
