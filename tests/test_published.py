@@ -1,5 +1,6 @@
 """Weights as authors published them: golden logits, which system's they are, and starting from them."""
 
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,7 @@ def test_a_file_may_have_the_weights_in_several_ways(kind: str, tmp_path: Path) 
     if kind == "safetensors":
         save_file(state, path)
     else:
-        torch.save(state if kind == "bare" else {kind: state, "epoch": 3}, path)
+        torch.save(state if kind == "bare" else {kind: state, "epoch": 3, "args": Namespace(lr=0.1, name="it")}, path)
     encoder = load_published(state if kind == "mapping" else path, heads=3)
     assert isinstance(encoder, ViT)
     for name, tensor in encoder.state_dict().items():
