@@ -11,7 +11,7 @@ from mambaeye.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = torch.load(ROOT / "tests/golden/adventurer.pt", weights_only=True)
-SMALL = {"num_classes": 5, "dim": 16, "depth": 3, "d_state": 8, "headdim": 8, "image_size": 48}
+SMALL = {"num_classes": 5, "dim": 16, "depth": 3, "d_state": 8, "headdim": 8, "grid": 3}
 
 
 def published(**settings: object) -> Adventurer:
@@ -104,7 +104,7 @@ def test_it_starts_as_the_vision_mambas_do() -> None:
         ({"headdim": 7}, "encoder.headdim is 7, which does not divide expand . dim = 512: the nearest that does is 8"),
         ({"d_conv": 1}, "a causal convolution needs 2 taps"),
         ({"depth": 0}, "encoder.depth is 0: give at least 1"),
-        ({"image_size": 100}, "encoder.image_size is 100"),
+        ({"grid": 0}, "encoder.grid is 0: give at least 1"),
     ],
 )
 def test_sizes_that_cannot_be(settings: dict[str, int], message: str) -> None:

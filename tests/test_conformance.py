@@ -24,8 +24,8 @@ from train import main
 CLASSES, IMAGES, GLIMPSES = 10, 3, 7
 SMALL: dict[str, dict[str, object]] = {
     "MambaEye": {"patch_size": 16, "dim": 16, "depth": 2, "d_state": 8, "headdim": 8, "move_embedding_dim": 8},
-    "ViT": {"dim": 16, "depth": 2, "heads": 2, "image_size": 32},
-    "Adventurer": {"dim": 16, "depth": 3, "d_state": 8, "headdim": 8, "image_size": 32, "flipped_layers": [1]},
+    "ViT": {"dim": 16, "depth": 2, "heads": 2, "grid": 2},
+    "Adventurer": {"dim": 16, "depth": 3, "d_state": 8, "headdim": 8, "grid": 2, "flipped_layers": [1]},
     "Vim": {"dim": 16, "depth": 2, "d_state": 4, "grid": 2},
     "MambaR": {"dim": 16, "depth": 2, "d_state": 4, "grid": 2, "registers": 2, "reduction": 2},
     "LocalVim": {"dim": 16, "depth": 2, "d_state": 4, "grid": 2, "directions": [["h", "w2"], ["v_flip"]]},

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mambaeye.errors import InputError
-from mambaeye.ops.dense import MEAN, STD, PatchEmbed, grid_side, insert, normalise, pad_to_patches, resized
+from mambaeye.ops.dense import MEAN, STD, PatchEmbed, insert, normalise, pad_to_patches, resized
 
 
 def test_normalised_pixels_are_what_image_networks_take() -> None:
@@ -49,11 +49,7 @@ def test_patches_start_with_variance_of_one_over_fan_in() -> None:
     assert float(weight.var()) == pytest.approx(1 / (3 * 16 * 16), rel=0.02)
 
 
-def test_a_grid_is_counted_and_refused() -> None:
-    assert grid_side(224, 16, 16) == 14
-    assert grid_side(224, 16, 8) == 27
-    with pytest.raises(InputError, match="encoder.image_size is 230"):
-        grid_side(230, 16, 16)
+def test_patches_leave_no_pixel_between_them() -> None:
     with pytest.raises(InputError, match="encoder.stride is 17"):
         PatchEmbed(2, 16, 17)
 

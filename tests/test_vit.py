@@ -15,7 +15,7 @@ from mambaeye.ops.transformer import TransformerBlock
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = torch.load(ROOT / "tests/golden/deit.pt", weights_only=True)
-SMALL = {"num_classes": 5, "dim": 16, "depth": 2, "heads": 2, "image_size": 48}
+SMALL = {"num_classes": 5, "dim": 16, "depth": 2, "heads": 2, "grid": 3}
 
 
 def published(tensors: dict[str, torch.Tensor], **settings: object) -> ViT:
@@ -117,7 +117,7 @@ def test_it_starts_as_deit_does() -> None:
     [
         ({"dim": 100}, "encoder.dim is 100, no multiple of 64: give encoder.heads"),
         ({"heads": 5}, "encoder.heads is 5, which does not divide dim 192"),
-        ({"image_size": 230}, "encoder.image_size is 230"),
+        ({"grid": 0}, "encoder.grid is 0: give at least 1"),
         ({"depth": 0}, "encoder.depth is 0: give at least 1"),
         ({"patch": 0}, "encoder.patch is 0: give at least 1"),
         ({"dim": 2**21}, "encoder.dim is 2097152: give at most 1048576"),

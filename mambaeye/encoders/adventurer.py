@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mambaeye.encoders.base import DenseEncoder, PublishedWeights
-from mambaeye.ops.dense import PatchEmbed, grid_side, resized
+from mambaeye.ops.dense import PatchEmbed, resized
 from mambaeye.ops.kernels import CudaKernels, Kernels, require_kernels, select_backend, unsupported_reason
 from mambaeye.ops.mamba2 import Mamba2, require_mixer
 from mambaeye.ops.precision import wide
@@ -90,8 +90,7 @@ class Adventurer(DenseEncoder):
         expand: Inner width of the mixer as a multiple of dim.
         headdim: Channels a head of the recurrence; divides expand * dim.
         mlp_ratio: Hidden width of SwiGLU as a multiple of dim.
-        image_size: Side of the square images, in pixels, that the position table is made for; any other canvas gets it
-            resized.
+        grid: Patches along each side of the square that the position table is made for; others get it resized.
         flipped_layers: Layers, counted from 0, that read the patches from the last to the first. The authors mean every
             second one, but their code, with which the published weights were trained, flips 2 and 3 alone.
         kernels: CUDA kernels of mamba-ssm and causal-conv1d: cuda, plain torch, or auto for those that can be had.
@@ -113,24 +112,24 @@ class Adventurer(DenseEncoder):
         expand: int = 2,
         headdim: int = 64,
         mlp_ratio: float = 2.5,
-        image_size: int = 224,
+        grid: int = 14,
         flipped_layers: tuple[int, ...] = (2, 3),
         kernels: Kernels = "auto",
     ) -> None:
         super().__init__()
         of_mixer = {"d_state": d_state, "d_conv": d_conv, "expand": expand, "headdim": headdim}
         require_sizes(num_classes=num_classes, patch=patch, dim=dim, depth=depth, **of_mixer)
-        require_sizes(mlp_ratio=mlp_ratio, image_size=image_size)
+        require_sizes(mlp_ratio=mlp_ratio, grid=grid)
         require_mixer(expand * dim, headdim, d_conv)
         self.patch = self.stride = patch
-        self.side = grid_side(image_size, patch, patch)
+        self.grid = grid
         self.kernels = kernels
         self.unsupported_reason = unsupported_reason(expand * dim, headdim, d_state, d_conv)
         if kernels == "cuda":
             require_kernels(self.unsupported_reason)
         self.patch_embed = PatchEmbed(dim, patch, patch)
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
-        self.pos_embed = nn.Parameter(torch.empty(1, self.side**2 + 1, dim))
+        self.pos_embed = nn.Parameter(torch.empty(1, self.grid**2 + 1, dim))
         hidden = round(dim * mlp_ratio)
         self.layers = nn.ModuleList(Layer(dim, hidden, i in flipped_layers, **of_mixer) for i in range(depth))
         self.norm_f = nn.RMSNorm(dim, eps=1e-5)
@@ -148,8 +147,8 @@ class Adventurer(DenseEncoder):
 
     def image_features(self, images: Tensor) -> Tensor:
         patches = self.patch_embed(images)  # (B, R, C, D)
-        of_patches, of_token = self.pos_embed[0].split((self.side**2, 1))
-        places = resized(of_patches.unflatten(0, (self.side, self.side)), *patches.shape[1:3])
+        of_patches, of_token = self.pos_embed[0].split((self.grid**2, 1))
+        places = resized(of_patches.unflatten(0, (self.grid, self.grid)), *patches.shape[1:3])
         token = (self.cls_token[0] + of_token).expand(len(images), -1, -1)  # (B, 1, D)
         x = torch.cat(((patches + places).flatten(1, 2), token), dim=1)  # (B, M + 1, D)
         x = x.to(wide(self.norm_f.weight.dtype))
@@ -188,6 +187,6 @@ class Adventurer(DenseEncoder):
                 "expand": inner // dim,
                 "headdim": inner // heads,
                 "mlp_ratio": hidden / dim,
-                "image_size": patch * square_side(places - 1),
+                "grid": square_side(places - 1),
             }
         return PublishedWeights(settings, dict(tensors))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mambaeye.encoders.base import DenseEncoder, PublishedWeights
-from mambaeye.ops.dense import PatchEmbed, grid_side, resized
+from mambaeye.ops.dense import PatchEmbed, resized
 from mambaeye.ops.shapes import layers_in, of_layout, require_sizes, square_side
 from mambaeye.ops.transformer import STD, TransformerBlock, heads_of, reset_linear
 
@@ -25,8 +25,7 @@ class ViT(DenseEncoder):
         depth: Number of transformer blocks.
         heads: Heads of attention, dividing dim; null for one every 64 values of dim, as DeiT has.
         mlp_ratio: Hidden width of a block's MLP as a multiple of dim.
-        image_size: Side of the square images, in pixels, that the position table is made for; any other canvas gets it
-            resized.
+        grid: Patches along each side of the square that the position table is made for; others get it resized.
         distilled: Answer from a class token and a distillation token together: DeiT's distilled models, whose two
             heads' mean is one head on both tokens.
     """
@@ -41,19 +40,19 @@ class ViT(DenseEncoder):
         depth: int = 12,
         heads: int | None = None,
         mlp_ratio: float = 4.0,
-        image_size: int = 224,
+        grid: int = 14,
         distilled: bool = False,
     ) -> None:
         super().__init__()
         sizes = {"num_classes": num_classes, "patch": patch, "dim": dim, "depth": depth}
-        require_sizes(**sizes, mlp_ratio=mlp_ratio, image_size=image_size)
+        require_sizes(**sizes, mlp_ratio=mlp_ratio, grid=grid)
         self.patch = self.stride = patch
-        self.side = grid_side(image_size, patch, patch)
+        self.grid = grid
         self.tokens = 1 + distilled
         self.patch_embed = PatchEmbed(dim, patch, patch)
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
         self.dist_token = nn.Parameter(torch.empty(1, 1, dim)) if distilled else None
-        self.pos_embed = nn.Parameter(torch.empty(1, self.tokens + self.side**2, dim))
+        self.pos_embed = nn.Parameter(torch.empty(1, self.tokens + self.grid**2, dim))
         heads = heads_of(dim, heads)
         self.blocks = nn.ModuleList(TransformerBlock(dim, heads, round(dim * mlp_ratio)) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
@@ -65,8 +64,8 @@ class ViT(DenseEncoder):
 
     def image_features(self, images: Tensor) -> Tensor:
         patches = self.patch_embed(images)  # (B, R, C, D)
-        of_tokens, of_patches = self.pos_embed[0].split((self.tokens, self.side**2))
-        places = resized(of_patches.unflatten(0, (self.side, self.side)), *patches.shape[1:3])
+        of_tokens, of_patches = self.pos_embed[0].split((self.tokens, self.grid**2))
+        places = resized(of_patches.unflatten(0, (self.grid, self.grid)), *patches.shape[1:3])
         first = [token[0] for token in (self.cls_token, self.dist_token) if token is not None]
         extra = (torch.cat(first) + of_tokens).expand(len(images), -1, -1)  # (B, E, D)
         x = torch.cat((extra, (patches + places).flatten(1, 2)), dim=1)  # (B, E + R C, D)
@@ -98,7 +97,7 @@ class ViT(DenseEncoder):
                 "dim": dim,
                 "depth": layers_in(state, "blocks."),
                 "mlp_ratio": hidden / dim,
-                "image_size": patch * square_side(places - 1 - distilled),
+                "grid": square_side(places - 1 - distilled),
                 "distilled": distilled,
             }
         return PublishedWeights(settings, state)

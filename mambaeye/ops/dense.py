@@ -75,19 +75,6 @@ def lecun_normal_(weight: Tensor) -> None:
     nn.init.trunc_normal_(weight, std=deviation, a=-2 * deviation, b=2 * deviation)
 
 
-def grid_side(image_size: int, patch: int, stride: int) -> int:
-    """Return the patches along one side of a square image.
-
-    Raises:
-        InputError: they do not cover it.
-    """
-    if image_size < patch or (image_size - patch) % stride:
-        raise InputError(
-            f"encoder.image_size is {image_size}: give {patch} plus a multiple of {stride}, so that patches cover it"
-        )
-    return (image_size - patch) // stride + 1
-
-
 def resized(table: Tensor, rows: int, cols: int) -> Tensor:
     """Return a position table (S, S, D) for a grid of other sides, (rows, cols, D), in float32 or wider.
 

@@ -1,6 +1,7 @@
 """Files of tensors, read without running code, and undamaged: .safetensors (ours have a checksum) and .pt."""
 
 import zlib
+from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
+from torch.serialization import safe_globals
 
 from mambaeye.atomic import atomic_write
 from mambaeye.errors import InputError
@@ -35,7 +37,10 @@ def read_content(path: Path) -> Any:
         InputError: the file is missing, damaged, or holds something else than tensors and plain containers.
     """
     try:
-        return load_safetensors(path) if path.suffix == SAFETENSORS else load_plain(path)
+        if path.suffix == SAFETENSORS:
+            return load_safetensors(path)
+        with safe_globals([Namespace]):  # which has no code: many programs keep their arguments beside the weights
+            return load_plain(path)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist: give the path of a weights file") from None
     except (UnreadableError, OSError) as error:
