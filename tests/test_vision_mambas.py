@@ -96,6 +96,18 @@ def test_any_canvas_goes_and_normalising_is_the_encoders_own(system: type[DenseE
         model.network(torch.zeros(1, 3, 16, 17))
 
 
+@torch.no_grad()
+def test_patches_may_overlap() -> None:
+    """As the published models that are fine-tuned at stride 8: the table is of (10 - 4) / 2 + 1 = 4 patches a side."""
+    model = Vim(**TINY, stride=2).eval()
+    places = []
+    model.blocks[0].register_forward_hook(lambda module, inputs, output: places.append(inputs[0].shape[1]))
+    assert model.network(torch.zeros(1, 3, 10, 12)).isfinite().all()
+    assert places == [4 * 5 + 1]
+    with pytest.raises(InputError, match="patches of 4 pixels, 2 apart, do not cover 10 x 11"):
+        model.network(torch.zeros(1, 3, 10, 11))
+
+
 def patches_moved(canvases: Tensor, order: Tensor) -> Tensor:
     """Canvases of 16 x 16 pixels whose patches of side 4 are put into another order."""
     tiles = canvases.unflatten(1, (4, 4)).unflatten(3, (4, 4)).transpose(2, 3).flatten(1, 2)  # (B, 16, 4, 4, 3)

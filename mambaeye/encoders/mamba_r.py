@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from mambaeye.encoders.base import DenseEncoder, PublishedWeights
 from mambaeye.errors import InputError
 from mambaeye.ops.dense import PatchEmbed, insert, resized
-from mambaeye.ops.kernels import Kernels, select_scan
-from mambaeye.ops.s6_block import S6Block, S6Mixer, Sequences, undecayed
+from mambaeye.ops.kernels import Kernels
+from mambaeye.ops.s6_block import S6Block, S6Mixer, Sequences, scan_backend, undecayed
 from mambaeye.ops.s6_weights import BOTH_WAYS, renamed, sizes_in, split_table
 from mambaeye.ops.shapes import of_layout, require_sizes
 
@@ -103,9 +103,7 @@ class MambaR(DenseEncoder):
         return super().no_weight_decay() | undecayed(self, "positions", "registers", "register_positions")
 
     def backend(self, device: torch.device) -> str:
-        if select_scan(self.kernels, torch.empty(0, device=device)):
-            return "plain torch and the selective scan of mamba-ssm"
-        return super().backend(device)
+        return scan_backend(self.kernels, device) or super().backend(device)
 
     @classmethod
     def from_published(cls, tensors: Mapping[str, Tensor], where: str) -> PublishedWeights | None:

@@ -15,8 +15,8 @@ from mambaeye.encoders.base import DenseEncoder, PublishedWeights
 from mambaeye.errors import InputError
 from mambaeye.geometry.directions import direction, with_token
 from mambaeye.ops.dense import PatchEmbed, insert, resized
-from mambaeye.ops.kernels import Kernels, select_scan
-from mambaeye.ops.s6_block import S6Block, S6Mixer, Sequences, undecayed
+from mambaeye.ops.kernels import Kernels
+from mambaeye.ops.s6_block import S6Block, S6Mixer, Sequences, scan_backend, undecayed
 from mambaeye.ops.s6_weights import BOTH_WAYS, renamed, sizes_in, split_table
 from mambaeye.ops.shapes import of_layout, require_sizes
 
@@ -102,9 +102,7 @@ class Vim(DenseEncoder):
         return super().no_weight_decay() | undecayed(self, "positions", "class_token", "class_position")
 
     def backend(self, device: torch.device) -> str:
-        if select_scan(self.kernels, torch.empty(0, device=device)):
-            return "plain torch and the selective scan of mamba-ssm"
-        return super().backend(device)
+        return scan_backend(self.kernels, device) or super().backend(device)
 
     @classmethod
     def from_published(cls, tensors: Mapping[str, Tensor], where: str) -> PublishedWeights | None:

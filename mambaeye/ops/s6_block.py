@@ -180,3 +180,10 @@ def undecayed(module: nn.Module, *tables: str) -> set[str]:
     """Return the parameters of the mixers in a module that weight decay must not touch, and tables of the module's."""
     named = {name for name, _ in module.named_parameters() if name.rpartition(".")[2] in UNDECAYED}
     return named | set(tables)
+
+
+def scan_backend(kernels: Kernels, device: torch.device) -> str | None:
+    """Return in words what the mixers run on if they have a kernel there; None for plain torch."""
+    if select_scan(kernels, torch.empty(0, device=device)):
+        return "plain torch and the selective scan of mamba-ssm"
+    return None
