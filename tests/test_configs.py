@@ -144,7 +144,8 @@ def listed(value: object) -> object:
 
 
 OURS = ROOT / "configs/ours.yaml"
-RECIPES = sorted({*(ROOT / "configs").glob("*.yaml")} - {OURS})
+VARIED = ROOT / "configs/imagenet_varied.yaml"
+RECIPES = sorted({*(ROOT / "configs").glob("*.yaml")} - {OURS, VARIED})
 PAPER = {ROOT / f"configs/{name}.yaml": command for name, command in
          (("imagenet", "fit"), ("finetune", "fit"), ("validate_paper", "validate"))}  # fmt: skip
 OVERLAYS = sorted((ROOT / "configs/encoders").glob("*.yaml"))
@@ -219,6 +220,46 @@ def test_our_overlay_says_all_that_it_changes_and_nothing_else(
     assert changed == says.keys()
     commands = re.findall(r"^# +python train.py .*$", OURS.read_text(), re.MULTILINE)
     assert any("--config configs/imagenet.yaml --config configs/ours.yaml" in command for command in commands)
+
+
+def test_the_varied_overlay_changes_the_paths_of_training_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As its header's command has it, and over fine-tuning; and the run directory is the header's."""
+    monkeypatch.chdir(tmp_path)
+    header = VARIED.read_text().replace("\\\n#", "")
+    (command,) = re.findall(r"^# +python train.py (fit .*)$", header, re.MULTILINE)
+    words = [str(ROOT / word) if word.startswith("configs/") else word for word in command.split()]
+    recipe = str(ROOT / "configs/imagenet.yaml")
+    assert {recipe, str(OURS), str(VARIED)} < {*words}
+    for base in (words, [str(ROOT / "configs/finetune.yaml") if word == recipe else word for word in words]):
+        at, printed = base.index(str(VARIED)), []
+        for arguments in (base[: at - 1] + base[at + 1 :], base):
+            with pytest.raises(SystemExit):
+                main([*arguments, "--print_config"])
+            printed.append(flat(yaml.safe_load(capsys.readouterr().out)))
+        without, given = printed
+        differs = {name: given[name] for name in given if given[name] != without[name]}
+        assert differs.pop("run_dir").endswith("-ours-imagenet_varied-base")
+        assert differs.pop("data.train_scan") == "varied"
+        assert all("dirpath" in name for name in differs)
+        assert given.keys() == without.keys()
+    assert "runs/imagenet-ours-imagenet_varied-base/checkpoints/best.ckpt" in header
+    assert "Not run on ImageNet" in header
+
+
+def test_training_on_varied_paths_runs_over_the_papers_recipe(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two steps on the digits, with glimpses that may hang over the image, as the paper's."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    configs = [f"--config={ROOT}/configs/{name}.yaml" for name in ("imagenet", "imagenet_varied", "encoders/tiny")]
+    main(["fit", *configs, *SMALL, f"--data.data_dir={data_dir}", "--trainer.enable_model_summary=false"])
+    path = tmp_path / "runs/imagenet-imagenet_varied-tiny/checkpoints/last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    assert checkpoint["global_step"] == 2
+    assert checkpoint["datamodule_hyper_parameters"]["train_scan"] == "varied"
 
 
 def flat(config: dict, prefix: str = "") -> dict[str, object]:

@@ -96,7 +96,15 @@ def test_what_a_sweep_leaves_behind(sweep: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [float(row["glimpses"]) for row in rows] == [row["glimpses"] for row in content["early_exit"]]
     pictures = {path.stem for path in (sweep / "validation").glob("*.png")}
-    assert pictures >= {"resolution", "area", "early_exit", "early_exit_ece", "reliability", "confidence"}
+    assert pictures >= {
+        "resolution",
+        "token_budgets",
+        "area",
+        "early_exit",
+        "early_exit_ece",
+        "reliability",
+        "confidence",
+    }
 
 
 def test_a_validation_says_how_long_it_waited(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

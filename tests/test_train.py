@@ -82,7 +82,8 @@ def test_tensorboard_holds_what_is_promised(trained: Path) -> None:
     scalars |= {f"throughput/{name}" for name in rates}
     scalars |= {f"val/{name}/{cell}" for name in QUANTITIES for cell in cells}
     assert scalars <= set(events.Tags()["scalars"])
-    figures = ("accuracy_and_confidence", "reliability", "information_ratio", "ece_by_epoch", "film_strip")
+    figures = ("accuracy_and_confidence", "reliability", "information_ratio", "ece_by_epoch", "token_budgets")
+    figures += ("film_strip",)
     classes = {f"figures/confusion/{cell}" for cell in cells}
     assert {f"figures/{name}" for name in figures} | classes == set(events.Tags()["images"])
     assert "custom_scalars__config__" in events.Tags()["tensors"]

@@ -21,6 +21,12 @@ from mambaeye.ops.s6_block import S6Block, S6Mixer, Sequences, scan_backend, und
 from mambaeye.ops.s6_weights import renamed, sizes_in, split_table
 from mambaeye.ops.shapes import of_layout, require_sizes
 
+# the authors' names -> ours
+GATE = {
+    ".mixer.attn.norm.": ".mixer.gate.norm.",
+    ".mixer.attn.global_reduce.": ".mixer.gate.reduce.",
+    ".mixer.attn.channel_select.": ".mixer.gate.select.",
+}
 STD = 0.02  # that tokens, position table and linear weights start with
 # found by the authors' search, for 20 blocks
 SEARCHED = (
@@ -161,16 +167,16 @@ class LocalVim(DenseEncoder):
 
 def gate_name(name: str) -> str:
     """Return our name of a tensor of the channel gate, given the authors'; any other name as it is."""
-    for theirs, ours in ((".attn.norm.", ".norm."), (".global_reduce.", ".reduce."), (".channel_select.", ".select.")):
-        name = name.replace(theirs, f".gate{ours}") if ".mixer.attn." in name and theirs in name else name
-    return name.replace(".attn.gate.", ".gate.")
+    for theirs, ours in GATE.items():
+        name = name.replace(theirs, ours)
+    return name
 
 
 def of_blocks(directions: Sequence[Sequence[str]] | None, depth: int) -> list[tuple[str, ...]]:
     """Return the names of the directions of each block.
 
     Raises:
-        InputError: there are not as many entries as blocks, or an entry names none, or what is no direction.
+        InputError: there are not as many lists as blocks, or a list is empty, or names what is no direction.
     """
     if directions is None and depth != len(SEARCHED):
         raise InputError(
@@ -191,8 +197,7 @@ def of_blocks(directions: Sequence[Sequence[str]] | None, depth: int) -> list[tu
 
 @lru_cache(maxsize=256)
 def sequences_of(names: tuple[str, ...], rows: int, cols: int, middle: bool) -> Sequences:
-    """Return the sequences of a grid's patches in these directions, with the class token, if any, in the same step of
-    each."""
+    """Return the sequences of a grid's patches in these directions, a class token in the same step of each if asked."""
     orders = [direction(name, rows, cols) for name in names]
     if middle:
         orders = [with_token(order, rows * cols // 2) for order in orders]
