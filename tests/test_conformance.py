@@ -24,6 +24,12 @@ from train import main
 CLASSES, IMAGES, GLIMPSES = 10, 3, 7
 SMALL: dict[str, dict[str, object]] = {
     "MambaEye": {"patch_size": 16, "dim": 16, "depth": 2, "d_state": 8, "headdim": 8, "move_embedding_dim": 8},
+    "ViT": {"dim": 16, "depth": 2, "heads": 2, "grid": 2},
+    "Adventurer": {"dim": 16, "depth": 3, "d_state": 8, "headdim": 8, "grid": 2, "flipped_layers": [1]},
+    "Vim": {"dim": 16, "depth": 2, "d_state": 4, "grid": 2},
+    "MambaR": {"dim": 16, "depth": 2, "d_state": 4, "grid": 2, "registers": 2, "reduction": 2},
+    "LocalVim": {"dim": 16, "depth": 2, "d_state": 4, "grid": 2, "directions": [["h", "w2"], ["v_flip"]]},
+    "GlimpseViT": {"patch_size": 16, "dim": 16, "depth": 2, "heads": 2},
 }
 SYSTEMS = [
     system
@@ -74,7 +80,8 @@ def glimpses(encoder: Encoder, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def test_there_are_encoders() -> None:
-    assert {"MambaEye"} <= {system.__name__ for system in SYSTEMS} <= SMALL.keys()
+    ours = {"MambaEye", "ViT", "Adventurer", "GlimpseViT", "Vim", "MambaR", "LocalVim"}
+    assert ours <= {system.__name__ for system in SYSTEMS} <= SMALL.keys()
 
 
 def test_it_answers_where_it_says(encoder: Encoder) -> None:

@@ -164,14 +164,17 @@ def test_flags_without_weights_that_need_them_are_said(caplog: pytest.LogCapture
 def test_weights_of_another_program_are_said_to_be_that(seven: dict[str, torch.Tensor]) -> None:
     Path("notes.txt").write_text("the weights are elsewhere\n")
     torch.save({"conv1.weight": torch.zeros(3), "fc.bias": torch.zeros(2)}, "other.pt")
-    torch.save({"model": {"conv1.weight": torch.zeros(3)}, "optimizer": None}, "nested.pt")
+    torch.save({"model": {"conv1.weight": torch.zeros(3)}, "optimizer": None}, "in_model.pt")
+    torch.save({"network": {"conv1.weight": torch.zeros(3)}, "optimizer": None}, "nested.pt")
     shutil.copy("seven/model.safetensors", "seven.pt")
     start = ["fit", "--run_dir=run", *flags(SMALL)]
     expected = {
         "notes.txt": "notes.txt is not a file of plain tensors (damaged, or not weights): it is text",
         "other.pt": "other.pt holds weights of another program: of its 2 tensors none is the encoder's, the first is "
         "conv1.weight",
-        "nested.pt": "nested.pt is not a plain state dict of tensors: give a published mambaeye_*.pt",
+        "in_model.pt": "in_model.pt holds weights of another program: of its 1 tensors none is the encoder's, the "
+        "first is conv1.weight",
+        "nested.pt": "nested.pt is not a plain state dict of tensors: give weights as they were published",
         "seven.pt": "seven.pt is not a file of plain tensors (damaged, or not weights): it is a safetensors file: its "
         "name must end in .safetensors",
     }

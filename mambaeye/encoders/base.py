@@ -1,8 +1,9 @@
 """Encoders as the harness knows them: a new system is a subclass of one of these, in a file of its own.
 
 GlimpseEncoder takes cut-out glimpses and where they were; CausalEncoder does so with a state that never grows, and
-answers after every glimpse; CanvasEncoder takes whole canvases and answers once. train.py finds an encoder by its class
-name (or import path), and what its constructor takes become flags.
+answers after every glimpse; CanvasEncoder takes whole canvases and answers once; DenseEncoder is one that sees a grid
+of patches, as published networks for images do. train.py finds an encoder by its class name (or import path), and what
+its constructor takes become flags.
 
 Shapes: B images, T glimpses, A answers, K axes of a position, P patch side, C channels, D feature width.
 """
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from mambaeye.batch import CanvasBatch, GlimpseBatch, Takes
 from mambaeye.configurable import Configurable
+from mambaeye.ops.dense import normalise, pad_to_patches
 from mambaeye.ops.precision import wide_linear
 
 State = Any
@@ -44,6 +46,8 @@ class Encoder(Configurable, ABC):
 
     takes: ClassVar[Takes]
     """The input that it takes in training."""
+    published_as: ClassVar[str | None] = None
+    """Name of the layout that from_published knows, as load_published takes it; None if it knows none."""
     head: nn.Linear
 
     @property
@@ -170,6 +174,34 @@ class CanvasEncoder(Encoder):
 
     def answers_at(self, num_glimpses: int) -> Tensor:
         return torch.tensor([num_glimpses])
+
+
+class DenseEncoder(CanvasEncoder):
+    """Sees a canvas as a grid of square patches, its pixels normalised by ImageNet's mean and standard deviation.
+
+    Sides that patches do not cover exactly are padded with black at the bottom and on the right.
+    """
+
+    patch: int
+    """Side of a patch in pixels: the encoder's own number, for data.patch_size is of glimpses."""
+    stride: int
+    """Pixels from one patch to the next."""
+
+    @abstractmethod
+    def image_features(self, images: Tensor) -> Tensor:
+        """Return what the head sees, (B, D), of normalised images (B, 3, H, W) that patches cover exactly."""
+
+    def features(self, canvases: Tensor) -> Tensor:
+        """Return what the head sees, (B, D), of canvases (B, H, W, 3) uint8."""
+        return self.image_features(normalise(pad_to_patches(canvases, self.patch, self.stride), self.head.weight.dtype))
+
+    def network(self, images: Tensor) -> Tensor:
+        """Return the logits, (B, classes), as the authors' network does: of images (B, 3, H, W), normalised already.
+
+        Raises:
+            InputError: patches do not cover them exactly.
+        """
+        return self.logits(self.image_features(images))
 
 
 def select_rows(state: Tree, index: Tensor) -> Tree:

@@ -24,10 +24,10 @@ from mambaeye.ops.kernels import (
     select_backend,
     unsupported_reason,
 )
-from mambaeye.ops.mamba2 import Mamba2, MixerState
+from mambaeye.ops.mamba2 import Mamba2, MixerState, require_mixer
 from mambaeye.ops.precision import wide
+from mambaeye.ops.shapes import require_sizes
 
-LARGEST = 2**20  # size; so that a file with larger ones is refused and not tried
 DEPTHS = {"tiny": 12, "small": 24, "base": 48}
 # the published files' names -> ours; below a block the names agree
 PUBLISHED = {
@@ -76,10 +76,7 @@ class EncoderConfig:
         return replace(cls(depth=DEPTHS[size]), **changes)
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if name != "coordinates" and not 1 <= value <= LARGEST:
-                allowed = "at least 1" if value < 1 else f"at most {LARGEST}"
-                raise InputError(f"encoder.{name} is {value}: give {allowed}")
+        require_sizes(**{name: value for name, value in vars(self).items() if name != "coordinates"})
         if self.coordinates not in get_args(Coordinates):
             raise InputError(
                 f"encoder.coordinates is {self.coordinates!r}: choose one of {', '.join(get_args(Coordinates))}"
@@ -88,16 +85,7 @@ class EncoderConfig:
             raise InputError(
                 f"encoder.move_embedding_dim is {self.move_embedding_dim}: half are sines, so give an even number"
             )
-        if self.d_conv < 2:
-            raise InputError("encoder.d_conv is 1: a causal convolution needs 2 taps or more")
-        inner = self.expand * self.dim
-        if inner % self.headdim:
-            small = [d for d in range(1, math.isqrt(inner) + 1) if inner % d == 0]
-            nearest = min([*small, *(inner // d for d in small)], key=lambda d: (abs(d - self.headdim), d))
-            raise InputError(
-                f"encoder.headdim is {self.headdim}, which does not divide expand * dim = {inner}: "
-                f"the nearest that does is {nearest}"
-            )
+        require_mixer(self.expand * self.dim, self.headdim, self.d_conv)
 
 
 class EncoderState(NamedTuple):
@@ -132,6 +120,8 @@ class MambaEye(CausalEncoder):
     Raises:
         InputError: a size cannot be; or kernels is "cuda", and the packages or the sizes do not allow it.
     """
+
+    published_as = "mambaeye"
 
     def __init__(self, _config: EncoderConfig | None = None, kernels: Kernels = "auto", **sizes: Any) -> None:
         super().__init__()

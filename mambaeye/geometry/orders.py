@@ -118,6 +118,17 @@ def diagonal(rows: int, cols: int) -> np.ndarray:
     return np.lexsort((col, row + col))
 
 
+def windows(side: int) -> Order:
+    """Return the order by square windows of a side, row by row, and row by row within; the last may be narrower."""
+
+    @planar
+    def in_windows(rows: int, cols: int) -> np.ndarray:
+        row, col = np.indices((rows, cols)).reshape(2, -1)
+        return np.lexsort((col, row, col // side, row // side))  # the last key counts most
+
+    return in_windows
+
+
 @planar
 def spiral(rows: int, cols: int) -> np.ndarray:
     """Order from the top left clockwise along the edge and on inwards."""

@@ -1,10 +1,10 @@
-"""The mixer on the CUDA kernels of mamba-ssm and causal-conv1d: their only importer, and only when they are wanted.
+"""The mixers on the CUDA kernels of mamba-ssm and causal-conv1d: their only importer, and only when they are wanted.
 
-What these compute, mamba2.py says in plain torch; what they round besides, docs/running.md. Shapes: as in mamba2.py.
+What these compute, mamba2.py and s6.py say in plain torch; what they round besides, docs/running.md. Shapes: as there.
 """
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import Literal
 
@@ -15,6 +15,8 @@ from mambaeye.errors import InputError
 from mambaeye.ops.mamba2 import Mamba2, MixerState
 
 Kernels = Literal["auto", "cuda", "torch"]
+Scan = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+"""s6.selective_scan without its chunk."""
 INSTALL = "pip install --no-build-isolation 'causal-conv1d>=1.6' 'mamba-ssm>=2.3.2'"
 CHUNK = 256  # steps of one chunk of the scan: mamba-ssm's own choice
 MULTIPLE = 8  # of channels, which the convolution reads as vectors
@@ -161,21 +163,45 @@ def select_backend(wanted: Kernels, x: Tensor, unsupported_reason: str | None) -
     Raises:
         InputError: they are wanted and cannot be had.
     """
-    if wanted == "torch":
-        return None
-    if wanted == "auto" and (x.device.type != "cuda" or x.dtype == torch.float64):
+    if not are_for(wanted, x):
         return None
     if wanted == "cuda":
-        if x.device.type != "cuda" or x.dtype == torch.float64:
-            raise InputError(
-                f"model.encoder.kernels is cuda, which cannot run {x.dtype} on {x.device}: choose auto or torch"
-            )
         return load()
     if unsupported_reason:
         return warn_fallback(unsupported_reason)
     try:
         return load()
     except ImportError as error:
+        return warn_fallback(missing(error))
+
+
+def are_for(wanted: Kernels, x: Tensor) -> bool:
+    """Tell whether kernels are to be tried on an input.
+
+    Raises:
+        InputError: they are wanted, and cannot run there.
+    """
+    can_run = x.device.type == "cuda" and x.dtype != torch.float64
+    if wanted == "cuda" and not can_run:
+        raise InputError(
+            f"model.encoder.kernels is cuda, which cannot run {x.dtype} on {x.device}: choose auto or torch"
+        )
+    return wanted != "torch" and can_run
+
+
+def select_scan(wanted: Kernels, x: Tensor) -> Scan | None:
+    """Return the kernel of the selective scan for an input, or None for plain torch, as select_backend does.
+
+    Raises:
+        InputError: it is wanted and cannot be had.
+    """
+    if not are_for(wanted, x):
+        return None
+    try:
+        return load_scan()
+    except ImportError as error:
+        if wanted == "cuda":
+            raise InputError(missing(error)) from None
         return warn_fallback(missing(error))
 
 
@@ -197,6 +223,21 @@ def require_kernels(unsupported_reason: str | None) -> None:
 def load() -> CudaKernels:
     """Import the kernels, once."""
     return CudaKernels()
+
+
+@cache
+def load_scan() -> Scan:
+    """Import the kernel of the selective scan, once: compiled, unlike the others of mamba-ssm, and had without them."""
+    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+
+    def scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
+        """Compute s6.selective_scan of float32: directions are groups that share B and C."""
+        x_, dt_ = (t.flatten(2).transpose(1, 2).contiguous() for t in (x, dt))  # (B, K E, L)
+        B_, C_ = (t.permute(0, 2, 3, 1).contiguous() for t in (B, C))  # (B, K, N, L)
+        y: Tensor = selective_scan_fn(x_, dt_, A.flatten(0, 1), B_, C_, D.flatten())
+        return y.transpose(1, 2).unflatten(2, x.shape[2:])
+
+    return scan
 
 
 def missing(error: ImportError) -> str:

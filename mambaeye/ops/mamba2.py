@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mambaeye.errors import InputError
 from mambaeye.ops.precision import no_autocast, wide
 from mambaeye.ops.ssd import ssd, ssd_step
 
@@ -92,6 +93,28 @@ class Mamba2(nn.Module):
                 return y.flatten(1).unsqueeze(1), ssm
             y, ssm = ssd(x, dt, A, B, C, D, ssm)
             return y.flatten(2), ssm
+
+
+def require_mixer(inner: int, headdim: int, d_conv: int) -> None:
+    """Require sizes that a mixer can have.
+
+    Args:
+        inner: expand * dim.
+        headdim: channels a head; must divide it.
+        d_conv: taps of the convolution, 2 or more.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if d_conv < 2:
+        raise InputError("encoder.d_conv is 1: a causal convolution needs 2 taps or more")
+    if inner % headdim:
+        small = [d for d in range(1, math.isqrt(inner) + 1) if inner % d == 0]
+        nearest = min([*small, *(inner // d for d in small)], key=lambda d: (abs(d - headdim), d))
+        raise InputError(
+            f"encoder.headdim is {headdim}, which does not divide expand * dim = {inner}: "
+            f"the nearest that does is {nearest}"
+        )
 
 
 def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,79 +4,24 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch import Tensor
 
 from mambaeye.atomic import atomic_write
 from mambaeye.checkpoints import MODEL, encoder_of, read_checkpoint
-from mambaeye.encoders.base import Encoder, PublishedWeights
+from mambaeye.encoders.base import Encoder
 from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.errors import InputError
 from mambaeye.saved_values import shown
+from mambaeye.weights.fitting import blank, build, load_matching, require_fit
+from mambaeye.weights.published import published_in
 from mambaeye.weights.tensor_files import read_tensors, save_safetensors
 
-SHOWN_DIFFERENCES = 8
-ROOM = 1000  # tensors that an encoder may have more than a file, so that a message can name those that are missing
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 HUB = re.compile(r"hf://(?P<repo_id>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?/(?P<filename>.+)")
 HEAD, HEAD_WEIGHT = "head.", "head.weight"
 IN_CHECKPOINT = "encoder."  # what stands before the encoder's names in a module
-
-
-class Difference(NamedTuple):
-    """A tensor of a state dict that is not as an encoder has it."""
-
-    name: str
-    found: tuple[int, ...] | None
-    """Its shape; None where it is missing."""
-    expected: tuple[int, ...] | None
-    """The encoder's; None where the encoder has no such tensor."""
-
-    def __str__(self) -> str:
-        if self.found is None:
-            return f"{self.name} is missing"
-        if self.expected is None:
-            return f"{self.name} is unknown"
-        return f"{self.name} is {self.found}, not {self.expected}"
-
-
-def load_published(source: str | Path | Mapping[str, Tensor]) -> Encoder:
-    """Return an encoder with the weights that the authors of a system published, of the sizes that the shapes tell.
-
-    Args:
-        source: path of a file such as mambaeye_tiny.pt, or its state dict.
-
-    Returns:
-        The encoder, on the CPU, in float32.
-
-    Raises:
-        InputError: the file cannot be read as plain tensors, or its keys or shapes are no known system's.
-    """
-    where = "the state dict" if isinstance(source, Mapping) else str(source)
-    tensors = source if isinstance(source, Mapping) else read_tensors(Path(source))
-    found = published_in(tensors, where)
-    if found is None:
-        known = "such as mambaeye_tiny.pt's"
-        raise InputError(f"{where} has the layout of no published system that is known here, {known}")
-    system, published = found
-    encoder = system(**published.settings)
-    load_matching(encoder, published.tensors, where)
-    return encoder
-
-
-def published_in(tensors: Mapping[str, Tensor], where: str) -> tuple[type[Encoder], PublishedWeights] | None:
-    """Return which system's authors lay out their weights like this, and these in our terms; None if nobody does.
-
-    Raises:
-        InputError: somebody does, and something is wrong with them; where names the file.
-    """
-    for system in Encoder.defined_subclasses():
-        if (published := system.from_published(tensors, where)) is not None:
-            return system, published
-    return None
 
 
 def save(encoder: Encoder, folder: str | Path) -> None:
@@ -128,41 +73,6 @@ def read_description(path: Path) -> dict[str, Any]:
     return content
 
 
-def build(description: Mapping[str, Any], where: str) -> Encoder:
-    """Return a new encoder of the class and with the arguments that a file says.
-
-    Raises:
-        InputError: the class is not defined, or does not take these arguments; where names the file.
-    """
-    system = Encoder.defined(description["class_path"], where, "--model.encoder")
-    try:
-        return system(**description["init_args"])
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{where} does not hold an encoder's sizes: {error}") from None
-
-
-def blank(description: Mapping[str, Any], state: Mapping[str, Tensor], where: str) -> Encoder:
-    """Return the encoder that a file describes on the meta device, where it takes no memory; no more than the file has.
-
-    Raises:
-        InputError: as build; or it has more tensors than the file.
-    """
-    built = 0
-
-    def count(*_: object) -> None:
-        nonlocal built
-        built += 1
-        if built > len(state) + ROOM:
-            raise ValueError(f"they make more than the {len(state)} tensors that it has")
-
-    counting = register_module_parameter_registration_hook(count)
-    try:
-        with torch.device("meta"):
-            return build(description, where)
-    finally:
-        counting.remove()
-
-
 def require_own_sizes(checkpoint: Mapping[str, Any], where: str) -> None:
     """Check that a checkpoint's sizes are those of its own weights, before anything of these sizes is made.
 
@@ -191,6 +101,12 @@ def init_from(encoder: Encoder, source: str | Path, new_head: bool | None = Fals
     published = encoder.from_published(tensors, where)
     state = encoder_tensors(tensors) if published is None else published.tensors
     own = encoder.state_dict()
+    if published is None and own.keys() != state.keys() and (found := published_in(tensors, where)):
+        kind = found[0]
+        raise InputError(
+            f"{where} is laid out as {kind.published_as}, and the encoder is {type(encoder).__name__}: name its own "
+            f"with --model.encoder {kind.__name__}"
+        )
     if not own.keys() & state.keys():
         raise InputError(f"{where} holds weights of another program: {first_of(state)}")
     told = encoder.settings_in(state) if published is None else published.settings
@@ -264,36 +180,3 @@ def download(address: str) -> Path:
         return Path(hf_hub_download(parts["repo_id"], parts["filename"], revision=parts["revision"]))
     except (EntryNotFoundError, HfHubHTTPError, HFValidationError) as error:
         raise InputError(f"{address} cannot be had: {str(error).strip().splitlines()[0]}") from None
-
-
-def load_matching(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """Load a state dict whose keys and shapes are the model's own; otherwise say which differ and change nothing."""
-    require_fit(model, state, where)
-    model.load_state_dict(state)
-
-
-def require_fit(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """Check that a state dict has the model's own keys and shapes.
-
-    Raises:
-        InputError: it has not; the message lists the differences.
-    """
-    if different := differences(model, state):
-        shown = "; ".join(str(difference) for difference in different[:SHOWN_DIFFERENCES])
-        more = f"; and {len(different) - SHOWN_DIFFERENCES} more" if len(different) > SHOWN_DIFFERENCES else ""
-        raise InputError(f"{where} does not fit this encoder: {shown}{more}")
-
-
-def differences(model: nn.Module, state: Mapping[str, Tensor]) -> list[Difference]:
-    """Return where a state dict has other keys or shapes than a model: missing ones, unknown ones, other shapes."""
-    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    return [
-        *(Difference(name, None, shape) for name, shape in own.items() if name not in found),
-        *(Difference(name, shape, None) for name, shape in found.items() if name not in own),
-        *(
-            Difference(name, found[name], shape)
-            for name, shape in own.items()
-            if name in found and found[name] != shape
-        ),
-    ]

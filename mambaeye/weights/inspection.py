@@ -10,17 +10,9 @@ from torch import Tensor
 from mambaeye.checkpoints import MODEL, checkpoint_in, encoder_of, is_of_run
 from mambaeye.encoders.base import Encoder
 from mambaeye.errors import InputError
-from mambaeye.weights.files import (
-    CONFIG,
-    WEIGHTS,
-    Difference,
-    blank,
-    differences,
-    encoder_tensors,
-    local_path,
-    published_in,
-    read_description,
-)
+from mambaeye.weights.files import CONFIG, WEIGHTS, encoder_tensors, local_path, read_description
+from mambaeye.weights.fitting import Difference, blank, differences
+from mambaeye.weights.published import published_in
 from mambaeye.weights.tensor_files import read_content, read_tensors, tensors_in
 
 

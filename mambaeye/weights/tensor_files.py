@@ -1,6 +1,7 @@
 """Files of tensors, read without running code, and undamaged: .safetensors (ours have a checksum) and .pt."""
 
 import zlib
+from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
+from torch.serialization import safe_globals
 
 from mambaeye.atomic import atomic_write
 from mambaeye.errors import InputError
 from mambaeye.plain_files import UnreadableError, load_plain
 
 SAFETENSORS = ".safetensors"
+HOLDERS = ("state_dict", "model")  # what a file that holds more may call the state dict
 CHECKSUM = "crc32"  # in the file's metadata
 
 
@@ -34,7 +37,10 @@ def read_content(path: Path) -> Any:
         InputError: the file is missing, damaged, or holds something else than tensors and plain containers.
     """
     try:
-        return load_safetensors(path) if path.suffix == SAFETENSORS else load_plain(path)
+        if path.suffix == SAFETENSORS:
+            return load_safetensors(path)
+        with safe_globals([Namespace]):  # which has no code: many programs keep their arguments beside the weights
+            return load_plain(path)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist: give the path of a weights file") from None
     except (UnreadableError, OSError) as error:
@@ -43,16 +49,18 @@ def read_content(path: Path) -> Any:
 
 
 def tensors_in(content: object, path: Path) -> dict[str, Tensor]:
-    """Return the state dict that a file's content is, or has among other things as Lightning's checkpoints do.
+    """Return the state dict that a file's content is, or has among other things: state_dict (Lightning), or model.
 
     Raises:
         InputError: there is none.
     """
-    state = content["state_dict"] if isinstance(content, dict) and "state_dict" in content else content
+    state = content
+    if isinstance(content, dict):
+        state = next((content[name] for name in HOLDERS if name in content), content)
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
     ):
-        raise InputError(f"{path} is not a plain state dict of tensors: give a published mambaeye_*.pt")
+        raise InputError(f"{path} is not a plain state dict of tensors: give weights as they were published")
     return state
 
 

@@ -1,0 +1,65 @@
+"""A control for MambaEye: a ViT over the same glimpses, which tells what is due to glimpses and what to recurrence.
+
+Each glimpse is a token that is told its absolute position; attention is among all glimpses, whatever their order, and
+their mean answers, once. Shapes: B images, T glimpses, K axes of a position, P patch side, D model width.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mambaeye.encoders.base import GlimpseEncoder
+from mambaeye.errors import InputError
+from mambaeye.geometry.moves import embed_moves
+from mambaeye.ops.precision import wide
+from mambaeye.ops.shapes import require_sizes
+from mambaeye.ops.transformer import TransformerBlock, heads_of, reset_linear
+
+
+class GlimpseViT(GlimpseEncoder):
+    """ViT's transformer over glimpses, with sines and cosines of where each one is; it answers once.
+
+    Args:
+        num_classes: Number of classes that the head tells apart.
+        patch_size: Side of a glimpse in pixels.
+        dim: Width of the residual stream: values a token; the sines and cosines of every axis have an even share of it.
+        depth: Number of transformer blocks.
+        heads: Heads of attention, dividing dim; null for one every 64 values of dim.
+        mlp_ratio: Hidden width of a block's MLP as a multiple of dim.
+        axes: Axes of a position, and of a glimpse: 2 for (row, col).
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        patch_size: int = 16,
+        dim: int = 192,
+        depth: int = 12,
+        heads: int | None = None,
+        mlp_ratio: float = 4.0,
+        axes: int = 2,
+    ) -> None:
+        super().__init__()
+        sizes = {"num_classes": num_classes, "patch_size": patch_size, "dim": dim, "depth": depth, "axes": axes}
+        require_sizes(**sizes, mlp_ratio=mlp_ratio)
+        if dim % (2 * axes):
+            raise InputError(f"encoder.dim is {dim}: sines and cosines of {axes} axes need a multiple of {2 * axes}")
+        self.patch_size, self.axes = patch_size, axes
+        self.projection = nn.Linear(3 * patch_size**axes, dim)
+        heads = heads_of(dim, heads)
+        self.blocks = nn.ModuleList(TransformerBlock(dim, heads, round(dim * mlp_ratio)) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.head = nn.Linear(dim, num_classes)
+        reset_linear(self)
+
+    def features(self, patches: Tensor, positions: Tensor) -> Tensor:
+        """Return what the head sees, (B, 1, D), of patches (B, T, 3, P, ...) and positions (B, T, K)."""
+        weight = self.projection.weight  # (D, 3 P ...)
+        if patches.dtype == torch.uint8:
+            weight = weight / 255  # bytes to [0, 1], as MambaEye takes them
+        dim, dtype = weight.shape[0], weight.dtype
+        places = embed_moves(positions, dim // self.axes, wide(dtype)).to(dtype)  # (B, T, D)
+        x = F.linear(patches.flatten(2).to(dtype), weight, self.projection.bias) + places
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x).mean(1, keepdim=True)

@@ -1,0 +1,60 @@
+"""Directions in which an encoder of whole grids scans them: every one an order of all tiles, some with empty steps.
+
+A direction is named as in LocalMamba: h row by row, v column by column, w2, w7, ... in windows of that side, and by the
+same name with _flip from the end; besides, hilbert along Hilbert's curve and hilbert_v along the transposed one. An
+order here has the tiles' numbers, and EMPTY where a step shows nothing: windows of which the grid is no multiple are
+filled up on the right and at the bottom.
+"""
+
+import re
+
+import numpy as np
+
+from mambaeye.errors import InputError
+from mambaeye.geometry.orders import column_raster, hilbert, row_raster, windows
+
+EMPTY = -1
+FLIP = "_flip"
+WINDOW = re.compile(r"w([1-9]\d{0,3})")
+
+
+def direction(name: str, rows: int, cols: int) -> np.ndarray:
+    """Return the order of a grid's tiles in a direction: (rows * cols + empty steps,) int64.
+
+    Raises:
+        InputError: there is no direction of that name.
+    """
+    plain = name.removesuffix(FLIP)
+    if window := WINDOW.fullmatch(plain):
+        order = filled_windows(rows, cols, int(window[1]))
+    elif plain == "h":
+        order = row_raster(rows, cols)
+    elif plain == "v":
+        order = column_raster(rows, cols)
+    elif plain == "hilbert":
+        order = hilbert(rows, cols)
+    elif plain == "hilbert_v":
+        order = column_raster(rows, cols)[hilbert(cols, rows)]
+    else:
+        raise InputError(
+            f"no direction is called {name!r}: choose h, v, w2, w7, hilbert or hilbert_v, or one with {FLIP}"
+        )
+    return order[::-1].copy() if name.endswith(FLIP) else order
+
+
+def filled_windows(rows: int, cols: int, side: int) -> np.ndarray:
+    """Return the order by square windows, with empty steps where the last ones leave the grid."""
+    order = windows(side)(-(-rows // side) * side, -(-cols // side) * side)
+    row, col = np.divmod(order, -(-cols // side) * side)
+    return np.where((row < rows) & (col < cols), row * cols + col, EMPTY)
+
+
+def with_token(order: np.ndarray, place: int) -> np.ndarray:
+    """Return an order of a grid's tiles and a further token, whose number among all tokens is the step that sees it.
+
+    Args:
+        order: of the tiles alone.
+        place: the token's number; tiles from this number on are numbered one higher.
+    """
+    moved = np.where(order >= place, order + 1, order)
+    return np.insert(moved, place, place)

@@ -1,0 +1,108 @@
+"""Whole canvases as grids of tokens: pixels normalised and padded, patches embedded, position tables resized, extra
+tokens put in between.
+
+Shapes: B images, H and W sides in pixels, R rows and C columns of patches, M = R C patches, D model width, E extra
+tokens (class tokens, registers).
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mambaeye.errors import InputError
+from mambaeye.ops.precision import wide
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels in [0, 1], by channel
+
+
+def normalise(canvases: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return (B, 3, H, W) of a dtype: canvases (B, H, W, 3) uint8, by ImageNet's mean and standard deviation."""
+    mean, std = (torch.tensor(values, dtype=dtype, device=canvases.device) for values in (MEAN, STD))
+    pixels: Tensor = canvases.to(dtype) / (255 * std) - mean / std
+    return pixels.permute(0, 3, 1, 2)
+
+
+def pad_to_patches(canvases: Tensor, patch: int, stride: int) -> Tensor:
+    """Return canvases (B, H, W, 3) with black below and to the right, as little as lets patches cover every pixel.
+
+    A canvas is black where its image is not, and the authors' networks leave such a rest out.
+    """
+    height, width = canvases.shape[1:3]
+    bottom, right = (max(0, patch - side) or (patch - side) % stride for side in (height, width))
+    return F.pad(canvases, (0, 0, 0, right, 0, bottom)) if bottom or right else canvases
+
+
+class PatchEmbed(nn.Module):
+    """A linear map of square patches: images (B, 3, H, W) -> tokens (B, R, C, D).
+
+    Starts from LeCun's normal weights and zero biases, as the vision Mambas do.
+
+    Args:
+        dim: D, values a token.
+        patch: side of a patch in pixels.
+        stride: pixels from one patch to the next.
+    """
+
+    def __init__(self, dim: int, patch: int, stride: int) -> None:
+        super().__init__()
+        if not 1 <= stride <= patch:
+            raise InputError(f"encoder.stride is {stride}: give 1 to {patch}, the side of a patch")
+        self.proj = nn.Conv2d(3, dim, patch, stride)
+        lecun_normal_(self.proj.weight)
+        nn.init.zeros_(self.proj.bias)  # type: ignore[arg-type]  # it has one
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embed images that patches cover exactly.
+
+        Raises:
+            InputError: they do not.
+        """
+        (patch, _), (stride, _) = self.proj.kernel_size, self.proj.stride
+        if any(side < patch or (side - patch) % stride for side in images.shape[2:]):
+            height, width = images.shape[2:]
+            raise InputError(f"patches of {patch} pixels, {stride} apart, do not cover {height} x {width}: pad images")
+        tokens: Tensor = self.proj(images)
+        return tokens.permute(0, 2, 3, 1)
+
+
+@torch.no_grad()
+def lecun_normal_(weight: Tensor) -> None:
+    """Fill with a normal distribution of variance 1 / fan-in, truncated at twice what that takes before truncation."""
+    deviation = math.prod(weight.shape[1:]) ** -0.5 / 0.87962566103423978  # what is left of 1 within [-2, 2]
+    nn.init.trunc_normal_(weight, std=deviation, a=-2 * deviation, b=2 * deviation)
+
+
+def resized(table: Tensor, rows: int, cols: int) -> Tensor:
+    """Return a position table (S, S, D) for a grid of other sides, (rows, cols, D), in float32 or wider.
+
+    Bicubic interpolation between centres of patches, with antialiasing where an axis shrinks; the same sides give the
+    table itself.
+    """
+    table = table.to(wide(table.dtype))
+    if table.shape[:2] == (rows, cols):
+        return table
+    shrinks = rows < table.shape[0] or cols < table.shape[1]
+    planes = table.permute(2, 0, 1).unsqueeze(0)  # (1, D, S, S)
+    planes = F.interpolate(planes, (rows, cols), mode="bicubic", align_corners=False, antialias=shrinks)
+    return planes.squeeze(0).permute(1, 2, 0)
+
+
+def insert(tokens: Tensor, extra: Tensor, places: Sequence[int]) -> Tensor:
+    """Return (B, M + E, D): tokens (B, M, D) in their order, with extra ones (E, D) in between.
+
+    Args:
+        tokens: (B, M, D).
+        extra: (E, D), the same for all images.
+        places: where each of them is in the result, increasing.
+    """
+    total = tokens.shape[1] + len(extra)
+    order = torch.zeros(total, dtype=torch.long)
+    is_extra = order.bool()
+    is_extra[list(places)] = True
+    order[is_extra] = torch.arange(tokens.shape[1], total)
+    order[~is_extra] = torch.arange(tokens.shape[1])
+    together = torch.cat((tokens, extra.to(tokens.dtype).expand(len(tokens), -1, -1)), dim=1)
+    return together.index_select(1, order.to(tokens.device))
