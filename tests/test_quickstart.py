@@ -37,7 +37,8 @@ def test_the_quickstart_learns_any_scan(tmp_path: Path) -> None:
     assert curve[0] < curve[1] < curve[2] < curve[3] < curve[-1]
 
     scans = f"--data.scans=[{','.join(PATTERNS)}]"
-    rows = run("validate", "--data.resolutions=[48,64]", scans, "--data.evaluate.num_glimpses=64", "--report.plots=false")
+    asked = ["--data.resolutions=[48,64]", scans, "--data.evaluate.num_glimpses=64", "--report.plots=false"]
+    rows = run("validate", *asked)
     assert len(PATTERNS) == 13
     worst = min((row["top1"], row["resolution"], row["scan"]) for row in rows if row["step"] == 64)
     assert worst[0] >= 0.85, worst
