@@ -12,6 +12,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 from PIL import Image, ImageSequence
 from validations import RULES, validation
 
@@ -53,6 +54,26 @@ def test_reliability_has_a_point_for_every_bin_as_large_as_its_share() -> None:
         expected = np.stack((result.bins["bin_confidence"][at], result.bins["bin_top1"][at]), axis=1)
         np.testing.assert_array_equal(np.ma.filled(points.get_offsets(), np.nan), expected)
         assert points.get_sizes() == pytest.approx(150 * result.bins["bin_count"][at] / 30)
+
+
+CARD = 340  # pixels that TensorBoard gives a figure's width until it is clicked
+
+
+def test_what_is_drawn_for_tensorboard_is_legible_there() -> None:
+    """At four resolutions, no font is under 5.5 pixels; and the figures show what the large ones do."""
+    results = validation(resolutions=(32, 48, 64, 96)).conditions
+    history = [EpochECE(epoch, one.title, one.steps, one["ece"]) for epoch in (4, 9) for one in results]
+    draws = (accuracy_and_confidence, reliability, confidence_by_information_ratio)
+    small = [draw(results, small=True) for draw in draws]
+    for figure, draw in zip(small, draws, strict=True):
+        for panel, other in zip(drawn(figure), drawn(draw(results)), strict=True):
+            assert panel.keys() == other.keys()
+            for name in panel:
+                np.testing.assert_array_equal(panel[name], other[name])
+    for figure in [*small, ece_by_epoch(history)]:
+        drawn(figure)
+        texts = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+        assert min(text.get_fontsize() for text in texts) / 72 * CARD / figure.get_figwidth() > 5.5
 
 
 def test_confidence_is_set_against_the_target_of_training() -> None:

@@ -45,9 +45,9 @@ class ValidationFigures(Callback):
         self.history += [EpochECE(epoch, result.title, steps, result["ece"].astype(np.float16)) for result in results]
         if draws_now(trainer, self.every, self.validations):
             with garbage_kept_young():
-                add_figure(trainer, "accuracy_and_confidence", accuracy_and_confidence(results))
-                add_figure(trainer, "reliability", reliability(results))
-                add_figure(trainer, "information_ratio", confidence_by_information_ratio(results))
+                add_figure(trainer, "accuracy_and_confidence", accuracy_and_confidence(results, small=True))
+                add_figure(trainer, "reliability", reliability(results, small=True))
+                add_figure(trainer, "information_ratio", confidence_by_information_ratio(results, small=True))
                 add_figure(trainer, "ece_by_epoch", ece_by_epoch(self.history))
                 if result.has_sizes:
                     add_figure(trainer, "token_budgets", token_budgets(results, data_of(trainer).canvas_range))

@@ -131,7 +131,7 @@ class ValidationResult:
     conditions: list[ConditionResult]
     early_exit: list[EarlyExitResult]
     protocol: Mapping[str, Any]
-    """The view of images that it took: data.evaluate by name, plain values."""
+    """The view of images that it took: data.evaluate by name, plain values; and the temperature of answers, if any."""
 
     @property
     def top1(self) -> float:
