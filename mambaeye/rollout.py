@@ -134,6 +134,8 @@ class Rollout:
             patch_size=encoder.patch_size,
         )
         positions = self.policy.act(observation, min(left, self.policy.horizon)).long()
+        followed = planned[:, self.seen : self.seen + positions.shape[1]]
+        positions = torch.where(self.scene.led[:, None, None], positions, followed)
         self.taken.append(positions)
         return positions, self.coverage.add(positions)
 
@@ -151,8 +153,8 @@ class Rollout:
         return Step(self.num_glimpses - 1, positions, patches, ratio, logits, None)
 
 
-def require_causal(encoder: Encoder) -> None:
-    """Check that a policy can lead the encoder.
+def require_causal(encoder: Encoder) -> CausalEncoder:
+    """Return the encoder as what a policy can lead.
 
     Raises:
         InputError: the encoder answers only once.
@@ -162,3 +164,4 @@ def require_causal(encoder: Encoder) -> None:
             f"model.policy decides glimpse by glimpse, and {type(encoder).__name__} answers only once: choose an "
             f"encoder with a carried state, such as MambaEye"
         )
+    return encoder
