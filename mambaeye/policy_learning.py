@@ -1,6 +1,6 @@
 """How a policy learns where to look: walks over images, on which it sees what glimpses at some places would bring.
 
-At every step of a walk the encoder takes a glimpse at each of some places from a copy of its state: random ones, and the
+At every step of a walk the encoder takes a glimpse at each of some places from a copy of its state: random ones and the
 policy's choice. The drop in the cross entropy of its answer is what the policy's network is regressed on; then the walk
 goes on from one of them.
 
@@ -124,6 +124,7 @@ def walk(
         logits = encoder.logits(features).detach()
         seen = Observation(step, features, logits, coverage, taken, planned, scene.seeds, size)
         tried = to_try(policy, seen, config.candidates)  # (B, n, K)
+        predicted.append(policy.gains(seen, tried))  # before anything more is shown
         answers, states = trial(encoder, scene.canvases, tried, state)
         drop = cross_entropy(encoder, features[:, None], batch) - cross_entropy(encoder, answers, batch)
         at_random = is_random | (keyed_uniform(scene.seeds, (PICKS, step), 1)[:, 0] < config.random_picks)
@@ -132,7 +133,6 @@ def walk(
         chosen = tried[image, pick][:, None]  # (B, 1, K)
         taken = torch.cat((taken, chosen), dim=1)
         ratios.append(coverage.add(chosen))
-        predicted.append(policy.gains(seen, tried))
         actual.append(drop)
         picked.append(pick)
     rest = planned[:, taken.shape[1] :]

@@ -79,7 +79,7 @@ class ValuePolicy(Policy):
 
     @abstractmethod
     def candidates(self, seen: Observation, count: int) -> Tensor:
-        """Return places that the next glimpse may fall on, the planned one last, all others random: (B, count, K) int64.
+        """Return places that the next glimpse may fall on: (B, count, K) int64, random ones, and last the planned one.
 
         Nothing but the observation's seeds, step, boxes and plan decides which.
         """
