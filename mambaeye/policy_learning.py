@@ -138,9 +138,11 @@ def walk(
     rest = planned[:, taken.shape[1] :]
     ratios.append(coverage.add(rest))
     return Lesson(
-        *(torch.stack(parts, dim=1) for parts in (predicted, actual, picked)),
-        torch.cat((taken, rest), dim=1),
-        torch.cat(ratios, dim=1),
+        predicted=torch.stack(predicted, dim=1),
+        actual=torch.stack(actual, dim=1),
+        picked=torch.stack(picked, dim=1),
+        positions=torch.cat((taken, rest), dim=1),
+        information_ratio=torch.cat(ratios, dim=1),
     )
 
 
