@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, cast
 
 import torch
@@ -38,7 +38,7 @@ from mambaeye.optim import (
     override_hparams,
 )
 from mambaeye.policies.base import Policy, ValuePolicy
-from mambaeye.policy_learning import PolicyLearning, glimpses_of, walk, with_gradients_of
+from mambaeye.policy_learning import Lesson, PolicyLearning, glimpses_of, walk, with_gradients_of
 from mambaeye.rollout import GLIMPSES_AT_ONCE, Rollout, Step, require_causal
 
 
@@ -280,10 +280,17 @@ class ClassifierModule(LightningModule):
     ) -> Rollout:
         """Return the walk over a batch that validation takes, or over its first images alone."""
         led = data_of(self.trainer).conditions[batch.condition].scan == POLICY
-        scene = batch.scene.rows(slice(images))
-        ratio = None if led else batch.information_ratio[:images]
+        scene, ratio = batch.scene.rows(slice(images)), batch.information_ratio[:images]
         policy = self.policy if led else None
         return Rollout(self.encoder, scene, policy, ratio, num_glimpses_at_once or GLIMPSES_AT_ONCE)
+
+    @torch.no_grad()
+    def lesson(self, batch: CanvasBatch) -> Lesson | None:
+        """Return what the policy expects on its own walks over a batch, and what comes; None if it values nothing."""
+        if not isinstance(self.policy, ValuePolicy):
+            return None
+        config = replace(self.policy_learning, random_walks=(0.0, 0.0), random_picks=0.0)
+        return walk(require_causal(self.encoder), self.policy, batch, config, progress=0.0)
 
     def test_step(self, batch: CanvasBatch, batch_idx: int) -> dict[str, Tensor]:
         return self.validation_step(batch, batch_idx)
