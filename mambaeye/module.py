@@ -362,6 +362,10 @@ class ClassifierModule(LightningModule):
         total = math.inf if max_epochs is None or max_epochs == -1 else epoch * max_epochs
         if self.trainer.max_steps != -1:
             total = min(total, self.trainer.max_steps)
+        if isinstance(self.policy, ValuePolicy) and math.isinf(total):
+            raise InputError(
+                "a policy learns by shares of all steps, and there is no last one: give trainer.max_epochs"
+            )
         warmup = int(min(round(self.optimizer_config.warmup_epochs * epoch), total))
         self.schedule_steps = warmup, total
         schedule = build_schedule(optimizer, warmup, total)

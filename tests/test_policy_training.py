@@ -14,6 +14,7 @@ from datamodules.loading.config import LoaderConfig
 from datamodules.views.evaluate import EvaluateView
 from datamodules.views.train import TrainView
 from mambaeye.encoders.mambaeye import MambaEye
+from mambaeye.errors import InputError
 from mambaeye.module import ClassifierModule
 from mambaeye.optim import OptimizerConfig
 from mambaeye.policies.learned import LearnedScan
@@ -65,7 +66,11 @@ class Watch(Callback):
 
 
 def fit(
-    data_dir: Path, watch: Watch, train_scan: str | dict[str, float] = SHARES, ckpt: Path | None = None
+    data_dir: Path,
+    watch: Watch,
+    train_scan: str | dict[str, float] = SHARES,
+    ckpt: Path | None = None,
+    max_epochs: int = 2,
 ) -> ClassifierModule:
     """Four optimizer steps in two epochs, of two micro-batches each; the encoder is frozen for half of them."""
     torch.manual_seed(0)
@@ -87,7 +92,7 @@ def fit(
     )
     trainer = Trainer(
         accelerator="cpu",
-        max_epochs=2,
+        max_epochs=max_epochs,
         limit_train_batches=4,
         limit_val_batches=1,
         logger=False,
@@ -126,6 +131,11 @@ def test_without_its_scan_the_encoder_learns_alone(data_dir: Path) -> None:
     fit(data_dir, watch, "random")
     assert watch.learning == [{"encoder"}] * 4
     assert all(watch.all_had_one)
+
+
+def test_a_training_without_end_has_no_shares(data_dir: Path) -> None:
+    with pytest.raises(InputError, match="^a policy learns by shares of all steps, and there is no last: give"):
+        fit(data_dir, Watch(), max_epochs=-1)
 
 
 @pytest.mark.parametrize("after", [1, 3])
