@@ -1,9 +1,9 @@
 """Find out why a model fails with an order of glimpses: the same glimpses in other orders, and its sense of place.
 
-    python -m benchmarks.orders --ckpt_path runs/quickstart/checkpoints/best.ckpt [--finetune] [--resolutions 48 64 96]
+    python -m benchmarks.orders --ckpt_path runs/results/any_scan/{base,varied}-{0,1,2}/checkpoints/last.ckpt
 
 On the embedded digits held out for validation, at each resolution and for each pattern; top-1 is that after the last
-glimpse, in %. Prints a JSON line for each experiment and resolution:
+glimpse, in %. Prints a JSON line for each checkpoint, resolution and experiment:
 
 - patterns: top-1 by pattern.
 - rates: the same with the decay rates A of every layer multiplied, which lengthens or shortens what it remembers.
@@ -11,21 +11,23 @@ glimpse, in %. Prints a JSON line for each experiment and resolution:
   there, and the norm of what it writes: the same pixels for all moves.
 - repeated: random places, as many as the grid has tiles, in a new order each time; the grid in one random order each
   time.
+- grid: what of the grid costs. shifted: a new shift of the grid for every pass, so that moves are multiples of 16 and
+  the cuts are others each time. jittered: every visit to a tile is off by up to so many pixels along each axis.
+  "cut as / told as": the pixels of one at the positions of the other, which is a lie of at most 8 pixels each way.
 - returns: a pattern has every second glimpse only. Those between go back to the middle of the box, or to its top left
   corner; or all of them go to the middle before the pattern begins: the same glimpses, in another order.
 - where: how well (row, col) can be read out of the features linearly, RMS error in pixels from the 9th glimpse on (of
   a pattern with returns, at the pattern's own). The readout is fitted to random trajectories of the first half of the
   images and tried on the other half. last_move, last_4_moves: the same from the moves alone; spread: the places'
   standard deviation, which is the error of knowing nothing.
-- finetune, with --finetune: top-1 by pattern after four more epochs in which the pattern of every training image is
-  drawn from a few.
 """
 
 import argparse
 import copy
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -38,23 +40,19 @@ from datamodules.shards.locate import open_index
 from datamodules.shards.reading import read_images
 from datamodules.transforms.images import decode_image, fit_on_canvas
 from mambaeye.batch import Scene
-from mambaeye.checkpoints import DATA, read_checkpoint
 from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.evaluation.diagnosis import diagnose
 from mambaeye.geometry.authors_scans import random_fixed_grid
 from mambaeye.geometry.box import Box, start_range
-from mambaeye.geometry.coverage import information_ratio
 from mambaeye.geometry.moves import moves
 from mambaeye.geometry.patches import cut_patches
 from mambaeye.geometry.scans import SCANS, Scan, grid, random
-from mambaeye.loss import scheduled_cross_entropy_of_features
 from mambaeye.rollout import Rollout, Step
 from mambaeye.weights import load
 
 SEED, BATCH = 0, 64
 PATTERNS = ("random", "random_grid", "row_raster", "column_raster", "spiral", "hilbert", "golden_ratio", "centre_out")
-MIXTURES = (("random",), ("random", "random_grid"), ("random", "row_raster"))
-EPOCHS, RATE = 4, 1e-3
+JITTERS = (1, 2, 4, 8)  # pixels
 SETTLED = 8  # glimpses before the first whose place is read out
 
 Image = tuple[bytes, int]
@@ -80,6 +78,26 @@ def with_returns(
     return np.stack((homes, positions), axis=1).reshape(-1, 2)
 
 
+def shifted(box: Box, patch_size: int, num_glimpses: int, rng: np.random.Generator) -> np.ndarray:
+    """Visit in a random order the grid's tiles that are within the box after a shift, a new one for every pass."""
+    first, last = start_range(box, patch_size)
+    taken: list[np.ndarray] = []
+    while sum(map(len, taken)) < num_glimpses:
+        shift = rng.integers(np.minimum(patch_size, last - first + 1))
+        axes = [np.arange(low, high + 1, patch_size) for low, high in zip(first + shift, last, strict=True)]
+        taken.append(rng.permutation(np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, box.axes)))
+    return np.concatenate(taken)[:num_glimpses]
+
+
+def jittered(
+    scan: Scan, most: int, box: Box, patch_size: int, num_glimpses: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Follow a pattern, off by up to so many pixels along each axis, anew at every glimpse."""
+    positions = scan(box, patch_size, num_glimpses, rng)
+    offsets = rng.integers(-most, most, positions.shape, endpoint=True)
+    return np.clip(positions + offsets, *start_range(box, patch_size))
+
+
 class Bench:
     """A model and the images that it is tried on."""
 
@@ -92,16 +110,18 @@ class Bench:
         return stacked([view(image, scan, side, self, (SEED, side, n)) for n, image in enumerate(self.images)])
 
     @torch.no_grad()
-    def features(self, scan: Scan, side: int) -> tuple[Tensor, Tensor]:
-        """Return all images' features (N, T, D) and positions (N, T, 2)."""
+    def features(self, scan: Scan, side: int, told: Scan | None = None) -> tuple[Tensor, Tensor]:
+        """Return all images' features (N, T, D) and positions (N, T, 2): of glimpses that are told to lie elsewhere."""
         patches, positions = self.glimpses(scan, side)
+        if told is not None:
+            positions = self.glimpses(told, side)[1]
         pieces = zip(patches.split(BATCH), positions.split(BATCH), strict=True)
         return torch.cat([self.encoder.features(*piece) for piece in pieces]), positions
 
     @torch.no_grad()
-    def top1(self, scan: Scan, side: int) -> float:
+    def top1(self, scan: Scan, side: int, told: Scan | None = None) -> float:
         """Return the share of right answers after the last glimpse, in %."""
-        answers = self.encoder.logits(self.features(scan, side)[0][:, -1]).argmax(-1)
+        answers = self.encoder.logits(self.features(scan, side, told)[0][:, -1]).argmax(-1)
         return percent((answers == self.labels).float().mean())
 
     def top1_by_pattern(self, side: int, names: Sequence[str] = PATTERNS) -> dict[str, float]:
@@ -170,6 +190,24 @@ def gates(bench: Bench, side: int) -> dict[str, Any]:
     return result
 
 
+def repeated(bench: Bench, side: int) -> dict[str, Any]:
+    """Return top-1 of a few places that are seen again and again."""
+    return {scan.__name__: bench.top1(scan, side) for scan in (random_again, random_fixed_grid)}
+
+
+def grids(bench: Bench, side: int) -> dict[str, Any]:
+    """Return top-1 of the grid, of the grid without one of its traits at a time, and of lies about the places."""
+    on_grid, anywhere = SCANS["random_grid"], SCANS["random"]
+    off_grid, beside = partial(jittered, on_grid, JITTERS[-1]), partial(jittered, anywhere, JITTERS[-1])
+    return {
+        "shifted": bench.top1(shifted, side),
+        **{f"jittered by {most}": bench.top1(partial(jittered, on_grid, most), side) for most in JITTERS},
+        "cut as random_grid, told as jittered by 8": bench.top1(on_grid, side, off_grid),
+        "cut as jittered by 8, told as random_grid": bench.top1(off_grid, side, on_grid),
+        "cut as random, told as jittered by 8": bench.top1(anywhere, side, beside),
+    }
+
+
 def returns(bench: Bench, side: int) -> dict[str, Any]:
     """Return top-1 of every pattern, going back in between."""
     homes = ("middle first", "middle", "corner")
@@ -207,34 +245,6 @@ def where(bench: Bench, side: int) -> dict[str, Any]:
     return result
 
 
-def finetuned(bench: Bench, images: list[Image], names: Sequence[str], canvas: tuple[int, int]) -> Bench:
-    """Train a few more epochs; which of the patterns an image gets, and its canvas, is drawn anew each time."""
-    encoder = copy.deepcopy(bench.encoder).train()
-    optimizer = torch.optim.AdamW(encoder.parameters(), lr=RATE, weight_decay=0.05)
-    batches = len(images) // BATCH
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=EPOCHS * batches)
-    for epoch in range(EPOCHS):
-        order = np.random.default_rng((SEED, epoch)).permutation(len(images))
-        for ids in order[: batches * BATCH].reshape(batches, BATCH).tolist():
-            views = []
-            for number in ids:
-                rng = np.random.default_rng((SEED, epoch, number))
-                side = int(rng.integers(*canvas, endpoint=True))
-                scan = SCANS[names[rng.integers(len(names))]]
-                views.append(view(images[number], scan, side, bench, (SEED, epoch, number, 1)))
-            patches, positions = stacked(views)
-            ratio = information_ratio(positions, [box for *_, box in views], encoder.config.patch_size).float()
-            labels = torch.tensor([images[number][1] for number in ids])
-            features = encoder.features(patches, positions)
-            loss = scheduled_cross_entropy_of_features(features, encoder.head, labels, ratio)
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-    return Bench(encoder.eval(), bench.images, bench.num_glimpses)
-
-
 def load_images(folder: Path) -> list[Image]:
     """Read all images of a folder of shards."""
     index = open_index(str(folder), None)
@@ -242,36 +252,34 @@ def load_images(folder: Path) -> list[Image]:
     return list(zip(read_images(index, numbers, 1), index.labels.tolist(), strict=True))
 
 
-def print_result(experiment: str, side: int, bench: Bench, **result: Any) -> None:
-    line = {"experiment": experiment, "resolution": side, "images": len(bench.images), "glimpses": bench.num_glimpses}
-    print(json.dumps(line | result), flush=True)
+EXPERIMENTS: dict[str, Callable[[Bench, int], dict[str, Any]]] = {
+    "patterns": Bench.top1_by_pattern,
+    "rates": rates,
+    "gates": gates,
+    "repeated": repeated,
+    "grid": grids,
+    "returns": returns,
+    "where": where,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ckpt_path", required=True, help="a run's checkpoint")
+    parser.add_argument("--ckpt_path", required=True, nargs="+", help="runs' checkpoints")
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="where the embedded digits are")
     parser.add_argument("--resolutions", type=int, nargs="+", default=[48, 64, 96], help="canvas sides, pixels")
     parser.add_argument("--num_glimpses", type=int, default=64, help="glimpses an image")
-    parser.add_argument("--finetune", action="store_true", help="train further with other patterns, too")
+    parser.add_argument("--experiments", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS), help="these alone")
     args = parser.parse_args()
     torch.set_num_threads(1)
     digits = args.data_dir / "digits"
     ensure_digits(digits)
-    saved = read_checkpoint(args.ckpt_path, "--ckpt_path")[DATA]
-    bench = Bench(load(args.ckpt_path).eval(), load_images(digits / "val"), args.num_glimpses)
-    for side in args.resolutions:
-        print_result("patterns", side, bench, top1=bench.top1_by_pattern(side))
-        print_result("rates", side, bench, top1=rates(bench, side))
-        print_result("gates", side, bench, by_move=gates(bench, side))
-        again = {scan.__name__: bench.top1(scan, side) for scan in (random_again, random_fixed_grid)}
-        print_result("repeated", side, bench, top1=again)
-        print_result("returns", side, bench, top1=returns(bench, side))
-        print_result("where", side, bench, error=where(bench, side))
-    for names in MIXTURES if args.finetune else ():
-        after = finetuned(bench, load_images(digits / "train"), names, saved["train"]["canvas"])
-        for side in args.resolutions:
-            print_result("finetune", side, after, on=names, top1=after.top1_by_pattern(side))
+    images = load_images(digits / "val")
+    for path, side in product(args.ckpt_path, args.resolutions):
+        bench = Bench(load(path).eval(), images, args.num_glimpses)
+        for name in args.experiments:
+            result = EXPERIMENTS[name](bench, side)
+            print(json.dumps({"ckpt_path": path, "resolution": side, "experiment": name, **result}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Paths over lattices, drawn from a wide family: all of the scan varied that is neither random nor Sobol.
 
-A lattice has a pitch of half a glimpse to one and a half, and is shifted against the box, so that it is never the grid
-that other scans visit. One path over it is drawn: sweeps, a walk, rings, a stride or any order; it begins again when it
-runs out.
+A lattice goes from edge to edge, along each axis with a pitch of its own of half a glimpse to one and a half, and is
+never the grid that other scans visit. One path over it is drawn: sweeps, a walk, rings, a stride, interlaced or any
+order; it begins again when it runs out.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from mambaeye.geometry.box import Box, start_range
 from mambaeye.geometry.orders import back_and_forth, numbered
 
 PITCH = (0.5, 1.5)  # in glimpses
-SHIFT = (0.1, 0.5)  # in pitches, either way; less might be the grid
+STRIDES = (2, 4)  # of interlaced orders, in points
 
 Path = Callable[[tuple[int, ...], np.random.Generator], np.ndarray]
 """A lattice's sides -> a drawn order of its points, numbered with the last axis fastest: (prod(sides),) integers."""
@@ -39,24 +39,23 @@ def lattice_path(box: Box, patch_size: int, num_glimpses: int, rng: np.random.Ge
 def lattice(box: Box, patch_size: int, even: bool, rng: np.random.Generator) -> np.ndarray:
     """Draw evenly spaced starts: (points along every axis..., K) int32.
 
-    They lie at the drawn pitch, or the nearest that divides the axis, shifted by the drawn part of it; where they leave
-    the box they are moved back to its edge. An axis without room has one.
+    They go from edge to edge at the drawn pitch, or the nearest that divides the axis. Should they be the grid of side
+    by side glimpses, along some axis they are denser. An axis without room has one.
 
     Args:
         box: K axes.
         patch_size: side of a glimpse in pixels.
         even: take an even number of points along every axis that has room.
-        rng: decides the pitch and the shift.
+        rng: decides the pitches.
     """
     first, last = start_range(box, patch_size)
-    pitch = patch_size * rng.uniform(*PITCH)
-    shifts = rng.uniform(*SHIFT, box.axes) * rng.choice((-1, 1), box.axes)
-    axes = []
-    for low, room, shift in zip(first.tolist(), (last - first).tolist(), shifts.tolist(), strict=True):
-        steps = max(round(room / pitch), min(room, 1))
-        steps += even and room > 0 and steps % 2 == 0
-        places = (np.arange(steps + 1) + shift) * (room / max(steps, 1))
-        axes.append(low + np.clip(np.rint(places), 0, room).astype(np.int32))
+    room = last - first
+    steps = np.maximum(np.rint(room / (patch_size * rng.uniform(*PITCH, box.axes))), np.minimum(room, 1)).astype(int)
+    steps += (even & (room > 0)) * (1 - steps % 2)
+    if room.any() and (steps == -(-room // patch_size)).all():
+        steps[rng.choice(np.flatnonzero(room))] += 1 + even
+    sides = zip(first.tolist(), last.tolist(), steps.tolist(), strict=True)
+    axes = [np.rint(np.linspace(low, high, count + 1)).astype(np.int32) for low, high, count in sides]
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
 
 
@@ -99,6 +98,14 @@ def rings(sides: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     shell = np.floor(np.sqrt(np.square(offset).sum(axis=0)))
     angle = (clockwise * np.arctan2(offset[-1], offset[-min(axes, 2)]) + turn) % (2 * pi)
     return np.lexsort((angle, outwards * shell))
+
+
+def interlaced(sides: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Order by number one sublattice after another: every second to fourth point along each axis, drawn for each."""
+    strides = rng.integers(*STRIDES, len(sides), endpoint=True)
+    points = np.indices(sides).reshape(len(sides), -1)
+    turn = rng.permutation(prod(strides.tolist()))[np.ravel_multi_index(points % strides[:, None], tuple(strides))]
+    return np.argsort(turn, kind="stable")
 
 
 def walk(sides: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
@@ -150,5 +157,5 @@ def centred(sides: tuple[int, ...]) -> np.ndarray:
     return np.indices(sides).reshape(len(sides), -1) - (np.reshape(sides, (-1, 1)) - 1) / 2
 
 
-PATHS: tuple[Path, ...] = (sweeps, walk, shuffled, rings, strides)
-SHARES = np.array([20, 15, 10, 8, 7]) / 60
+PATHS: tuple[Path, ...] = (sweeps, walk, shuffled, rings, strides, interlaced)
+SHARES = np.array([22, 22, 8, 7, 6, 10]) / 75

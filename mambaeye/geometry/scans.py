@@ -34,7 +34,7 @@ from mambaeye.geometry.orders import (
     spiral,
 )
 
-SHARES = (0.25, 0.15)  # of random and Sobol trajectories among varied ones
+SHARES = (0.15, 0.10)  # of random and Sobol trajectories among varied ones
 
 
 class Scan(Protocol):
@@ -82,7 +82,7 @@ def random_grid(box: Box, patch_size: int, num_glimpses: int, rng: np.random.Gen
 def varied(box: Box, patch_size: int, num_glimpses: int, rng: np.random.Generator) -> np.ndarray:
     """Draw a path from a wide family, a new one every time: what to train on for any scan to work.
 
-    25% are random, 15% Sobol, and the others paths over lattices; see lattice_paths.
+    15% are random, 10% Sobol, and the others paths over lattices; see lattice_paths.
     """
     kind = rng.random()
     if kind < SHARES[0]:
