@@ -134,7 +134,7 @@ def test_without_its_scan_the_encoder_learns_alone(data_dir: Path) -> None:
 
 
 def test_a_training_without_end_has_no_shares(data_dir: Path) -> None:
-    with pytest.raises(InputError, match="^a policy learns by shares of all steps, and there is no last: give"):
+    with pytest.raises(InputError, match="^a policy learns by shares of all steps, and there is no last one: give"):
         fit(data_dir, Watch(), max_epochs=-1)
 
 
