@@ -108,6 +108,8 @@ def test_it_goes_where_it_expects_most_and_hands_over_where_that_is_too_little()
     assert followed[expects_most].equal(best[expects_most])
     for image in {*range(IMAGES)} - {expects_most}:
         assert followed[image].equal(seen.planned[image, 3])
+    policy.leads, policy.hand_over = 3, -math.inf
+    assert policy.act(seen, 1).equal(seen.planned[:, 3:4])
     first = seen._replace(step=0, features=None, logits=None)
     assert policy.act(first, 1).equal(seen.planned[:, :1])
 
@@ -136,6 +138,8 @@ def test_a_rollout_stays_on_the_canvas_for_any_box() -> None:
     assert (positions >= 0).all()
     assert (positions + SIDE <= torch.tensor([40, 50])).all()
     assert len(positions[0].unique(dim=0)) > 5
+    assert positions[:, 8:].equal(scene.positions[:, 8:].long())
+    assert not positions[:, 7].equal(scene.positions[:, 7].long())
     unled = Scene(*scene)._replace(led=torch.tensor([True, False, True]))
     followed = torch.cat([step.positions for step in Rollout(encoder, unled, policy)], dim=1)
     assert followed[1].equal(scene.positions[1].long())
@@ -245,6 +249,7 @@ def test_no_gradient_of_a_lesson_reaches_the_encoder() -> None:
     ("settings", "sentence"),
     [
         ({"candidates": 0}, "model.policy.candidates is 0: give a number from 1 to 4096"),
+        ({"leads": 0}, "model.policy.leads is 0: give a number from 1 to 4096"),
         ({"dim": 10**9}, "model.policy.dim is 1000000000: give a number from 1 to 4096"),
         ({"hand_over": math.nan}, "model.policy.hand_over is nan: give a drop in cross entropy, in nats, such as 0.01"),
     ],

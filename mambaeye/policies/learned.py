@@ -32,6 +32,7 @@ class LearnedScan(ValuePolicy):
 
     Args:
         candidates: Places to choose from at every glimpse, uniform ones and the planned one.
+        leads: Glimpses after which the planned places are taken, whatever is expected.
         hand_over: Drop in cross entropy, in nats, below which the planned place is taken instead.
         dim: Width of the network.
         feature_dim: Width of the encoder's features; null for the encoder's own, as for the two below.
@@ -42,6 +43,7 @@ class LearnedScan(ValuePolicy):
     def __init__(
         self,
         candidates: int = 64,
+        leads: int = 8,
         hand_over: float = 0.0,
         dim: int = 96,
         feature_dim: int | None = None,
@@ -49,12 +51,12 @@ class LearnedScan(ValuePolicy):
         axes: int | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("candidates", candidates), ("dim", dim)):
+        for name, value in (("candidates", candidates), ("leads", leads), ("dim", dim)):
             if not 1 <= value <= LARGEST:
                 raise InputError(f"model.policy.{name} is {value}: give a number from 1 to {LARGEST}")
         if math.isnan(hand_over):
             raise InputError("model.policy.hand_over is nan: give a drop in cross entropy, in nats, such as 0.01")
-        self.offered, self.hand_over, self.dim = candidates, hand_over, dim
+        self.offered, self.leads, self.hand_over, self.dim = candidates, leads, hand_over, dim
         self.sizes = {"feature_dim": feature_dim, "num_classes": num_classes, "axes": axes}
 
     def suit(self, feature_dim: int, num_classes: int, axes: int) -> None:
@@ -77,7 +79,7 @@ class LearnedScan(ValuePolicy):
     def act(self, seen: Observation, count: int) -> Tensor:
         """Return the next position: (B, 1, K)."""
         planned = seen.planned[:, seen.step : seen.step + 1]  # (B, 1, K)
-        if seen.features is None:
+        if seen.features is None or seen.step >= self.leads:
             return planned
         offered = self.candidates(seen, self.offered)
         gain, best = self.gains(seen, offered).max(1)  # (B,) each
