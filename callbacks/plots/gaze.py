@@ -17,6 +17,7 @@ PARTS = 32  # R
 SHOWN = (1, 2, 3, 4, 6, 8, 12)  # glimpses with a heat map of their own, as far as there are so many
 PANEL = 1.55  # inches
 WIDE = 2.6  # inches, of the panels with curves
+GAP = 0.3  # inches, for the numbers of the last one
 GROUPS = 12  # of what was expected, each with as many places
 
 
@@ -57,15 +58,17 @@ def gaze_figure(gazes: Sequence[tuple[Gaze, Sequence[ConditionResult]]]) -> Figu
         gazes: each with the results of all scans at its resolution.
     """
     shown = [glimpse for glimpse in SHOWN if glimpse <= gazes[0][0].positions.shape[1]]
-    widths = [WIDE, *[PANEL] * len(shown), WIDE]
+    widths = [WIDE, *[PANEL] * len(shown), GAP, WIDE]
     figure = Figure(figsize=(sum(widths) + 0.6, 0.4 + (PANEL + 0.75) * len(gazes)), dpi=100)
     room = {"left": 0.05, "right": 0.99, "top": 0.93, "bottom": 0.1, "hspace": 0.5, "wspace": 0.25}
     grid = figure.add_gridspec(len(gazes), len(widths), width_ratios=widths, **room)
     for row, (gaze, results) in enumerate(gazes):
         draw_accuracy(figure.add_subplot(grid[row, 0]), results)
-        for place, glimpse in enumerate(shown):
+        heats = [gaze.heat(glimpse) for glimpse in shown]
+        brightest = max(float(heat.max()) for heat in heats)
+        for place, (glimpse, heat) in enumerate(zip(shown, heats, strict=True)):
             axes = figure.add_subplot(grid[row, 1 + place])
-            axes.imshow(gaze.heat(glimpse), cmap="magma", vmin=0, vmax=1, extent=(0, 1, 1, 0))
+            axes.imshow(heat, cmap="magma", vmin=0, vmax=brightest, extent=(0, 1, 1, 0))
             axes.set(xticks=(), yticks=())
             axes.set_title(f"glimpse {glimpse}", fontsize=8)
         draw_gains(figure.add_subplot(grid[row, len(widths) - 1]), gaze)
