@@ -1,4 +1,4 @@
-"""MambaEye on the command line: python train.py {fit,validate,test,predict} --help"""
+"""MambaEye on the command line: python train.py {fit,validate,test,predict,calibrate} --help"""
 
 import logging
 import os
@@ -12,7 +12,7 @@ import torch
 from jsonargparse import ActionYesNo, Namespace, set_parsing_settings
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 import mambaeye.encoders
@@ -34,6 +34,7 @@ from callbacks.reports.training_curves import TrainingCurves
 from callbacks.reports.validation_figures import ValidationFigures
 from callbacks.reports.validation_report import ValidationReport
 from callbacks.run.agreement import require_free_port
+from callbacks.run.calibration import CalibratingTrainer
 from callbacks.run.checkpointing import AtomicCheckpointIO, StepCheckpoint
 from callbacks.run.config_file import ConfigFile
 from callbacks.run.continuation import Continuation
@@ -53,11 +54,14 @@ from callbacks.run.one_writer import OneWriter
 from callbacks.run.preemption import Preemption
 from callbacks.run.preflight import Preflight
 from callbacks.run.stops import StopWithinEpoch
+from datamodules.calibration import CalibrationDataModule
 from datamodules.datamodule import ShardDataModule
 from datamodules.packing.folder import class_names
 from mambaeye import weights
+from mambaeye.calibrating import CalibratingModule
 from mambaeye.checkpoints import MODEL, command_line_defaults, remembered, unsaid
 from mambaeye.command_line.differences import LINKS, differing, refuse_foreign_scans, require_shards
+from mambaeye.command_line.gpu_overlay import gpu_overlay
 from mambaeye.command_line.help import COMMON, FULL_HELP, OVERVIEW
 from mambaeye.command_line.parser import Parser
 from mambaeye.command_line.run_config import changes, run_config, without_repeats
@@ -85,6 +89,7 @@ OF_COMMAND: dict[str, dict[str, Any]] = {
     "validate": {"verbose": False, "model.new_head": False},
     "test": {"verbose": False, "model.new_head": False},
     "predict": {"return_predictions": False, "model.new_head": False},
+    "calibrate": {"trainer.devices": 1, "model.new_head": False},
 }
 PRODUCTS = {"high": "TF32", "medium": "bf16"}  # what float32 matrices are multiplied in, by torch's names
 # those that a flag or a config may set, as Lightning calls them one after the other: records have what others log
@@ -115,10 +120,12 @@ class MambaEyeCLI(LightningCLI):
         """Run a command line, given without the program's name."""
         self.words = words
         self.new_run: str | None = None  # directory that was made for it
+        calibrates = words[0] == "calibrate"
         try:
             super().__init__(
-                ClassifierModule,
-                ShardDataModule,
+                CalibratingModule if calibrates else ClassifierModule,
+                CalibrationDataModule if calibrates else ShardDataModule,
+                trainer_class=CalibratingTrainer if calibrates else Trainer,
                 seed_everything_default=0,
                 parser_class=Parser,
                 auto_configure_optimizers=False,
@@ -132,8 +139,9 @@ class MambaEyeCLI(LightningCLI):
             raise
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # it is static, and knows no command line
-        """Return the command that is given alone: a parser for each of the four takes half a second."""
-        return {name: left for name, left in super().subcommands().items() if name == self.words[0]}
+        """Return the command that is given alone: a parser for each of the five takes half a second."""
+        ours = super().subcommands() | {"calibrate": {"model", "datamodule"}}
+        return {name: left for name, left in ours.items() if name == self.words[0]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
@@ -164,7 +172,8 @@ class MambaEyeCLI(LightningCLI):
             parser.link_arguments("run_dir", f"{name}.last_checkpoint", compute_fn=last_checkpoint)
         for name, callback in REPORTS.items():
             parser.add_lightning_class_args(callback, name)
-        parser.link_arguments("report.plots", "records.plots")
+        for name in ("records", "classes"):
+            parser.link_arguments("report.plots", f"{name}.plots")
         parser.set_defaults({"model.encoder": {"class_path": MambaEye.class_path()}})
         (encoder,) = (action for action in parser._actions if action.dest == "model.encoder")
         encoder.required = False  # --help would say that it is, for the module itself has no default
@@ -290,10 +299,18 @@ class MambaEyeCLI(LightningCLI):
         return trainer
 
     def before_fit(self) -> None:
-        OneWriter(self.trainer, "fit", self.config["fit"].ckpt_path)
+        config = self.config["fit"]
+        OneWriter(self.trainer, "fit", config.ckpt_path)
+        if not config.ckpt_path and (larger := gpu_overlay(config.config or (), self.trainer.strategy.root_device)):
+            print_rank_zero(larger)
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # which Lightning declares nowhere
             if isinstance(callback, Preemption):
                 callback.watch(self.trainer)
+
+    def before_calibrate(self) -> None:
+        """Leave out callbacks, which a run's config may have, but what shows progress and the config's file."""
+        kept = [one for one in self.trainer.callbacks if isinstance(one, ProgressBar | ConfigFile)]  # type: ignore[attr-defined]
+        self.trainer.callbacks = kept  # type: ignore[attr-defined]
 
     def before_predict(self) -> None:
         OneWriter(self.trainer, "predict", self.config["predict"].ckpt_path)

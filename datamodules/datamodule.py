@@ -16,6 +16,7 @@ from datamodules.loading.config import LoaderConfig
 from datamodules.loading.files import FileLoader
 from datamodules.loading.loader import NO_EPOCH, EpochLoader, FixedLoader, ShardAccess
 from datamodules.shards.classes import relabel, require_count
+from datamodules.shards.held_out import without_held_out
 from datamodules.shards.index import ShardIndex
 from datamodules.shards.order import LoaderLayout, batches_of
 from datamodules.shards.sorting import class_sorted
@@ -54,6 +55,7 @@ class ShardDataModule(LightningDataModule):
         scans: Scan patterns to validate with, as for train_scan; predict takes the first. A wrong one is answered with
             the list.
         images: What to predict: image files, folders of them, or patterns like "photos/**/*.jpg".
+        held_out: Share of the training samples, chosen by their keys, that is kept out of training for `calibrate`.
         seed: Seed of the order, the canvases and the trajectories.
         train: How training looks at an image.
         evaluate: How validation looks at an image.
@@ -75,6 +77,7 @@ class ShardDataModule(LightningDataModule):
         resolutions: tuple[int, ...] = (48,),
         scans: tuple[str, ...] = ("random",),
         images: str | tuple[str, ...] | None = None,
+        held_out: float = 0.0,
         seed: int = 0,
         train: TrainView = TrainView(),
         evaluate: EvaluateView = EvaluateView(),
@@ -94,6 +97,9 @@ class ShardDataModule(LightningDataModule):
         require_train_scan(train_scan)
         self.indices: dict[str, ShardIndex] = {}  # of the splits that the stage needs
         self.num_classes, self.patch_size, self.axes, self.seed = num_classes, patch_size, AXES, seed
+        if not 0 <= held_out < 1:
+            raise InputError(f"data.held_out is {held_out:g}: give a share of the training samples, from 0 to below 1")
+        self.held_out = held_out
         self.train_scan, self.resolutions, self.scans = train_scan, resolutions, scans
         self.train, self.evaluate, self.predict, self.loader = train, evaluate, predict, loader
         self.canvas_range, self.num_workers = train.canvas, loader.num_workers
@@ -142,6 +148,8 @@ class ShardDataModule(LightningDataModule):
 
     def _open_index(self, split: str) -> None:
         index = self.splits.open(split, self.loader.read_limits)
+        if split == "train":
+            index = without_held_out(index, self.held_out)
         if self.classes:  # of the training shards, which were opened before
             relabel(index, self.classes, "those that are trained on")
         self.indices[split], self.classes = index, index.classes

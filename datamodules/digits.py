@@ -7,7 +7,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 from filelock import FileLock
-from sklearn.datasets import load_digits
 from webdataset import TarWriter
 
 from datamodules.shards.index import write_index
@@ -39,6 +38,8 @@ def ensure_digits(folder: Path) -> None:
 
 def pack_digits(folder: Path) -> None:
     """Pack the digits under a name of their own, and rename them."""
+    from sklearn.datasets import load_digits  # here, for every command would wait for it, and few pack
+
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     digits = load_digits()

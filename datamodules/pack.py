@@ -2,10 +2,12 @@
 
 python -m datamodules.pack IMAGES DEST              packs a folder, or a tar, of class folders: class/.../image.jpg
 python -m datamodules.pack IMAGES DEST --split 0.1  into DEST/train, and a tenth of each class into DEST/val
+python -m datamodules.pack IDX DEST                 packs MNIST's four files, or its kin's, into DEST/train and DEST/val
 python -m datamodules.pack SHARDS                   indexes a folder of shards anew
 
-An image's bytes are stored as they are, in the order of --seed, under its path without the extension as the key. Until
-all is complete, everything lies in DEST.packing; when a packing was interrupted, the same command continues it.
+An image's bytes are stored as they are, in the order of --seed, under its path without the extension as the key; images
+of IDX files (train-images-idx3-ubyte and the like, plain or .gz) become greyscale PNGs. Until all is complete,
+everything lies in DEST.packing; when a packing was interrupted, the same command continues it.
 """
 
 import argparse
@@ -16,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from datamodules.packing.idx import find_idx, list_idx
 from datamodules.packing.listing import TRAIN, VAL, Listing, list_one, list_split
 from datamodules.packing.sources import Source, decompressed
 from datamodules.packing.write import SAMPLES_PER_SHARD, SEED, PackingOptions, pack
@@ -29,14 +32,15 @@ from mambaeye.errors import InputError
 def pack_source(
     path: Path, dest: Path, prefix: str, classes: Sequence[str] | None, split: float | None, options: PackingOptions
 ) -> None:
-    """Pack a folder or a tar of class folders into shards, and print what was done.
+    """Pack a folder or a tar of class folders, or a folder of IDX files, into shards, and print what was done.
 
     Args:
         path: the folder or tar; a tar may be compressed (gz, bz2, xz), and is then unpacked beside the shards.
         dest: folder for the shards; new, empty, or complete from an earlier run with the same arguments.
         prefix: what stands before the class folders.
-        classes: the class list; None takes the sorted names of the class folders.
-        split: share of each class that goes into dest/val, the rest into dest/train; None for all into dest.
+        classes: the class list; None takes the sorted names of the class folders, or the labels of IDX files.
+        split: share of each class that goes into dest/val, the rest into dest/train; None for all into dest. IDX files
+            come split.
         options: see there.
 
     Raises:
@@ -44,9 +48,14 @@ def pack_source(
     """
     if dest.resolve().is_relative_to(path.resolve()):
         raise InputError(f"{dest} lies in {path}, which it is packed from: choose a folder outside")
-    parts = ("",) if split is None else (TRAIN, VAL)
+    idx = find_idx(path)
+    if idx and (prefix or split is not None):
+        raise InputError(f"{path} has IDX files, which have no class folders and come split: drop --prefix and --split")
+    parts = (TRAIN, VAL) if idx or split is not None else ("",)
 
     def list_images(folder: Path) -> Listing:
+        if idx:
+            return list_idx(path.name, idx, classes, options.limit, folder)
         source = Source(path.name, decompressed(path, folder), prefix)
         if split is None:
             return list_one(source, classes)
@@ -117,7 +126,12 @@ def main(args: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m datamodules.pack", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="folder or tar (.gz, .bz2, .xz) of class folders")
+    parser.add_argument(
+        "source",
+        type=Path,
+        metavar="SOURCE",
+        help="folder or tar (.gz, .bz2, .xz) of class folders; or folder of IDX files",
+    )
     parser.add_argument(
         "dest", type=Path, metavar="DEST", nargs="?", help="new folder; without it, SOURCE is indexed anew"
     )
@@ -126,7 +140,7 @@ def main(args: list[str] | None = None) -> None:
         "--classes",
         type=Path,
         metavar="FILE",
-        help="class names, one a line, label 0 first (default: sorted folder names)",
+        help="class names, one a line, label 0 first (default: sorted folder names, or the labels of IDX files)",
     )
     parser.add_argument(
         "--samples_per_shard",

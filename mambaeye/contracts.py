@@ -52,6 +52,8 @@ class DataSpec(Protocol):
     """Smallest and largest canvas side in training, pixels."""
     num_workers: int
     """Loader workers a process."""
+    held_out: float
+    """Share of the training samples that is kept out of training."""
 
     @property
     def num_glimpses(self) -> int:

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -40,6 +41,7 @@ from mambaeye.optim import (
 from mambaeye.policies.base import Policy, ValuePolicy
 from mambaeye.policy_learning import Lesson, PolicyLearning, glimpses_of, walk, with_gradients_of
 from mambaeye.rollout import GLIMPSES_AT_ONCE, Rollout, Step, require_causal
+from mambaeye.temperature import TEMPERATURE, Temperature, temperature_in
 
 
 class ClassifierModule(LightningModule):
@@ -63,6 +65,7 @@ class ClassifierModule(LightningModule):
         metrics: What validation keeps of every step.
         early_exit: Rules for exiting early that `validate` tries, unless the encoder takes whole canvases.
         exit_criteria: When predict stops looking at an image before its last glimpse.
+        calibrated: Temper answers in validate, test and predict if the checkpoint is of `calibrate`.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class ClassifierModule(LightningModule):
         metrics: MetricsConfig = MetricsConfig(),
         early_exit: EarlyExitConfig = EarlyExitConfig(),
         exit_criteria: ExitCriteria = ExitCriteria(),
+        calibrated: bool = True,
     ) -> None:
         super().__init__()
         if policy is not None:
@@ -116,6 +120,8 @@ class ClassifierModule(LightningModule):
         self.metrics_config = metrics
         self.early_exit = early_exit
         self.exit_criteria = exit_criteria
+        self.calibrated = calibrated
+        self.temperature: Temperature | None = None  # never in training
         self.classes: list[str] = []
         """Names of the classes as in the training shards' index; none where they are not known."""
         self.result: ValidationResult | None = None
@@ -179,6 +185,18 @@ class ClassifierModule(LightningModule):
             data_of(self.trainer).take_classes(classes)
         weights.require_fit(self, checkpoint["state_dict"], "the checkpoint")
         self.classes = classes or self.classes
+        if TEMPERATURE in checkpoint:
+            self._take_temperature(temperature_in(checkpoint[TEMPERATURE]) if self.calibrated else None)
+
+    def _take_temperature(self, temperature: Temperature | None) -> None:
+        """Temper answers from now on, unless training goes on or a flag is against it, and say so."""
+        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            rank_zero_info("the checkpoint's temperature is dropped, for other weights need another: calibrate again")
+        elif temperature is None:
+            rank_zero_info("the checkpoint's temperature is left out: model.calibrated is false")
+        else:
+            rank_zero_info("answers are tempered as calibrate found: --model.calibrated false leaves them as they are")
+            self.temperature = temperature
 
     def backbone(self) -> Iterator[nn.Parameter]:
         """Yield the encoder's parameters but those of its head."""
@@ -282,7 +300,8 @@ class ClassifierModule(LightningModule):
         led = data_of(self.trainer).conditions[batch.condition].scan == POLICY
         scene, ratio = batch.scene.rows(slice(images)), batch.information_ratio[:images]
         policy = self.policy if led else None
-        return Rollout(self.encoder, scene, policy, ratio, num_glimpses_at_once or GLIMPSES_AT_ONCE)
+        at_once = num_glimpses_at_once or GLIMPSES_AT_ONCE
+        return Rollout(self.encoder, scene, policy, ratio, at_once, self.temperature)
 
     @torch.no_grad()
     def lesson(self, batch: CanvasBatch) -> Lesson | None:
@@ -300,7 +319,8 @@ class ClassifierModule(LightningModule):
         if batch.scene is None:
             return [None] * len(batch.files)
         led = data_of(self.trainer).conditions[0].scan == POLICY
-        return [*predict(self.encoder, batch.scene, self.policy if led else None, self.exit_criteria.rules)]
+        policy = self.policy if led else None
+        return [*predict(self.encoder, batch.scene, policy, self.exit_criteria.rules, self.temperature)]
 
     def on_validation_epoch_end(self) -> None:
         self._finish_conditions("val")
@@ -331,7 +351,8 @@ class ClassifierModule(LightningModule):
         if self.early_exit_metrics:
             for condition, metric in zip(data.conditions, self.early_exit_metrics, strict=True):
                 exits += cast(EarlyExitMetrics, metric).results(condition)
-        self.result = ValidationResult(results, exits, data.protocol)
+        tempered = {} if self.temperature is None else {TEMPERATURE: self.temperature.saved()}
+        self.result = ValidationResult(results, exits, {**data.protocol, **tempered})
         self.log(f"{stage}/top1", self.result.top1, prog_bar=True, sync_dist=True)
 
     @torch.no_grad()

@@ -18,6 +18,7 @@ from mambaeye.geometry.patches import cut_from_canvases
 from mambaeye.loss import LOGITS_AT_ONCE
 from mambaeye.policies.base import Observation, Policy
 from mambaeye.policies.fixed import FixedScan
+from mambaeye.temperature import Temperature
 
 GLIMPSES_AT_ONCE = 256  # what takes memory does not grow with the number of glimpses beyond
 
@@ -34,7 +35,7 @@ class Step(NamedTuple):
     information_ratio: Tensor | None
     """(b, t) float32; None where neither the data nor the walk has computed it."""
     logits: Tensor
-    """(b, t, classes): the answers after these glimpses."""
+    """(b, t, classes): the answers after these glimpses, tempered if there is a temperature."""
     state: State
     """The encoder's after the last of the chunk that these glimpses are of; None where it carries none."""
 
@@ -51,6 +52,8 @@ class Rollout:
         policy: decides where to look; by default the scene's plan is followed.
         information_ratio: (B, T), of the plan, where it is known; under another policy it is computed.
         at_once: glimpses in a chunk, at most.
+        temperature: makes confidence mean accuracy, in the answers that steps have; policies see them as they are. The
+            information ratio, which it depends on, is then computed if it is not known.
 
     Raises:
         InputError: a policy is to lead an encoder that answers only once.
@@ -63,12 +66,14 @@ class Rollout:
         policy: Policy | None = None,
         information_ratio: Tensor | None = None,
         at_once: int = GLIMPSES_AT_ONCE,
+        temperature: Temperature | None = None,
     ) -> None:
         policy = FixedScan() if policy is None else policy
         if not isinstance(policy, FixedScan):
             require_causal(encoder)
         self.encoder, self.scene, self.policy, self.at_once = encoder, scene, policy, at_once
-        self.information_ratio = information_ratio
+        self.information_ratio, self.temperature = information_ratio, temperature
+        self.led = not isinstance(policy, FixedScan)
         self.num_glimpses = scene.positions.shape[1]
         self.state: State = None
         self.seen = 0  # glimpses so far
@@ -95,7 +100,7 @@ class Rollout:
 
     def _walk(self, encoder: CausalEncoder) -> Iterator[Step]:
         self.state = encoder.initial_state(len(self.scene.canvases))
-        if not isinstance(self.policy, FixedScan):
+        if self.led or self._must_count:
             self.coverage = Coverage(self.scene.canvases.shape[1:-1], self.scene.boxes, encoder.patch_size)
         while self.seen < self.num_glimpses:
             positions, ratio = self._next(encoder)
@@ -106,22 +111,24 @@ class Rollout:
             pieces = max(1, LOGITS_AT_ONCE // (len(positions) * encoder.num_classes))
             for first in range(0, positions.shape[1], pieces):
                 some = slice(first, first + pieces)
-                yield Step(
+                yield self._step(
                     before + first,
                     positions[:, some],
                     patches[:, some],
                     None if ratio is None else ratio[:, some],
                     encoder.logits(features[:, some]),
-                    self.state,
                 )
 
     def _next(self, encoder: CausalEncoder) -> tuple[Tensor, Tensor | None]:
         """Return the positions of the next chunk, (b, n, K), and the information ratio after each, (b, n)."""
         left = min(self.at_once, self.num_glimpses - self.seen)
         chunk = slice(self.seen, self.seen + left)
-        if self.coverage is None:  # the plan, which nothing that is seen changes
-            known = self.information_ratio
-            return self.scene.positions[:, chunk], None if known is None else known[:, chunk]
+        if not self.led:  # the plan, which nothing that is seen changes
+            positions, known = self.scene.positions[:, chunk], self.information_ratio
+            if self.coverage is not None:
+                return positions, self.coverage.add(positions)
+            return positions, None if known is None else known[:, chunk]
+        assert self.coverage is not None
         planned = self.scene.positions.long()
         observation = Observation(
             step=self.seen,
@@ -142,15 +149,33 @@ class Rollout:
     def _ask_once(self) -> Step:
         """Return the one answer of an encoder without a state."""
         positions = self.scene.positions
+        ratio = None if self.information_ratio is None else self.information_ratio[:, -1:]
         if isinstance(self.encoder, CanvasEncoder):
             patches, logits = None, self.encoder(self.scene.canvases)[:, None]  # (B, 1, classes)
+            ratio = torch.ones_like(logits[..., 0]) if self._must_count else ratio
         else:
             assert isinstance(self.encoder, GlimpseEncoder)
             patches = cut_from_canvases(self.scene.canvases, positions, self.encoder.patch_size)
             logits = self.encoder(patches, positions)
+            if self._must_count:
+                coverage = Coverage(self.scene.canvases.shape[1:-1], self.scene.boxes, self.encoder.patch_size)
+                ratio = coverage.add(positions)[:, -1:]
         self.seen = self.num_glimpses
-        ratio = None if self.information_ratio is None else self.information_ratio[:, -1:]
-        return Step(self.num_glimpses - 1, positions, patches, ratio, logits, None)
+        return self._step(self.num_glimpses - 1, positions, patches, ratio, logits)
+
+    @property
+    def _must_count(self) -> bool:
+        """Tell whether nobody but the walk knows what share of an image was seen, and the temperature asks for it."""
+        return self.temperature is not None and self.information_ratio is None
+
+    def _step(
+        self, first: int, positions: Tensor, patches: Tensor | None, ratio: Tensor | None, logits: Tensor
+    ) -> Step:
+        """Return some answers, tempered if they are to be."""
+        if self.temperature is not None:
+            assert ratio is not None
+            logits = self.temperature.tempered(logits, ratio, first, self.scene.boxes)
+        return Step(first, positions, patches, ratio, logits, self.state)
 
 
 def require_causal(encoder: Encoder) -> CausalEncoder:

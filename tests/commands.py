@@ -11,7 +11,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
+NO_PICTURES = {  # they are most of a small run's time
+    "figures.every": 0,
+    "classes.every": 0,
+    "film_strip.images": 0,
+    "report.plots": "false",
+    "mistakes.images": 0,
+    "page.write": "false",
+}
 TINY = {
+    **NO_PICTURES,
     "model.encoder.dim": 16,
     "model.encoder.depth": 1,
     "model.encoder.d_state": 8,
@@ -28,12 +37,6 @@ TINY = {
     "trainer.accelerator": "cpu",
     "trainer.enable_progress_bar": "false",
     "trainer.enable_model_summary": "false",
-    "figures.every": 0,
-    "classes.every": 0,
-    "film_strip.images": 0,
-    "report.plots": "false",
-    "mistakes.images": 0,
-    "page.write": "false",
 }
 
 

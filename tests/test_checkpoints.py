@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import ledger
+from commands import NO_PICTURES, flags, ledger
 
 import mambaeye
 from datamodules.datamodule import ShardDataModule
@@ -28,7 +28,7 @@ def somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_old_run_goes_on_where_it_was(data_dir: Path) -> None:
     """The same batches as version 0.1's uninterrupted run, and losses and validation but for how images are resized."""
-    quiet = ["--trainer.enable_progress_bar=false", "--figures.every=0", "--film_strip.images=0"]
+    quiet = ["--trainer.enable_progress_bar=false", *flags(NO_PICTURES)]
     short = ["--trainer.max_epochs=1", "--trainer.accelerator=cpu", f"--data.data_dir={data_dir}"]
     ledger_on = ["--trainer.callbacks+=callbacks.run.ledger.SampleLedger"]
     main(["fit", f"--ckpt_path={OLD}", "--run_dir=run", *quiet, *short, *ledger_on])

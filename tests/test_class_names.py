@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import TINY, flags
+from commands import NO_PICTURES, TINY, flags
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -111,7 +111,7 @@ def test_runs_on_shards_in_another_order_of_classes_are_the_same(
               "--trainer.max_epochs=2"])  # fmt: skip
     expected = rows("same")
     assert rows("mixed") == expected
-    again = ["--run_dir=same", "--ckpt_path=last", "--trainer.limit_val_batches=2", "--report.plots=false"]
+    again = ["--run_dir=same", "--ckpt_path=last", "--trainer.limit_val_batches=2", *flags(NO_PICTURES)]
     main(["validate", *again, *shards(places, "reversed", "reversed")])
     assert rows("same") == expected
 

@@ -11,7 +11,7 @@ import torch
 from sklearn.metrics import confusion_matrix, precision_score, recall_score
 from test_callbacks import KeepResults, fit
 
-from callbacks.plots.confusion import confusion_figure, pooled
+from callbacks.plots.confusion import confusion_card, confusion_figure, pooled
 from callbacks.reports.class_report import ClassReport, accuracy_rows, confusion_rows
 from mambaeye.batch import EvaluationCondition
 from mambaeye.evaluation.classes import class_counts, confused, filled
@@ -83,6 +83,12 @@ def test_every_validation_writes_its_classes(data_dir: Path, tmp_path: Path) -> 
     folder = tmp_path / "validation" / "classes"
     assert (folder / "confusion_32_random.png").exists()
     assert (folder / "confusion_40_random.png").exists()
+    (report,) = (callback for callback in trainer.callbacks if isinstance(callback, ClassReport))
+    report.plots = False
+    for picture in folder.glob("*.png"):
+        picture.unlink()
+    trainer.validate(trainer.lightning_module, datamodule=trainer.datamodule, verbose=False)
+    assert not [*folder.glob("*.png")]
     with (folder / "accuracy.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 * 10
@@ -102,8 +108,11 @@ def test_a_matrix_of_any_size_is_drawn_with_its_worst_classes(classes: int) -> N
     labels = np.repeat(np.arange(classes), 2)
     answers = np.where(draw.random(len(labels)) < 0.5, labels, (labels + 1) % classes)
     names = [f"<b>$class_{label}$" for label in range(classes)]
-    matrix, accuracy, _ = confusion_figure(counted(labels.tolist(), answers.tolist(), classes), names).axes
+    result = counted(labels.tolist(), answers.tolist(), classes)
+    matrix, accuracy, _ = confusion_figure(result, names).axes
     shown = matrix.images[0].get_array()
+    (alone,) = confusion_card(result, names).axes
+    assert (alone.images[0].get_array() == shown).all()
     assert shown.shape == ((classes, classes) if classes < 1000 else (250, 250))
     assert len(matrix.texts) == (len({*zip(labels, answers, strict=True)}) if classes <= 14 else 0)
     widths = [bar.get_width() for bar in accuracy.patches]

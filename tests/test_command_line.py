@@ -8,7 +8,7 @@ import pytest
 from mambaeye.command_line.help import COMMON, plain
 from train import main
 
-COMMANDS = ("fit", "validate", "test", "predict")
+COMMANDS = ("fit", "validate", "test", "predict", "calibrate")
 
 
 @pytest.fixture(autouse=True)
@@ -121,7 +121,7 @@ def test_what_does_not_parse_is_answered_in_two_lines(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["foo"], "'foo' is no command: give one of fit, validate, test, predict first, or --help"),
+        (["foo"], "'foo' is no command: give one of fit, validate, test, predict, calibrate first, or --help"),
         (["vaildate"], "'vaildate' is no command: did you mean validate, or --help"),
         (["fit", "--config=empty.yaml"], "--config empty.yaml is empty: give a file such as configs/quickstart.yaml"),
         (["fit", "--config", "list.yaml"], "--config list.yaml has no flags by name"),

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from commands import NO_PICTURES, flags
 
 import mambaeye
 from callbacks.run.directory import default_run_dir
+from mambaeye.command_line.gpu_overlay import gpu_overlay
 from train import main
 
 ROOT = Path(__file__).parents[1]
@@ -19,9 +21,7 @@ SMALL = [
     "--trainer.limit_val_batches=2",
     "--trainer.check_val_every_n_epoch=1",
     "--trainer.enable_progress_bar=false",
-    "--figures.every=0",
-    "--film_strip.images=0",
-    "--report.plots=false",
+    *flags(NO_PICTURES),
     "--model.encoder.depth=1",
     "--data.train_shards=null",
     "--data.val_shards=null",
@@ -71,7 +71,7 @@ def test_the_imagenet_recipe_runs_is_fine_tuned_and_validated(
             "validate",
             f"--ckpt_path={tmp_path}/runs/finetune-small/checkpoints/last.ckpt",
             "--trainer.accelerator=cpu",
-            "--report.plots=false",
+            *flags(NO_PICTURES),
         ]
     )
     assert "not as in the checkpoint" not in capsys.readouterr().out
@@ -144,7 +144,9 @@ def listed(value: object) -> object:
 
 
 OURS = ROOT / "configs/ours.yaml"
-RECIPES = sorted({*(ROOT / "configs").glob("*.yaml")} - {OURS})
+LARGER = ROOT / "configs/folder_gpu.yaml"
+VARIED = ROOT / "configs/imagenet_varied.yaml"
+RECIPES = sorted({*(ROOT / "configs").glob("*.yaml")} - {OURS, LARGER, VARIED})
 PAPER = {ROOT / f"configs/{name}.yaml": command for name, command in
          (("imagenet", "fit"), ("finetune", "fit"), ("validate_paper", "validate"))}  # fmt: skip
 OVERLAYS = sorted((ROOT / "configs/encoders").glob("*.yaml"))
@@ -219,6 +221,87 @@ def test_our_overlay_says_all_that_it_changes_and_nothing_else(
     assert changed == says.keys()
     commands = re.findall(r"^# +python train.py .*$", OURS.read_text(), re.MULTILINE)
     assert any("--config configs/imagenet.yaml --config configs/ours.yaml" in command for command in commands)
+
+
+def test_the_overlay_for_a_gpu_enlarges_sizes_and_changes_no_choice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Over configs/folder.yaml, in a run directory of its own."""
+    monkeypatch.chdir(tmp_path)
+    recipe, printed = ROOT / "configs/folder.yaml", []
+    for configs in ([recipe], [recipe, LARGER]):
+        with pytest.raises(SystemExit):
+            main(["fit", *(f"--config={config}" for config in configs), "--print_config"])
+        printed.append(flat(yaml.safe_load(capsys.readouterr().out)))
+    small, large = printed
+    differs = {name for name in small.keys() | large.keys() if small.get(name) != large.get(name)}
+    device = {"trainer.accelerator": "gpu", "trainer.precision": "bf16-mixed", "model.optimizer.lr": 1e-3}
+    assert large["run_dir"] == "runs/folder-folder_gpu"
+    assert {name: large[name] for name in device} == device
+    sizes = differs - device.keys() - {"run_dir"}
+    assert all(large[name] > small[name] for name in sizes)
+    assert {name.rpartition(".")[2] for name in sizes} == {
+        *("dim", "depth", "d_state", "headdim", "resolutions", "canvas", "num_glimpses", "resize", "num_workers")
+    }
+
+
+@pytest.mark.parametrize(
+    ("configs", "device", "named"),
+    [
+        (["configs/folder.yaml"], "cuda:0", "configs/folder_gpu.yaml"),
+        (["configs/folder.yaml"], "cpu", None),
+        (["configs/folder.yaml", "configs/folder_gpu.yaml"], "cuda:0", None),
+        (["configs/quickstart.yaml"], "cuda:0", None),
+        ([], "cuda:0", None),
+    ],
+)
+def test_sizes_for_a_gpu_are_named_where_one_is_and_they_were_not_taken(
+    configs: list[str], device: str, named: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    said = gpu_overlay(configs, torch.device(device))
+    assert (said is None) == (named is None)
+    assert named is None or f"a GPU is here: --config {named} after the other configs" in str(said)
+
+
+def test_the_varied_overlay_changes_the_paths_of_training_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As its header's command has it, and over fine-tuning; and the run directory is the header's."""
+    monkeypatch.chdir(tmp_path)
+    header = VARIED.read_text().replace("\\\n#", "")
+    (command,) = re.findall(r"^# +python train.py (fit .*)$", header, re.MULTILINE)
+    words = [str(ROOT / word) if word.startswith("configs/") else word for word in command.split()]
+    recipe = str(ROOT / "configs/imagenet.yaml")
+    assert {recipe, str(OURS), str(VARIED)} < {*words}
+    for base in (words, [str(ROOT / "configs/finetune.yaml") if word == recipe else word for word in words]):
+        at, printed = base.index(str(VARIED)), []
+        for arguments in (base[: at - 1] + base[at + 1 :], base):
+            with pytest.raises(SystemExit):
+                main([*arguments, "--print_config"])
+            printed.append(flat(yaml.safe_load(capsys.readouterr().out)))
+        without, given = printed
+        differs = {name: given[name] for name in given if given[name] != without[name]}
+        assert differs.pop("run_dir").endswith("-ours-imagenet_varied-base")
+        assert differs.pop("data.train_scan") == "varied"
+        assert all("dirpath" in name for name in differs)
+        assert given.keys() == without.keys()
+    assert "runs/imagenet-ours-imagenet_varied-base/checkpoints/best.ckpt" in header
+    assert "Not run on ImageNet" in header
+
+
+def test_training_on_varied_paths_runs_over_the_papers_recipe(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two steps on the digits, with glimpses that may hang over the image, as the paper's."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    configs = [f"--config={ROOT}/configs/{name}.yaml" for name in ("imagenet", "imagenet_varied", "encoders/tiny")]
+    main(["fit", *configs, *SMALL, f"--data.data_dir={data_dir}", "--trainer.enable_model_summary=false"])
+    path = tmp_path / "runs/imagenet-imagenet_varied-tiny/checkpoints/last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    assert checkpoint["global_step"] == 2
+    assert checkpoint["datamodule_hyper_parameters"]["train_scan"] == "varied"
 
 
 def flat(config: dict, prefix: str = "") -> dict[str, object]:

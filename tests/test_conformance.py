@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import TINY, flags
+from commands import NO_PICTURES, TINY, flags
 from torch import Tensor
 
 import mambaeye
@@ -198,7 +198,7 @@ def test_two_steps_on_the_command_line(
     settings |= {"model.encoder": system.__name__, **small, "data.data_dir": data_dir, "run_dir": "run"}
     settings |= {"trainer.max_steps": 2, "trainer.limit_val_batches": 2}
     main(["fit", *flags(settings)])
-    main(["validate", "--ckpt_path=run/checkpoints/last.ckpt", "--trainer.limit_val_batches=2", "--report.plots=false"])
+    main(["validate", "--ckpt_path=run/checkpoints/last.ckpt", "--trainer.limit_val_batches=2", *flags(NO_PICTURES)])
     encoder = mambaeye.load("run/checkpoints/last.ckpt")
     assert type(encoder) is system
     assert encoder.num_classes == 10

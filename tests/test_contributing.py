@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import ROOT
+from commands import NO_PICTURES, ROOT, flags
 
 from train import main
 
@@ -18,9 +18,7 @@ FIT = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.c
 QUIET = [
     "--trainer.limit_val_batches=2",
     "--trainer.enable_progress_bar=false",
-    "--figures.every=0",
-    "--film_strip.images=0",
-    "--report.plots=false",
+    *flags(NO_PICTURES),
 ]
 ENCODER = ["dim=16", "depth=1", "d_state=8", "headdim=8"]
 FEW = ["--data.train.num_glimpses=6", "--data.evaluate.num_glimpses=6"]

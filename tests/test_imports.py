@@ -41,9 +41,12 @@ MAY_IMPORT = {
     "mambaeye.loss": ("mambaeye.ops",),
     "mambaeye.optim": ("mambaeye.errors",),
     "mambaeye.flops": ("mambaeye.batch", "mambaeye.encoders.base"),
-    "mambaeye.rollout": (*BELOW, "mambaeye.encoders.base", "mambaeye.policies", "mambaeye.loss"),
+    "mambaeye.temperature": ("mambaeye.errors",),
     "mambaeye.policy_learning": (*BELOW, "mambaeye.encoders.base", "mambaeye.policies.base", "mambaeye.loss"),
-    "mambaeye.evaluation": (*BELOW, *WALK, "mambaeye.evaluation"),
+    "mambaeye.rollout": (
+        *(*BELOW, "mambaeye.encoders.base", "mambaeye.policies", "mambaeye.loss", "mambaeye.temperature"),
+    ),
+    "mambaeye.evaluation": (*BELOW, *WALK, "mambaeye.temperature", "mambaeye.evaluation"),
     "mambaeye.plain_files": ("mambaeye.saved_values",),
     "mambaeye.saved_values": (),
     "mambaeye.saved_limits": (),
@@ -54,13 +57,21 @@ MAY_IMPORT = {
     "mambaeye.command_line": ("mambaeye.command_line", "mambaeye.errors", "mambaeye.saved_values"),
     "mambaeye.weights": (*FILES_OF, "mambaeye.encoders", "mambaeye.errors"),
     "mambaeye.contracts": MODEL,
-    "mambaeye.module": (*MODEL, *FILES_OF, "mambaeye.contracts", "mambaeye.flops", "mambaeye.optim"),
+    "mambaeye.module": (
+        *(*MODEL, *FILES_OF, "mambaeye.contracts", "mambaeye.flops", "mambaeye.optim", "mambaeye.temperature"),
+    ),
+    "mambaeye.calibrating": (
+        *(*BATCH, "mambaeye.checkpoints", "mambaeye.contracts", "mambaeye.module", "mambaeye.temperature"),
+    ),
     "datamodules": (
         *("datamodules", *BATCH, "mambaeye.geometry", *WRITING),
         *("mambaeye.contracts", "mambaeye.failures"),
     ),
     "callbacks.plots": ("callbacks.plots", *BATCH, "mambaeye.geometry", "mambaeye.evaluation", "mambaeye.atomic"),
     "callbacks.run": ("callbacks.run", *BATCH, *WRITING, "mambaeye.contracts", "mambaeye.checkpoints"),
+    "callbacks.run.calibration": (
+        *("callbacks.run", "mambaeye.errors", "mambaeye.calibrating", "mambaeye.temperature"),
+    ),
     "callbacks": ("callbacks", *BATCH, *CONTRACTS, "mambaeye.geometry", "mambaeye.atomic"),
 }  # fmt: skip
 # heavy or foreign packages, and the files that may import them
@@ -69,7 +80,9 @@ ONLY_IN = {
         "mambaeye.module",
         "mambaeye.contracts",
         "mambaeye.command_line",
+        "mambaeye.calibrating",
         "datamodules.datamodule",
+        "datamodules.calibration",
         "callbacks.run",
         "callbacks.reports",
     ),

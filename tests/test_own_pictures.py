@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from commands import ROOT, flags
+from commands import NO_PICTURES, ROOT, flags
 from PIL import Image
 
 from datamodules import pack as packing
@@ -23,6 +23,7 @@ from datamodules.packing.sources import Entry, Member
 from datamodules.shards.index import ShardIndex
 from datamodules.transforms.headers import PixelLimit
 from mambaeye.checkpoints import PLACES
+from mambaeye.command_line.gpu_overlay import gpu_overlay
 from mambaeye.errors import InputError
 from train import main
 
@@ -46,9 +47,7 @@ SMALL = {
     "data.resolutions": "[64]",
     "data.loader.batch_size": 16,
     "data.loader.num_workers": 0,
-    "figures.every": 0,
-    "film_strip.images": 0,
-    "report.plots": "false",
+    **NO_PICTURES,
 }
 
 
@@ -123,6 +122,30 @@ def test_from_a_folder_of_pictures_to_predictions(photos: Path, capsys: pytest.C
         assert f"the checkpoint was {did} on PHOTOS, and a file does not say what is read: give --data.folder" in asked
     main(["fit", "--run_dir=runs/folder", "--ckpt_path=last", "--trainer.max_epochs=7"])
     assert torch.load("runs/folder/checkpoints/last.ckpt", weights_only=True)["global_step"] == 7 * 3
+
+
+def test_a_fit_names_the_sizes_for_a_gpu_and_takes_them_when_they_are_given(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As if the device were one, in a step of each; what continues a run is not told."""
+    named = "a GPU is here: --config "
+    larger = f"{ROOT}/configs/folder_gpu.yaml"
+    sizes = {name: value for name, value in SMALL.items() if not name.startswith(("model.encoder", "data.train"))}
+    little = {"trainer.max_steps": 1, "trainer.limit_val_batches": 0, "data.loader.batch_size": 2}
+    step = ["fit", CONFIG, f"--data.folder={photos}", *flags(SMALL | little)]
+    main(step)
+    assert named not in capsys.readouterr().out
+    monkeypatch.setattr("train.gpu_overlay", lambda configs, device: gpu_overlay(configs, torch.device("cuda")))
+    main([*step, "--run_dir=runs/told"])
+    assert f"{named}{larger} " in capsys.readouterr().out
+    main([*step, "--run_dir=runs/told", "--ckpt_path=last", "--trainer.max_steps=2"])
+    assert named not in capsys.readouterr().out
+    given = flags(sizes | little | {"trainer.precision": "32-true"})
+    main(["fit", CONFIG, f"--config={larger}", f"--data.folder={photos}", *given])
+    assert named not in capsys.readouterr().out
+    saved = torch.load("runs/folder-folder_gpu/checkpoints/last.ckpt", weights_only=True)
+    assert saved["datamodule_hyper_parameters"]["train"]["num_glimpses"] == 256
+    assert saved["datamodule_hyper_parameters"]["train"]["canvas"] == (128, 224)
 
 
 def test_a_tenth_of_each_class_is_held_out_and_every_picture_is_on_one_side(

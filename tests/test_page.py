@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from test_callbacks import fit
 from validations import CLASSES, validation
 
 from callbacks.page.__main__ import main
-from callbacks.page.charts import over_epochs, over_glimpses, reliability
+from callbacks.page.charts import over_epochs, over_glimpses, over_sides, reliability
 from callbacks.page.runs import read_run
 from callbacks.page.write import names_of
 from callbacks.reports.curve_records import CurveRecords
@@ -22,7 +23,13 @@ NASTY = "</script><script>alert('class')</script><img src=x onerror=alert(1)>"
 PNG = bytes.fromhex("89504e470d0a1a0a") + b"not a picture"
 
 
-def leave_run(run_dir: Path, epochs: int = 3, lr: float = 0.1, classes: list[str] | None = None) -> None:
+def leave_run(
+    run_dir: Path,
+    epochs: int = 3,
+    lr: float = 0.1,
+    classes: list[str] | None = None,
+    canvas: list[int] | None = None,
+) -> None:
     """Write what a fit of some epochs leaves in its run directory."""
     (run_dir / "classes").mkdir(parents=True)
     lines = [{"kind": "training", "optimizer_step": step, "epoch": 0, "train/loss": 1 / step} for step in (1, 2, 3)]
@@ -31,6 +38,7 @@ def leave_run(run_dir: Path, epochs: int = 3, lr: float = 0.1, classes: list[str
             lines.append({"kind": "validation", "epoch": epoch, "optimizer_step": 3 * epoch, **result.record()})
     (run_dir / "curves.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"kind": "tra')
     config = f"seed_everything: 3\nmodel:\n  optimizer:\n    lr: {lr}\ndata:\n  train_shards: {json.dumps(NASTY)}\n"
+    config += f"  train:\n    canvas: {canvas}\n" if canvas else ""
     (run_dir / "config.yaml").write_text(config)
     conditions = [
         {"resolution": side, "scan": "random", "step": 9, "confusion": [[0, 0, 7], [0, 1, 3], [1, 1, 5]]}
@@ -66,7 +74,16 @@ def test_a_page_has_every_section_and_loads_nothing(tmp_path: Path) -> None:
     (tmp_path / "run" / "validation" / "film_strip.png").write_bytes(PNG)
     main([str(tmp_path / "run")])
     page = Elements((tmp_path / "run" / "report.html").read_text())
-    headings = ("Over glimpses", "Over epochs", "Training", "Reliability", "Classes", "Pictures", "all 3 values")
+    headings = (
+        "Over glimpses",
+        "Over sizes",
+        "Over epochs",
+        "Training",
+        "Reliability",
+        "Classes",
+        "Pictures",
+        "all 3 values",
+    )
     for heading in headings:
         assert heading in page.text
     assert "70.0 %" in page.text  # of the class whose 3 of 10 images were taken for another
@@ -111,6 +128,25 @@ def test_charts_have_the_values_of_the_runs(tmp_path: Path) -> None:
     curve = [trace for trace in reliability([run]).data if trace.name == "48 px, random"][-1]
     kept = result.bins["bin_count"][-1] > 0.3  # of 30 answers: a hundredth
     assert list(curve.y) == pytest.approx(result.bins["bin_top1"][-1][kept].tolist(), abs=1e-6)
+
+
+def test_sizes_are_compared_at_fixed_budgets_and_those_of_training_shaded(tmp_path: Path) -> None:
+    leave_run(tmp_path / "one", canvas=[40, 64])
+    run = read_run(tmp_path / "one", "one")
+    figure = over_sides([run])
+    assert figure is not None
+    (curve,) = figure.data
+    measured = validation(seed=2).conditions  # 9 glimpses: fewer than any budget
+    assert curve.name == "random"
+    assert list(curve.x) == [32, 48]
+    assert list(curve.y) == pytest.approx([result["top1"][-1] for result in measured], abs=1e-6)
+    (shade,) = figure.layout.shapes
+    assert (shade.x0, shade.x1) == (40, 64)
+    both = over_sides([run, replace(run, name="two")])
+    assert both is not None
+    assert [trace.name for trace in both.data] == ["one: random", "two: random"]
+    assert not both.layout.shapes
+    assert over_sides([replace(run, last=run.last[:1])]) is None
 
 
 def test_several_runs_stand_side_by_side_with_what_differs(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 from PIL import Image, ImageSequence
 from validations import RULES, validation
 
@@ -19,7 +21,7 @@ from callbacks.plots.curves import accuracy_and_confidence, training_curves
 from callbacks.plots.early_exit import early_exit
 from callbacks.plots.film_strip import UNSEEN, Film, film_strip, seen
 from callbacks.plots.prediction import PredictedImage, PredictionFigure, animate
-from callbacks.plots.resolutions import accuracy_by_area, accuracy_by_glimpse, accuracy_by_resolution
+from callbacks.plots.resolutions import accuracy_by_area, accuracy_by_glimpse, accuracy_by_resolution, token_budgets
 from callbacks.plots.wording import counted, percent, shortened
 from mambaeye.batch import ImageFile, Scene
 from mambaeye.evaluation.prediction import Prediction
@@ -54,6 +56,26 @@ def test_reliability_has_a_point_for_every_bin_as_large_as_its_share() -> None:
         assert points.get_sizes() == pytest.approx(150 * result.bins["bin_count"][at] / 30)
 
 
+CARD = 340  # pixels that TensorBoard gives a figure's width until it is clicked
+
+
+def test_what_is_drawn_for_tensorboard_is_legible_there() -> None:
+    """At four resolutions, no font is under 5.5 pixels; and the figures show what the large ones do."""
+    results = validation(resolutions=(32, 48, 64, 96)).conditions
+    history = [EpochECE(epoch, one.title, one.steps, one["ece"]) for epoch in (4, 9) for one in results]
+    draws = (accuracy_and_confidence, reliability, confidence_by_information_ratio)
+    small = [draw(results, small=True) for draw in draws]
+    for figure, draw in zip(small, draws, strict=True):
+        for panel, other in zip(drawn(figure), drawn(draw(results)), strict=True):
+            assert panel.keys() == other.keys()
+            for name in panel:
+                np.testing.assert_array_equal(panel[name], other[name])
+    for figure in [*small, ece_by_epoch(history)]:
+        drawn(figure)
+        texts = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+        assert min(text.get_fontsize() for text in texts) / 72 * CARD / figure.get_figwidth() > 5.5
+
+
 def test_confidence_is_set_against_the_target_of_training() -> None:
     results = validation().conditions
     for lines, name in zip(
@@ -79,6 +101,27 @@ def test_resolutions_and_scans_stand_side_by_side() -> None:
         np.testing.assert_array_equal(by_area[place][scan][:, 0], result["information_ratio"])
         for lines, step in zip(by_side, (1, 2, 4, 9), strict=True):
             assert [side, result["top1"][step - 1]] in lines[scan].tolist()
+
+
+@pytest.mark.parametrize(
+    ("num_glimpses", "answers_at", "budgets"),
+    [(9, None, [9]), (64, None, [64]), (300, None, [64, 256]), (1024, None, [64, 256, 1024]), (300, (300,), [300])],
+)
+def test_token_budgets_draw_the_rows_of_every_size_and_shade_those_of_training(
+    num_glimpses: int, answers_at: tuple[int, ...] | None, budgets: list[int]
+) -> None:
+    result = validation((48, 24, 96), ("random", "spiral"), num_glimpses, answers_at)
+    figure = token_budgets(result.conditions, (32, 64))
+    rows = {(row["resolution"], row["scan"], row["step"]): row["top1"] for row in result.rows()}
+    for lines, axes, scan in zip(drawn(figure), figure.axes, ("random", "spiral"), strict=True):
+        assert list(lines) == [f"{budget} glimpses" for budget in budgets]
+        for budget, points in zip(budgets, lines.values(), strict=True):
+            assert points.tolist() == [[side, rows[side, scan, budget]] for side in (24, 48, 96)]
+        (shade,) = axes.patches
+        assert isinstance(shade, Rectangle)
+        assert (shade.get_x(), shade.get_width()) == (32, 32)
+        assert axes.get_xlim() == pytest.approx((24 / 1.1, 96 * 1.1))
+        assert axes.get_title().startswith(scan)
 
 
 def test_early_exits_are_set_against_a_fixed_number_of_glimpses() -> None:

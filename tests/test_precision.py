@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from commands import TINY, flags
+from commands import NO_PICTURES, TINY, flags
 from scenes import canvases_of, glimpses_of, scene_of
 from torch import Tensor, nn
 
@@ -270,7 +270,7 @@ def somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 @pytest.mark.usefixtures("somewhere_else")
 def test_a_run_is_validated_and_predicts_in_any_precision(data_dir: Path) -> None:
     """The same checkpoint in three: as near as bf16 is, and probabilities that add up to one as float32 do."""
-    quiet = ["--trainer.enable_progress_bar=false", "--trainer.limit_val_batches=2", "--report.plots=false"]
+    quiet = ["--trainer.enable_progress_bar=false", "--trainer.limit_val_batches=2", *flags(NO_PICTURES)]
     main(["fit", *flags({**TINY, "run_dir": "run", "data.data_dir": data_dir}), "--trainer.limit_val_batches=0"])
     cv2.imwrite("image.png", np.random.default_rng(0).integers(0, 256, (48, 40, 3), dtype=np.uint8))
     rows, predicted = {}, {}

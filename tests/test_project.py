@@ -12,7 +12,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PACKAGES = [pattern.rstrip("*") for pattern in PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]]
-TESTS = "python -m pytest --numprocesses auto"
+TESTS = "python -m pytest --numprocesses auto --dist worksteal"
 
 
 def recipe(target: str) -> list[str]:

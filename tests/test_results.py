@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from commands import TINY, flags
 
 from benchmarks.drawing import draw
@@ -75,6 +76,13 @@ def test_a_suite_has_three_seeds_of_all_that_its_claims_need(name: str) -> None:
     for claim in {"scans", "paths"} & suite.claims.keys():
         assert set(suite.evaluations[claim]["data.scans"][1:-1].split(",")) == set(SCANS) - {"varied"}
     assert set(suite.evaluations_of("base")) == suite.evaluations.keys()
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_a_suite_on_shards_names_those_to_validate_on(name: str) -> None:
+    """A checkpoint does not: validate would ask for them."""
+    config = yaml.safe_load((ROOT / SUITES[name].config).read_text())
+    assert SUITES[name].validate.get("data.val_shards") == config["data"].get("val_shards")
 
 
 SMALL = Suite(

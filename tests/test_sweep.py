@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import TINY, flags
+from commands import NO_PICTURES, TINY, flags
 
 from callbacks.reports.tables import accuracy_table, early_exit_table, markdown
 from mambaeye.batch import EvaluationCondition
@@ -47,7 +47,7 @@ def validate(checkpoint: str, run_dir: Path, sides: tuple, scans: tuple, budgets
 @pytest.fixture(scope="module")
 def sweep(checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("swept")
-    validate(checkpoint, run_dir, SIDES, SCANS, BUDGETS, "--data.loader.num_workers=2")
+    validate(checkpoint, run_dir, SIDES, SCANS, BUDGETS, "--data.loader.num_workers=2", *flags(NO_PICTURES))
     return run_dir
 
 
@@ -57,7 +57,8 @@ def test_a_sweep_is_its_conditions_one_by_one(sweep: Path, checkpoint: str, tmp_
     steps = {1, 2, 4, 8, 16, 32, 40, 5, 12}
     assert len(whole["rows"]) == len(SIDES) * len(SCANS) * len(steps)
     for side, scan, budget in zip(SIDES, SCANS, BUDGETS, strict=True):
-        alone = validate(checkpoint, tmp_path / scan, (side,), (scan,), (budget,), "--data.loader.batch_size=50")
+        other = ["--data.loader.batch_size=50", *flags(NO_PICTURES)]
+        alone = validate(checkpoint, tmp_path / scan, (side,), (scan,), (budget,), *other)
         same = [r for r in whole["rows"] if (r["resolution"], r["scan"]) == (side, scan) and r["step"] <= budget]
         same = [row for row in same if row["step"] in {1, 2, 4, 8, 16, 32, budget}]
         assert len(same) == len(alone["rows"])
@@ -95,14 +96,27 @@ def test_what_a_sweep_leaves_behind(sweep: Path) -> None:
     with (sweep / "validation" / "early_exit.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [float(row["glimpses"]) for row in rows] == [row["glimpses"] for row in content["early_exit"]]
-    pictures = {path.stem for path in (sweep / "validation").glob("*.png")}
-    assert pictures >= {"resolution", "area", "early_exit", "early_exit_ece", "reliability", "confidence"}
+
+
+def test_a_sweep_is_drawn(checkpoint: str, tmp_path: Path) -> None:
+    """By resolution too: two of them, of a few images."""
+    few = ["--trainer.limit_val_batches=2", *flags({**NO_PICTURES, "report.plots": "true"})]
+    validate(checkpoint, tmp_path, SIDES[:2], SCANS[:2], BUDGETS, *few)
+    pictures = {path.stem for path in (tmp_path / "validation").glob("*.png")}
+    assert pictures >= {
+        "resolution",
+        "token_budgets",
+        "area",
+        "early_exit",
+        "early_exit_ece",
+        "reliability",
+        "confidence",
+    }
 
 
 def test_a_validation_says_how_long_it_waited(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    validate(
-        checkpoint, tmp_path, (24,), ("random",), (7,), "--trainer.limit_val_batches=2", "--data.loader.batch_size=40"
-    )
+    few = ["--trainer.limit_val_batches=2", "--data.loader.batch_size=40", *flags(NO_PICTURES)]
+    validate(checkpoint, tmp_path, (24,), ("random",), (7,), *few)
     found = re.search(r"([\d,]+) glimpses in ([\d.]+) s, (\d+)% of it waiting for data", capsys.readouterr().out)
     assert found[1] == str(2 * 40 * 7)
     assert 0 <= int(found[3]) <= 100

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import TINY, flags
+from commands import NO_PICTURES, TINY, flags
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
@@ -16,7 +16,7 @@ from mambaeye.module import ClassifierModule
 from train import main
 
 DRAWN = {"figures.every": 1, "classes.every": 1, "film_strip.images": 3}
-QUIET = ["--report.plots=false", "--film_strip.images=0"]
+QUIET = flags(NO_PICTURES)
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +82,8 @@ def test_tensorboard_holds_what_is_promised(trained: Path) -> None:
     scalars |= {f"throughput/{name}" for name in rates}
     scalars |= {f"val/{name}/{cell}" for name in QUANTITIES for cell in cells}
     assert scalars <= set(events.Tags()["scalars"])
-    figures = ("accuracy_and_confidence", "reliability", "information_ratio", "ece_by_epoch", "film_strip")
+    figures = ("accuracy_and_confidence", "reliability", "information_ratio", "ece_by_epoch", "token_budgets")
+    figures += ("film_strip",)
     classes = {f"figures/confusion/{cell}" for cell in cells}
     assert {f"figures/{name}" for name in figures} | classes == set(events.Tags()["images"])
     assert "custom_scalars__config__" in events.Tags()["tensors"]
@@ -155,8 +156,8 @@ def test_validate_needs_only_the_checkpoint(trained: Path, capsys: pytest.Captur
     """Sizes, data and cells come from the checkpoint, and the numbers are those at the end of the fit, every time."""
     before = rows(trained)
     assert all(row["samples"] == 397 for row in before)
-    for _ in range(2):
-        main(["validate", f"--ckpt_path={trained}/checkpoints/last.ckpt", "--trainer.accelerator=cpu"])
+    for pictures in (QUIET, []):
+        main(["validate", f"--ckpt_path={trained}/checkpoints/last.ckpt", "--trainer.accelerator=cpu", *pictures])
         assert rows(trained) == before
     assert "Top-1 (%) after so many glimpses, 397 images" in capsys.readouterr().out
     for name in ("", "/confidence", "/reliability", "/information_ratio", "/film_strip", "/ece_by_epoch", "/training"):
@@ -209,7 +210,7 @@ def test_continue_a_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert said == "error: again already holds a run: continue it with --ckpt_path last, or choose another --run_dir"
     with Path("again/curves.jsonl").open("a") as file:  # what a run that was killed wrote after its checkpoint
         file.write(json.dumps({"kind": "training", "epoch": 1, "optimizer_step": 25}) + "\n" + '{"kind": "tr')
-    main([*arguments, "--ckpt_path=last", "--trainer.log_every_n_steps=10"])
+    main([*arguments, *QUIET, "--ckpt_path=last", "--trainer.log_every_n_steps=10"])
     checkpoint = torch.load("again/checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["epoch"] == 1
     assert checkpoint["global_step"] == 2 * (1400 // 64)

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from commands import TINY, flags
+from commands import NO_PICTURES, TINY, flags
 
 from callbacks.run.checkpointing import AtomicCheckpointIO
 from datamodules.datamodule import ShardDataModule
@@ -31,9 +31,7 @@ QUICK = {
     "trainer.limit_val_batches": 2,
     "trainer.limit_test_batches": 2,
     "data.loader.num_workers": 0,
-    "figures.every": 0,
-    "film_strip.images": 0,
-    "report.plots": "false",
+    **NO_PICTURES,
 }
 COMMANDS = ("fit", "validate", "test", "predict")
 SOURCES = [name.removeprefix("data.") for name in PLACES]

@@ -18,6 +18,7 @@ from test_reading import by_tar
 
 from datamodules.shards.index import ShardIndex, write_index
 from datamodules.shards.scan import scan_shard
+from train import main
 
 SHARDS, SIZE = 8, 40
 TIMEOUT, GENEROUS = 900, 300  # seconds that a read waits for by itself; and in which a run must be gone
@@ -195,11 +196,11 @@ def test_before_the_data_are_open_all_end_with_a_message(devices: int, host: Hos
 
 def test_a_validation_that_waits_is_ended_by_a_signal(host: Host, data_dir: Path) -> None:
     """There is nothing to save; that it is gone long before a read is given up is seen by its exit."""
-    run = fit(host, data_dir, "--trainer.max_steps=1")
-    assert run.wait(timeout=GENEROUS) == 0, run.communicate()[0]
+    places = {"data.train_shards": host.url, "data.val_shards": host.url, "data.data_dir": data_dir}
+    main(["fit", *flags({**SETTINGS, **places}), "--trainer.max_steps=1"])
     stalled = stall_from(host, 0)
-    places = [f"--data.val_shards={host.url}", f"--data.loader.read_timeout={TIMEOUT}", "--data.loader.num_workers=1"]
-    runs.append(start(["validate", "--ckpt_path=run/checkpoints/last.ckpt", *places], OMP_NUM_THREADS="1"))
+    given = [f"--data.val_shards={host.url}", f"--data.loader.read_timeout={TIMEOUT}", "--data.loader.num_workers=1"]
+    runs.append(start(["validate", "--ckpt_path=run/checkpoints/last.ckpt", *given], OMP_NUM_THREADS="1"))
     until(stalled, 1, runs[-1])
     told(runs[-1], everybody=False)
     assert runs[-1].returncode == -signal.SIGTERM

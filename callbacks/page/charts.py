@@ -3,6 +3,8 @@
 Names are escaped here, for plotly reads some HTML in every text of a chart.
 """
 
+import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from html import escape
 from itertools import cycle
@@ -14,7 +16,7 @@ from plotly.subplots import make_subplots
 
 from callbacks.page.runs import MANY, Run, condition_of
 from callbacks.plots.wording import shortened
-from mambaeye.evaluation.result import Row
+from mambaeye.evaluation.result import Row, budgets_among
 
 COLORS = qualitative.D3
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
@@ -29,6 +31,7 @@ TRAINING = {
 HEIGHT = 340  # pixels of a row of charts
 NUMBERED = 20  # classes at most whose matrix has its counts in it
 NAME = 20  # letters
+ROOM = 1.1  # left of the smallest and right of the largest canvas side
 FEW = 0.01  # share of the answers from which a bin is in a line
 
 
@@ -101,6 +104,44 @@ def over_glimpses(runs: Sequence[Run]) -> go.Figure:
     figure.update_yaxes(tickformat=".0%", range=[0, 1.02])
     figure.update_yaxes(range=None, rangemode="tozero", col=len(OVER_GLIMPSES))
     return figure
+
+
+def over_sides(runs: Sequence[Run]) -> go.Figure | None:
+    """Draw the last validation against the canvas side at fixed token budgets; None of runs with a single side.
+
+    A line is a scan, and of several runs a run and a scan. Of one run the sides that it was trained on are shaded.
+    """
+    if all(len({row["resolution"] for row in run.last}) == 1 for run in runs):
+        return None
+    budgets = budgets_among(runs[0].last[0]["steps"])
+    figure = panels([f"top-1 after {budget}" for budget in budgets], "canvas side, pixels")
+    for run, scan, line in sized_lines(runs):
+        rows = sorted((row for row in run.last if row["scan"] == scan), key=lambda row: row["resolution"])
+        for column, budget in enumerate(budgets, 1):
+            taken = [row for row in rows if budget in row["steps"]]
+            top1 = [row["top1"][row["steps"].index(budget)] for row in taken]
+            figure.add_trace(line.trace([row["resolution"] for row in taken], top1, markers=True), 1, column)
+    if len(runs) == 1 and (trained := runs[0].config.get("data.train.canvas")):
+        low, high = json.loads(str(trained))
+        figure.add_vrect(low, high, fillcolor="#1f77b4", opacity=0.12, line_width=1, layer="below")
+    sides = sorted({row["resolution"] for run in runs for row in run.last})
+    ends = [math.log10(sides[0] / ROOM), math.log10(sides[-1] * ROOM)]
+    figure.update_xaxes(type="log", tickvals=sides[:: -(-len(sides) // 5)], range=ends)
+    figure.update_yaxes(tickformat=".0%", range=[0, 1.02])
+    return figure
+
+
+def sized_lines(runs: Sequence[Run]) -> list[tuple[Run, str, Line]]:
+    """Return what each run's scans are drawn with over sizes: of one run a colour a scan, of several a colour a run."""
+    scans, lines = list(dict.fromkeys(row["scan"] for run in runs for row in run.last)), []
+    for number, run in enumerate(runs):
+        for place, scan in enumerate(scans):
+            if len(runs) == 1:
+                lines.append((run, scan, Line(scan, COLORS[place % len(COLORS)], "solid")))
+            else:
+                dash = DASHES[place % len(DASHES)]
+                lines.append((run, scan, Line(f"{run.name}: {scan}", COLORS[number % len(COLORS)], dash)))
+    return lines
 
 
 def over_epochs(runs: Sequence[Run]) -> go.Figure | None:

@@ -49,6 +49,11 @@ def sections(runs: Sequence[Run]) -> Iterator[str]:
     yield summary(runs)
     yield section("Over glimpses", "The last validation, after every glimpse.", chart(charts.over_glimpses(runs)))
     yield section(
+        "Over sizes",
+        "The last validation, at fixed numbers of glimpses; of one run, the canvas sides of its training are shaded.",
+        chart(charts.over_sides(runs)),
+    )
+    yield section(
         "Over epochs", "Every validation of the fit, after the last glimpse.", chart(charts.over_epochs(runs))
     )
     yield section("Training", "As logged, by optimizer step.", chart(charts.training(runs)))

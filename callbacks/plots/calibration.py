@@ -7,9 +7,23 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from callbacks.plots.panels import LEGEND, PANEL, by_scan, colored, grid, legend_beside, share_axis, small_labels
+from callbacks.plots.panels import (
+    FEW_COLUMNS,
+    LEGEND,
+    MARGIN,
+    PANEL,
+    by_scan,
+    colored,
+    grid,
+    legend_beside,
+    legend_within,
+    share_axis,
+    small_labels,
+)
 from callbacks.plots.wording import counted
 from mambaeye.evaluation.result import ConditionResult, spread_steps
+
+HEAT_MAP = 1.0  # inches that a condition's is wide: four of them are legible at TensorBoard's default size
 
 
 class EpochECE(NamedTuple):
@@ -24,14 +38,19 @@ class EpochECE(NamedTuple):
     """(S,) floating, after each of them."""
 
 
-def reliability(results: Sequence[ConditionResult]) -> Figure:
+def reliability(results: Sequence[ConditionResult], small: bool = False) -> Figure:
     """Draw top-1 against confidence after a few glimpse counts, a panel each, a row a scan.
 
     A point is a bin, its area the bin's share. Lines leave out bins with less than one answer in a hundred: their
     accuracy is chance.
+
+    Args:
+        results: of the conditions.
+        small: legible at TensorBoard's default size, with two panels in a row.
     """
     steps, scans = spread_steps(results[0].steps), by_scan(results)
-    figure, panels = grid(len(steps) * len(scans), len(steps), beside=LEGEND)
+    number = len(steps) * len(scans)
+    figure, panels = grid(number, FEW_COLUMNS) if small else grid(number, len(steps), beside=LEGEND)
     places = [(scan, of_scan, step) for scan, of_scan in scans.items() for step in steps]
     for axes, (scan, of_scan, step) in zip(panels, places, strict=True):
         axes.plot((0, 1), (0, 1), color="0.6", linewidth=0.8)
@@ -46,15 +65,21 @@ def reliability(results: Sequence[ConditionResult]) -> Figure:
         axes.title.set_fontsize(9)
         axes.set(xlim=(0, 1.02), xlabel="confidence", ylabel="top-1" if step == steps[0] else None)
         share_axis(axes, axes.xaxis)
-    legend_beside(figure, panels[0])
+    legend_within(panels[0], "upper left") if small else legend_beside(figure, panels[0])
     return figure
 
 
-def confidence_by_information_ratio(results: Sequence[ConditionResult]) -> Figure:
-    """Draw confidence by information ratio, a row a scan; dotted, what training aims at for the right class."""
+def confidence_by_information_ratio(results: Sequence[ConditionResult], small: bool = False) -> Figure:
+    """Draw confidence by information ratio, a row a scan; dotted, what training aims at for the right class.
+
+    Args:
+        results: of the conditions.
+        small: legible at TensorBoard's default size.
+    """
     titles = {"ratio_true_class_probability": "confidence, right class", "ratio_confidence": "confidence"}
     scans = by_scan(results)
-    figure, panels = grid(len(titles) * len(scans), len(titles), beside=LEGEND)
+    number = len(titles) * len(scans)
+    figure, panels = grid(number, len(titles)) if small else grid(number, len(titles), beside=LEGEND)
     places = [(scan, of_scan, name) for scan, of_scan in scans.items() for name in titles]
     for axes, (scan, of_scan, name) in zip(panels, places, strict=True):
         axes.plot((0, 1), (1 / results[0].num_classes, 1), color="0.3", linestyle=":", label="target")
@@ -64,7 +89,7 @@ def confidence_by_information_ratio(results: Sequence[ConditionResult]) -> Figur
         axes.set_title(f"{scan}: {titles[name]}" if len(scans) > 1 else titles[name], fontsize=9)
         axes.set(xlim=(0, 1.02), xlabel="information ratio")
         share_axis(axes, axes.xaxis)
-    legend_beside(figure, panels[0])
+    legend_within(panels[0], "upper left") if small else legend_beside(figure, panels[0])
     return figure
 
 
@@ -77,8 +102,10 @@ def ece_by_epoch(history: Sequence[EpochECE]) -> Figure:
     steps = history[-1].steps
     history = [entry for entry in history if entry.steps == steps]
     titles = list(dict.fromkeys(entry.title for entry in history))
-    figure = Figure(figsize=(len(titles) * PANEL[0] + LEGEND, PANEL[1]), dpi=100)
-    axes = figure.add_axes((0.05, 0.2, 0.85, 0.66))  # one pair for all: text and axes are what takes long to draw
+    width = len(titles) * HEAT_MAP + LEGEND
+    figure = Figure(figsize=(width, PANEL[1]), dpi=100)
+    # one pair of axes for all: text and axes are what takes long to draw
+    axes = figure.add_axes((MARGIN / width, 0.2, len(titles) * HEAT_MAP / width, 0.66))
     ticks: dict[float, int] = {}
     for place, title in enumerate(titles):
         entries = [entry for entry in history if entry.title == title]
@@ -96,7 +123,7 @@ def ece_by_epoch(history: Sequence[EpochECE]) -> Figure:
     axes.set(xlabel="epoch", ylabel="glimpses seen")
     axes.spines[:].set_visible(False)
     small_labels(axes)
-    bar = figure.colorbar(image, cax=figure.add_axes((0.925, 0.2, 0.01, 0.66)))
+    bar = figure.colorbar(image, cax=figure.add_axes((1 - 0.85 / width, 0.2, 0.12 / width, 0.66)))
     bar.ax.tick_params(labelsize=7)
     bar.set_label("ECE", fontsize=8)
     return figure

@@ -16,6 +16,7 @@ PIXELS = 250  # squares along the matrix, at most
 LISTED = 16  # classes, and pairs, that are listed
 NAME = 16  # letters
 FIGURE = (14.5, 5.2)  # inches
+CARD = (4.8, 5.0)  # inches of what is shown small
 
 
 def confusion_figure(result: ConditionResult, classes: Sequence[str]) -> Figure:
@@ -37,6 +38,21 @@ def confusion_figure(result: ConditionResult, classes: Sequence[str]) -> Figure:
     draw_matrix(figure.add_axes((0.08, 0.21, 0.29, 0.7)), result.confusion, names)
     draw_accuracy(figure.add_axes((0.475, 0.08, 0.12, 0.8)), class_counts(result.confusion), names)
     draw_pairs(figure.add_axes((0.865, 0.08, 0.12, 0.8)), result.confusion, names)
+    return figure
+
+
+def confusion_card(result: ConditionResult, classes: Sequence[str]) -> Figure:
+    """Draw the confusion matrix alone, legible at TensorBoard's default size.
+
+    Args:
+        result: of one condition, with its confusion matrix.
+        classes: names; numbers stand for those that are not known.
+    """
+    assert result.confusion is not None
+    figure = Figure(figsize=CARD, dpi=100)
+    right, images = int(result.confusion.trace()), int(result.confusion.sum())
+    figure.text(0.02, 0.95, f"{result.title}: {right} of {images} images right", fontsize=11)
+    draw_matrix(figure.add_axes((0.23, 0.22, 0.74, 0.71)), result.confusion, class_names(classes, result.num_classes))
     return figure
 
 

@@ -4,13 +4,29 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from callbacks.plots.panels import colored, glimpse_axis, grid, marker_of, shades, share_axis, small_labels
+from callbacks.plots.panels import (
+    COLUMNS,
+    FEW_COLUMNS,
+    colored,
+    glimpse_axis,
+    grid,
+    legend_within,
+    marker_of,
+    shades,
+    share_axis,
+    small_labels,
+)
 from mambaeye.evaluation.result import ConditionResult, Row
 
 
-def accuracy_and_confidence(results: Sequence[ConditionResult]) -> Figure:
-    """Draw top-1 and mean confidence against glimpses, a panel a condition, with the gap between them shaded."""
-    figure, panels = grid(len(results))
+def accuracy_and_confidence(results: Sequence[ConditionResult], small: bool = False) -> Figure:
+    """Draw top-1 and mean confidence against glimpses, a panel a condition, with the gap between them shaded.
+
+    Args:
+        results: of the conditions.
+        small: legible at TensorBoard's default size, with two panels in a row.
+    """
+    figure, panels = grid(len(results), FEW_COLUMNS if small else COLUMNS)
     for axes, (result, color) in zip(panels, colored(results), strict=True):
         steps, top1, confidence = result.steps, result["top1"], result["confidence"]
         axes.plot(steps, top1, color=color, marker=marker_of(steps), label="top-1")
@@ -19,7 +35,7 @@ def accuracy_and_confidence(results: Sequence[ConditionResult]) -> Figure:
         axes.set_title(result.title, fontsize=9)
         glimpse_axis(axes, steps[-1])
         share_axis(axes)
-    panels[0].legend(frameon=False, fontsize=8, loc="lower right")
+    legend_within(panels[0], "lower right")
     return figure
 
 

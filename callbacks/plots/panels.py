@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 from matplotlib import colormaps
@@ -21,6 +21,7 @@ Color = tuple[float, float, float, float]
 Item = TypeVar("Item")
 
 COLUMNS = 4
+FEW_COLUMNS = 2  # of what is legible at TensorBoard's default size
 PANEL = (2.6, 2.4)  # inches
 MARGIN = 0.65  # inches on the left, for the labels
 LEGEND = 1.6  # inches on the right
@@ -54,6 +55,11 @@ def legend_beside(figure: Figure, axes: Axes) -> None:
     """Put one panel's legend to the right of all panels."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="center right", frameon=False, fontsize=8)
+
+
+def legend_within(axes: Axes, loc: Literal["upper left", "lower right"]) -> None:
+    """Put one panel's legend into a corner of it."""
+    axes.legend(frameon=False, fontsize=8, loc=loc)
 
 
 def save(figure: Figure, path: Path) -> None:

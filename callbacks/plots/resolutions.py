@@ -20,7 +20,9 @@ from callbacks.plots.panels import (
     share_axis,
 )
 from callbacks.plots.wording import counted
-from mambaeye.evaluation.result import ConditionResult, spread_steps
+from mambaeye.evaluation.result import ConditionResult, budgets_among, spread_steps
+
+ROOM = 1.1  # left of the smallest and right of the largest side
 
 
 def accuracy_by_glimpse(results: Sequence[ConditionResult]) -> Figure:
@@ -91,6 +93,29 @@ def accuracy_by_resolution(results: Sequence[ConditionResult]) -> Figure:
     return figure
 
 
+def token_budgets(results: Sequence[ConditionResult], trained: tuple[int, int]) -> Figure:
+    """Draw top-1 against resolution at fixed numbers of glimpses, a line each and a panel a scan.
+
+    Args:
+        results: of several resolutions.
+        trained: smallest and largest canvas side in training, pixels: shaded.
+    """
+    scans, budgets = by_scan(results), budgets_among(results[0].steps)
+    sides = sorted({result.condition.resolution for result in results})
+    figure, panels = grid(len(scans), beside=LEGEND)
+    for axes, (scan, of_scan) in zip(panels, scans.items(), strict=True):
+        axes.axvspan(*trained, color="tab:blue", alpha=0.12, linewidth=1, label="sides in training")
+        for budget, color in colored(budgets):
+            points = sorted((result.condition.resolution, result["top1"][result.at(budget)]) for result in of_scan)
+            axes.plot(*np.array(points, dtype=float).T, color=color, marker=".", label=counted(budget, "glimpse"))
+        resolution_axis(axes, sides)
+        share_axis(axes)
+        axes.set_xlim(sides[0] / ROOM, sides[-1] * ROOM)
+        axes.set_title(f"{scan}: top-1", fontsize=9)
+    legend_beside(figure, panels[0])
+    return figure
+
+
 def scan_colors(results: Sequence[ConditionResult]) -> dict[str, Color]:
     """Return a colour for each scan."""
     scans = list(by_scan(results))
@@ -99,7 +124,8 @@ def scan_colors(results: Sequence[ConditionResult]) -> dict[str, Color]:
 
 def resolution_axis(axes: Axes, sides: list[int]) -> None:
     """Make x canvas sides, on a logarithmic scale, as many of them named as fit."""
-    axes.set(xlabel="canvas side, pixels", xscale="log")
+    axes.set_xlabel("canvas side, pixels")
+    axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(FixedLocator(sides[:: -(-len(sides) // 5)]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter("{x:g}")

@@ -8,7 +8,7 @@ from jsonargparse.typing import NonNegativeInt
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
-from callbacks.plots.confusion import class_names, confusion_figure
+from callbacks.plots.confusion import class_names, confusion_card, confusion_figure
 from callbacks.plots.panels import garbage_kept_young, save
 from callbacks.reports.due import draws_now, is_fitting, report_folder, result_of
 from callbacks.reports.tables import write_csv
@@ -25,16 +25,18 @@ class ClassReport(Callback):
     The folder classes/ of the run directory, or after `validate` of its folder validation/, has accuracy.csv, a row a
     class: its images, how many of them were right, how many images were taken for it, and what it was taken for most;
     confusion.csv, a row for every pair of label and answer that occurred; confusion.json, the same as lists [label,
-    answer, images]; and a picture confusion_<resolution>_<scan>.png, which TensorBoard has too.
+    answer, images]; and a picture confusion_<resolution>_<scan>.png, whose matrix TensorBoard has too.
 
     There is no report on more than 4096 classes.
 
     Args:
         every: In a fit, draw every so many validations, and the first and the last epoch's; 0 for none.
+        plots: Draw what validate and test measured; the command line's report.plots.
     """
 
-    def __init__(self, every: NonNegativeInt = 1) -> None:
+    def __init__(self, every: NonNegativeInt = 1, plots: bool = True) -> None:
         self.every = every
+        self.plots = plots
         self.validations = 0
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -55,13 +57,11 @@ class ClassReport(Callback):
         content = {"classes": classes, "conditions": [confusion_record(result) for result in results]}
         with atomic_write(folder / "confusion.json") as partial:
             partial.write_text(json.dumps(content) + "\n")
-        if draws_now(trainer, self.every, self.validations):
+        if draws_now(trainer, self.every, self.validations) and (self.plots or is_fitting(trainer)):
             with garbage_kept_young():
                 for result in results:
-                    figure = confusion_figure(result, classes)
-                    save(figure, folder / f"confusion_{result.condition.name}.png")
-                    add_figure(trainer, f"confusion/{result.condition.name}", figure)
-                    del figure
+                    save(confusion_figure(result, classes), folder / f"confusion_{result.condition.name}.png")
+                    add_figure(trainer, f"confusion/{result.condition.name}", confusion_card(result, classes))
         self.validations += 1
 
 

@@ -13,7 +13,7 @@ from callbacks.plots.calibration import confidence_by_information_ratio, reliabi
 from callbacks.plots.curves import accuracy_and_confidence
 from callbacks.plots.early_exit import early_exit
 from callbacks.plots.panels import save
-from callbacks.plots.resolutions import accuracy_by_area, accuracy_by_glimpse, accuracy_by_resolution
+from callbacks.plots.resolutions import accuracy_by_area, accuracy_by_glimpse, accuracy_by_resolution, token_budgets
 from callbacks.reports.due import is_reporting, report_folder, result_of
 from callbacks.reports.tables import accuracy_table, early_exit_table, markdown, on_console, write_csv
 from mambaeye.atomic import atomic_write
@@ -30,7 +30,7 @@ class ValidationReport(Callback):
     reported step; and after validate `early_exit`, one for each resolution, scan and rule for exiting early. After
     validate, the folder validation/ has all that there is, as Markdown, CSV and PNG files: tables, curves by step,
     reliability after a few glimpse counts, confidence against the information ratio, accuracy against resolution and
-    area seen, and answers given early.
+    area seen, at fixed token budgets too where there are several resolutions, and answers given early.
 
     Args:
         plots: Draw the PNG files too; they take about half of the time of a small validation.
@@ -67,7 +67,7 @@ class ValidationReport(Callback):
             return
         write_conditions(folder, result.conditions)
         if self.plots:
-            plot_conditions(folder, result.conditions)
+            plot_conditions(folder, result, data_of(trainer).canvas_range)
         with atomic_write(folder / "table.md") as partial:
             partial.write_text(f"{markdown(accuracy_table(result))}\ndata.evaluate: {json.dumps(protocol)}\n")
         console = Console()
@@ -95,14 +95,17 @@ def write_conditions(folder: Path, results: list[ConditionResult]) -> None:
     write_csv(folder / "information_ratio.csv", list(by_ratio(results)))
 
 
-def plot_conditions(folder: Path, results: list[ConditionResult]) -> None:
-    """Draw what was measured under every condition."""
+def plot_conditions(folder: Path, result: ValidationResult, trained: tuple[int, int]) -> None:
+    """Draw what was measured under every condition, of a model trained on canvases from one side to another."""
+    results = result.conditions
     save(accuracy_by_glimpse(results), folder.with_suffix(".png"))
     save(accuracy_and_confidence(results), folder / "confidence.png")
     save(reliability(results), folder / "reliability.png")
     save(confidence_by_information_ratio(results), folder / "information_ratio.png")
     save(accuracy_by_resolution(results), folder / "resolution.png")
     save(accuracy_by_area(results), folder / "area.png")
+    if result.has_sizes:
+        save(token_budgets(results, trained), folder / "token_budgets.png")
 
 
 def plot_early_exit(folder: Path, result: ValidationResult) -> None:

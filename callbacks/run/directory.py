@@ -43,7 +43,7 @@ def find_checkpoint(command: str, run_dir: str, ckpt_path: str | None, has_weigh
     """Return the checkpoint that a command goes on from; None to start afresh, or from other weights.
 
     Args:
-        command: fit, validate, test or predict.
+        command: fit, validate, test, predict or calibrate.
         run_dir: of the run.
         ckpt_path: as asked for: a path, last, or None.
         has_weights: whether weights come from elsewhere.
@@ -62,6 +62,8 @@ def find_checkpoint(command: str, run_dir: str, ckpt_path: str | None, has_weigh
         raise InputError(
             f"{run_dir} already holds a run: continue it with --ckpt_path last, or choose another --run_dir"
         )
+    if ckpt_path is None and command == "calibrate":
+        raise InputError(f"calibrate has no checkpoint ({last} may be one): give it with --ckpt_path")
     if ckpt_path is None and command != "fit" and not has_weights:
         raise InputError(
             f"{command} has no weights ({last} may be some): give --ckpt_path a checkpoint, or --model.init_from"

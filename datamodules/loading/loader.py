@@ -92,13 +92,21 @@ class FixedLoader(Waiting):
         samples: makes the samples of an image.
         seed: of what scans draw.
         limit: how many batches of images to read of every rank: a number of them, or a share.
+        purpose: what it is for, the first part of the key of what scans draw.
 
     Raises:
         InputError: the share is less than a batch.
     """
 
-    def __init__(self, access: ShardAccess, samples: EvaluationCanvases, seed: int, limit: int | float = 1.0) -> None:
-        self.access, self.samples, self.key = access, samples, (VALIDATION, seed)
+    def __init__(
+        self,
+        access: ShardAccess,
+        samples: EvaluationCanvases,
+        seed: int,
+        limit: int | float = 1.0,
+        purpose: int = VALIDATION,
+    ) -> None:
+        self.access, self.samples, self.key = access, samples, (purpose, seed)
         self.waited = 0.0
         size, batch_of_all = len(access.index), access.layout.batch_of_all
         complete = -(-size // batch_of_all)

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from datamodules.packing.sources import Entry, Source, list_entries
+from datamodules.packing.sources import Entry, Images, Source, list_entries
 from mambaeye.errors import InputError
 
 TRAIN, VAL = "train", "val"  # the parts, where there are two
@@ -19,7 +19,7 @@ class Listing(NamedTuple):
     name: str
     """Of where they come from, for messages."""
     classes: list[str]
-    parts: dict[str, tuple[Source, list[Entry]]]
+    parts: dict[str, tuple[Images, list[Entry]]]
     """Name of each part: where its images are, and which; with an empty name, the only one."""
     remarks: list[str]
     """All that is to be said of files and classes that are passed over."""
@@ -52,7 +52,7 @@ def list_split(source: Source, classes: Sequence[str] | None, share: float, seed
         raise InputError(
             f"{source.name} has a single image of each class, so that none can be held out for validation: add images"
         )
-    parts = {
+    parts: dict[str, tuple[Images, list[Entry]]] = {
         TRAIN: (source, [entry for entry in entries if entry.key not in held_out]),
         VAL: (source, [entry for entry in entries if entry.key in held_out]),
     }

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BufferedIOBase
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from webdataset.tariterators import base_plus_ext
 
@@ -47,6 +47,24 @@ class Entry(NamedTuple):
     extension: str
     label: int
     member: Member
+
+
+class Images(Protocol):
+    """Where listed images are read from."""
+
+    @property
+    def name(self) -> str:
+        """Return what it is called in messages."""
+        ...
+
+    @property
+    def prefix(self) -> str:
+        """Return the path before the class folder; empty where there are none."""
+        ...
+
+    def read(self, member: Member) -> bytes:
+        """Read an image file's bytes."""
+        ...
 
 
 @dataclass(frozen=True)

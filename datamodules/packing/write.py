@@ -18,7 +18,7 @@ import numpy as np
 from webdataset import TarWriter
 
 from datamodules.packing.listing import Listing
-from datamodules.packing.sources import Entry, Source
+from datamodules.packing.sources import Entry, Images
 from datamodules.parallel import in_parallel
 from datamodules.shards.index import INDEX_NAME, LABEL_EXTENSION, Shard, read_index, write_index
 from datamodules.shards.scan import scan_shard
@@ -57,7 +57,7 @@ class Task:
 
     name: str
     """From the packed folder on, with slashes."""
-    source: Source
+    source: Images
     entries: list[Entry]
 
     @cached_property

@@ -19,6 +19,7 @@ import json
 import os
 import tarfile
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -145,6 +146,27 @@ class ShardIndex:
     def source(self, sample_id: int) -> str:
         """Return where a sample's shard is read from."""
         return self.sources[np.searchsorted(self.starts, sample_id, side="right") - 1]
+
+    def part(self, chosen: np.ndarray, name: str) -> "ShardIndex":
+        """Return the index of some of the samples, (n,) bool, with ids of their own; shards without one are left out.
+
+        Args:
+            chosen: by id.
+            name: for messages.
+        """
+        some = copy(self)
+        owners = np.repeat(np.arange(len(self.counts)), self.counts)
+        counts = np.bincount(owners[chosen], minlength=len(self.counts))
+        there = np.flatnonzero(counts)
+        some.name, some.counts = name, counts[there]
+        some.paths = [self.paths[shard] for shard in there]
+        some.sources = [self.sources[shard] for shard in there]
+        some.bytes = [self.bytes[shard] for shard in there]
+        some.keys, some.labels, some.offsets, some.sizes = (
+            column[chosen] for column in (self.keys, self.labels, self.offsets, self.sizes)
+        )
+        vars(some).pop("starts", None)  # of all samples
+        return some
 
     @classmethod
     def read(cls, folder: str | Path) -> "ShardIndex":

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-TRAINING, VALIDATION, PREDICTION = 0, 1, 2  # the first part of every key
+TRAINING, VALIDATION, PREDICTION, CALIBRATION = 0, 1, 2, 3  # the first part of every key
 CANVAS_SIDE, POLICY_SEED = 1, 2  # the part after an epoch's, or a sample's, that keeps further draws apart
 
 Key = tuple[int, ...]

@@ -20,6 +20,7 @@ READS = {
     "validate": {"data.val_shards": "validated"},
     "test": {"data.val_shards": "validated"},
     "predict": {},
+    "calibrate": {"data.train_shards": "trained"},
 }
 
 

@@ -19,6 +19,8 @@ commands, with an example each:
             python train.py test --ckpt_path runs/quickstart/checkpoints/best.ckpt
   predict   say what is on pictures of your own
             python train.py predict --ckpt_path runs/quickstart/checkpoints/best.ckpt --data.images photos
+  calibrate make confidence mean accuracy: write a checkpoint beside one, with a temperature for its answers
+            python train.py calibrate --ckpt_path runs/quickstart/checkpoints/best.ckpt
 
 COMMAND --help      the flags that people change
 COMMAND --help.all  all of them
@@ -28,7 +30,8 @@ WIDTH = 110
 OF_A_CHECKPOINT = (
     *("ckpt_path", "run_dir", "config", "data.val_shards", "data.data_dir", "data.resolutions", "data.scans"),
     *("data.evaluate.num_glimpses", "data.evaluate.resize", "data.loader.batch_size", "data.loader.micro_batch_size"),
-    *("data.loader.num_workers", "model.init_from", "report.plots", "trainer.accelerator", "trainer.devices"),
+    *("data.loader.num_workers", "model.init_from", "model.calibrated", "report.plots", "trainer.accelerator"),
+    "trainer.devices",
 )
 # the flags that people change, by command
 COMMON = {
@@ -46,7 +49,12 @@ COMMON = {
         *("ckpt_path", "data.images", "pictures", "animate", "run_dir", "config", "data.scans"),
         *("data.evaluate.num_glimpses", "data.predict.resize", "model.exit_criteria.confidence"),
         *("model.exit_criteria.stable", "model.exit_criteria.entropy", "data.loader.max_pixels"),
-        *("data.loader.num_workers", "model.init_from", "trainer.accelerator", "trainer.devices"),
+        *("data.loader.num_workers", "model.init_from", "model.calibrated", "trainer.accelerator", "trainer.devices"),
+    ),
+    "calibrate": (
+        *("ckpt_path", "run_dir", "config", "data.folder", "data.train_shards", "data.data_dir", "data.train.canvas"),
+        *("data.train_scan", "data.evaluate.num_glimpses", "data.loader.batch_size", "data.loader.micro_batch_size"),
+        *("data.loader.num_workers", "trainer.accelerator", "trainer.precision"),
     ),
 }
 # where Lightning's own words are wrong or say nothing here

@@ -19,6 +19,7 @@ from mambaeye.geometry.box import Box
 from mambaeye.geometry.coverage import share_seen
 from mambaeye.policies.base import Policy
 from mambaeye.rollout import GLIMPSES_AT_ONCE, Rollout
+from mambaeye.temperature import Temperature
 
 AT_ONCE_IF_STOPPING = 32  # so that 16 glimpses of an image are wasted, on average
 NUMBERS = 1 << 24  # probabilities at once
@@ -50,7 +51,13 @@ class Prediction(NamedTuple):
     """(glimpses, axes) int64: where they were."""
 
 
-def predict(encoder: Encoder, scene: Scene, policy: Policy | None, rules: Sequence[Rule]) -> list[Prediction]:
+def predict(
+    encoder: Encoder,
+    scene: Scene,
+    policy: Policy | None,
+    rules: Sequence[Rule],
+    temperature: Temperature | None = None,
+) -> list[Prediction]:
     """Take glimpses of each image until one of the rules is met, or there are no more.
 
     Images that are done are dropped with their canvases and states, and cost nothing more.
@@ -60,18 +67,22 @@ def predict(encoder: Encoder, scene: Scene, policy: Policy | None, rules: Sequen
         scene: B images, with T planned glimpses from 1 up.
         policy: decides where to look; None follows the plan.
         rules: any of which ends an image; none for all glimpses of all.
+        temperature: that confidence is tempered by; None for as it is.
     """
     images = max(1, NUMBERS // (GLIMPSES_AT_ONCE * encoder.num_classes))
     return [
         prediction
         for first in range(0, len(scene.canvases), images)
-        for prediction in _predict(encoder, scene.rows(slice(first, first + images)), policy, rules)
+        for prediction in _predict(encoder, scene.rows(slice(first, first + images)), policy, rules, temperature)
     ]
 
 
-def _predict(encoder: Encoder, scene: Scene, policy: Policy | None, rules: Sequence[Rule]) -> list[Prediction]:
+def _predict(
+    encoder: Encoder, scene: Scene, policy: Policy | None, rules: Sequence[Rule], temperature: Temperature | None
+) -> list[Prediction]:
     """Predict as many images as there is memory for."""
-    walk = Rollout(encoder, scene, policy, at_once=AT_ONCE_IF_STOPPING if rules else GLIMPSES_AT_ONCE)
+    at_once = AT_ONCE_IF_STOPPING if rules else GLIMPSES_AT_ONCE
+    walk = Rollout(encoder, scene, policy, at_once=at_once, temperature=temperature)
     images, num_glimpses, classes = len(scene.canvases), walk.num_glimpses, encoder.num_classes
     steps = kept_steps(num_glimpses)
     asked_once = len(encoder.answers_at(num_glimpses)) == 1
@@ -96,19 +107,20 @@ def _predict(encoder: Encoder, scene: Scene, policy: Policy | None, rules: Seque
         done = state.done.any(1).cpu() | (seen == num_glimpses)
         for row in done.nonzero().flatten().tolist():
             image = int(going[row])
-            glimpses, stopped, final = _answer(state, row)
+            glimpses, stopped, logits = _answer(state, row)
+            final = logits.softmax(-1)
             positions = torch.cat([chunk[row] for chunk in taken])[:glimpses]
-            top = final.topk(min(TOP, classes))
+            top = logits.topk(min(TOP, classes)).indices  # not of probabilities, which two may share
             before = steps < glimpses
             predictions[image] = Prediction(
                 glimpses=glimpses,
                 stopped=stopped,
                 information_ratio=_ratio(encoder, positions, scene.boxes[image]),
-                classes=top.indices,
-                probabilities=top.values,
+                classes=top,
+                probabilities=final[top],
                 confidence=confidence[image, glimpses - 1 if asked_once else 0 : glimpses].clone(),
                 steps=torch.cat((steps[before], torch.tensor([glimpses]))),
-                by_step=torch.cat((by_step[image, before], final[None]))[:, top.indices],  # (F, K)
+                by_step=torch.cat((by_step[image, before], final[None]))[:, top],  # (F, K)
                 positions=positions,
             )
         if done.all():
@@ -130,14 +142,14 @@ def _ratio(encoder: Encoder, positions: Tensor, box: Tensor) -> float:
 
 
 def _answer(state: EarlyExitState, row: int) -> tuple[int, str, Tensor]:
-    """Return how many glimpses an image took, why it stopped, and the probabilities (C,) that it stopped with."""
+    """Return how many glimpses an image took, why it stopped, and the logits (C,) that it stopped with."""
     done, glimpses = state.done[row].cpu(), state.glimpses[row].cpu()
     if done.any():
         earliest = int(torch.where(done, glimpses, glimpses.max() + 1).argmin())
         stopped: str = state.rules[earliest].kind
     else:
         earliest, stopped = 0, "budget"
-    return int(glimpses[earliest]), stopped, state.logits[row, earliest].softmax(-1).cpu()
+    return int(glimpses[earliest]), stopped, state.logits[row, earliest].cpu()
 
 
 def kept_steps(num_glimpses: int) -> Tensor:

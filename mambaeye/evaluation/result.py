@@ -27,6 +27,8 @@ METRICS = (
 """Everything that is measured after a glimpse, by name: see StepMetrics.compute."""
 BINS = ("bin_count", "bin_confidence", "bin_top1")
 BY_RATIO = ("ratio_count", "ratio_mean", "ratio_confidence", "ratio_true_class_probability", "ratio_top1")
+TOKEN_BUDGETS = (64, 256, 1024)
+"""Glimpses after which sizes are compared, as models of any resolution usually are: by the length of the sequence."""
 DECIMALS = 6
 
 Row = dict[str, Any]
@@ -129,12 +131,17 @@ class ValidationResult:
     conditions: list[ConditionResult]
     early_exit: list[EarlyExitResult]
     protocol: Mapping[str, Any]
-    """The view of images that it took: data.evaluate by name, plain values."""
+    """The view of images that it took: data.evaluate by name, plain values; and the temperature of answers, if any."""
 
     @property
     def top1(self) -> float:
         """Return the mean over conditions of top-1 after the last glimpse: what picks the best checkpoint."""
         return float(np.mean([result["top1"][-1] for result in self.conditions]))
+
+    @property
+    def has_sizes(self) -> bool:
+        """Tell whether several resolutions were measured."""
+        return len({result.condition.resolution for result in self.conditions}) > 1
 
     def rows(self) -> list[Row]:
         """Return the rows of all conditions: validation.json's."""
@@ -149,6 +156,11 @@ def spread_steps(steps: list[int], number: int = 4) -> list[int]:
     """Return a few of some glimpse counts, from the first to the last in even ratios: 1, 4, 16, 64 of 1..64."""
     wanted = [steps[-1] ** (k / (number - 1)) for k in range(number)]
     return sorted({min(steps, key=lambda step: abs(step - want)) for want in wanted})
+
+
+def budgets_among(steps: list[int]) -> list[int]:
+    """Return the token budgets among some glimpse counts; where there are none, the last count."""
+    return [budget for budget in TOKEN_BUDGETS if budget in steps] or [steps[-1]]
 
 
 def to_builtin(values: np.ndarray) -> Any:
