@@ -23,6 +23,7 @@ from callbacks.reports.console import ConsoleLines
 from callbacks.reports.curve_records import CurveRecords
 from callbacks.reports.film_strip import FilmStrip
 from callbacks.reports.glimpse_axis import GlimpseAxis
+from callbacks.reports.learned_scan import LearnedScanReport
 from callbacks.reports.prediction_writer import PredictionWriter
 from callbacks.reports.run_description import RunDescription
 from callbacks.reports.run_page import RunPage
@@ -100,6 +101,7 @@ REPORTS = {
     "classes": ClassReport,
     "mistakes": ConfidentMistakes,
     "diagnosis": ScanDiagnosis,
+    "learned_scan": LearnedScanReport,
     "report": ValidationReport,
     "records": CurveRecords,
     "page": RunPage,

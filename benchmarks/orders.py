@@ -166,7 +166,7 @@ class Told(Rollout):
 
     def __init__(self, encoder: MambaEye, patches: Tensor, positions: Tensor) -> None:
         nothing = torch.zeros(len(patches), dtype=torch.long)
-        super().__init__(encoder, Scene(nothing, nothing, positions, nothing), at_once=1)
+        super().__init__(encoder, Scene(nothing, nothing, positions, nothing, nothing), at_once=1)
         self.patches = patches
 
     def __iter__(self) -> Iterator[Step]:

@@ -49,8 +49,8 @@ class ShardDataModule(LightningDataModule):
             pictures they are counted.
         patch_size: Side of a glimpse in pixels; the encoder takes it from here.
         train_scan: Scan pattern of training trajectories: a name in docs/scans.md, or the import path of a function;
-            several with their shares, as "{random: 1, varied: 3}", are drawn by trajectory; "policy" leaves them to
-            the model's policy.
+            several with their shares, as "{random: 1, varied: 3}", are drawn by trajectory; "learned" leaves it to the
+            model's policy.
         resolutions: Canvas sides to validate at, in pixels.
         scans: Scan patterns to validate with, as for train_scan; predict takes the first. A wrong one is answered with
             the list.

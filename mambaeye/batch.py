@@ -9,8 +9,10 @@ from torch import Tensor
 
 Takes = Literal["glimpses", "canvas"]
 """The input that an encoder takes in training."""
-POLICY = "policy"
+POLICY = "learned"
 """The scan name that leaves every glimpse to the model's own policy."""
+REMEDY = "give --model.policy, or a checkpoint with a trained one (docs/learned-scan.md)"
+"""Remedy in messages where that scan is asked for and the model has no policy."""
 CANVAS = "canvas"
 """The scan name of encoders that take whole canvases."""
 
@@ -66,6 +68,8 @@ class Scene(NamedTuple):
     """(B, T, K) int32: each glimpse's first pixel on the canvas, every glimpse wholly on it."""
     seeds: Tensor
     """(B,) int64: what random draws of a policy depend on; the same whenever the image is looked at in this way."""
+    led: Tensor
+    """(B,) bool: whether a policy, if there is one, leads; otherwise the planned trajectory is followed."""
 
     def rows(self, index: Tensor | slice) -> "Scene":
         """Return the scene of some of the images: index is what a tensor takes along its first axis."""

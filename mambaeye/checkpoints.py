@@ -25,7 +25,7 @@ GROUPS = ("train", "evaluate", "loader")
 # the arguments that a checkpoint gives: no source, no folder, nothing that is run
 GIVEN = (
     *("model.encoder", "model.policy", "model.optimizer", "model.schedule", "model.metrics"),
-    *("model.head_only", "model.balanced"),
+    *("model.head_only", "model.balanced", "model.policy_learning"),
     *("data.num_classes", "data.patch_size", "data.train_scan", "data.resolutions", "data.scans", "data.seed"),
     "data.held_out",
     *(f"data.{group}" for group in GROUPS),

@@ -13,6 +13,7 @@ from torch import Tensor
 from mambaeye.batch import CanvasBatch, EvaluationCondition, GlimpseBatch, Takes
 from mambaeye.encoders.base import Encoder
 from mambaeye.evaluation.result import ValidationResult
+from mambaeye.policy_learning import Lesson
 from mambaeye.rollout import Rollout
 
 
@@ -139,6 +140,9 @@ class ModelSpec(Protocol):
 
     def rollout(self, batch: CanvasBatch, images: int, num_glimpses_at_once: int | None = None) -> Rollout:
         """Walk a batch's first images as validation does."""
+
+    def lesson(self, batch: CanvasBatch) -> Lesson | None:
+        """What the policy expects on its own walks over a batch, and what comes; None of one that values nothing."""
 
 
 def limited(batches: int, limit: int | float) -> int:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, cast
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from mambaeye import weights
-from mambaeye.batch import POLICY, CanvasBatch, FileBatch, GlimpseBatch, Takes
+from mambaeye.batch import POLICY, REMEDY, CanvasBatch, FileBatch, GlimpseBatch, Takes
 from mambaeye.contracts import data_of, limited
 from mambaeye.encoders.base import Encoder, GlimpseEncoder
 from mambaeye.errors import InputError
@@ -38,7 +38,8 @@ from mambaeye.optim import (
     build_schedule,
     override_hparams,
 )
-from mambaeye.policies.base import Policy
+from mambaeye.policies.base import Policy, ValuePolicy
+from mambaeye.policy_learning import Lesson, PolicyLearning, glimpses_of, walk, with_gradients_of
 from mambaeye.rollout import GLIMPSES_AT_ONCE, Rollout, Step, require_causal
 from mambaeye.temperature import TEMPERATURE, Temperature, temperature_in
 
@@ -51,7 +52,8 @@ class ClassifierModule(LightningModule):
 
     Args:
         encoder: The system that is trained: a class name or import path, its arguments below.
-        policy: What decides where to look under the scan called policy; null for fixed scans alone.
+        policy: What decides where to look under the scan called learned; null for fixed scans alone.
+        policy_learning: How that policy learns, if it is one that does.
         optimizer: AdamW and its schedule.
         schedule: Target of the loss: follow the information ratio, or none for plain cross entropy at every step.
         balanced: Weight the loss of every image by the rarity of its class among the training images, so that all
@@ -70,6 +72,7 @@ class ClassifierModule(LightningModule):
         self,
         encoder: Encoder,
         policy: Policy | None = None,
+        policy_learning: PolicyLearning = PolicyLearning(),
         optimizer: OptimizerConfig = OptimizerConfig(),
         schedule: Schedule = "information_ratio",
         balanced: bool = False,
@@ -82,11 +85,14 @@ class ClassifierModule(LightningModule):
         calibrated: bool = True,
     ) -> None:
         super().__init__()
+        if policy is not None:
+            policy.suit(encoder.feature_dim, encoder.num_classes, require_causal(encoder).axes)
         # plain containers, so that a checkpoint loads with weights_only=True
         self.save_hyperparameters(
             {
                 "encoder": encoder.description(),
                 "policy": policy.description() if policy else None,
+                "policy_learning": asdict(policy_learning),
                 "optimizer": asdict(optimizer),
                 "schedule": schedule,
                 "head_only": head_only,
@@ -96,9 +102,8 @@ class ClassifierModule(LightningModule):
             },
             logger=False,
         )
-        if policy is not None:
-            require_causal(encoder)
-        self.encoder, self.policy = encoder, policy
+        self.encoder, self.policy, self.policy_learning = encoder, policy, policy_learning
+        self.idle: list[nn.Module] = []  # parts that the current step does not train
         if init_from is not None:
             is_new = weights.init_from(self.encoder, init_from, new_head)
             head = f"; the head of {encoder.num_classes} classes is new" if is_new else ""
@@ -206,8 +211,31 @@ class ClassifierModule(LightningModule):
         override_hparams(self.trainer.optimizers[0], schedule.scheduler, self.optimizer_config)
 
     def training_step(self, batch: GlimpseBatch | CanvasBatch, batch_idx: int) -> Tensor:
-        batch = self._led(batch)
-        loss = scheduled_cross_entropy_of_features(
+        loss, images = torch.zeros((), device=self.device), len(batch.labels)
+        self.idle = [] if self.policy is None else [self.policy]
+        if isinstance(batch, CanvasBatch) and isinstance(self.policy, ValuePolicy):
+            progress = self.global_step / self.schedule_steps[1]
+            encoder = require_causal(self.encoder)
+            lesson = walk(encoder, self.policy, batch, self.policy_learning, progress)
+            loss = lesson.loss(batch.valid)
+            curves = {"loss": loss, **lesson.curves(batch.valid)}
+            self.log_dict({f"train_policy/{name}": value for name, value in curves.items()}, batch_size=images)
+            self.idle = [self.encoder] if progress < self.policy_learning.frozen else []
+            batch = glimpses_of(batch, lesson, encoder.patch_size)
+        else:
+            batch = self._led(batch)
+        if self.encoder not in self.idle:
+            loss = loss + self._encoder_loss(batch)
+        self.log("train/loss", loss, prog_bar=True, batch_size=images)
+        return with_gradients_of(loss, self.idle)
+
+    def on_after_backward(self) -> None:
+        """Leave parts that this step does not train as they are: without a gradient AdamW does not touch them."""
+        for part in self.idle:
+            part.zero_grad(set_to_none=True)
+
+    def _encoder_loss(self, batch: GlimpseBatch | CanvasBatch) -> Tensor:
+        return scheduled_cross_entropy_of_features(
             self.encoder.encode(batch),
             self.encoder.head,
             batch.labels,
@@ -218,15 +246,13 @@ class ClassifierModule(LightningModule):
             label_shares=batch.label_shares,
             image_weights=self._weights_of(batch),
         )
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.labels))
-        return loss
 
     def _led(self, batch: GlimpseBatch | CanvasBatch) -> GlimpseBatch | CanvasBatch:
         """Return the glimpses that the policy takes of canvases, if these are for it; otherwise the batch itself."""
         if isinstance(batch, GlimpseBatch) or self.takes == "canvas":
             return batch
         if self.policy is None:
-            raise InputError(f"data.train_scan is {POLICY}, and the model has none: give --model.policy")
+            raise InputError(f"data.train_scan has {POLICY}, and the model has no policy: {REMEDY}")
         with torch.no_grad():
             steps = list(Rollout(self.encoder, batch.scene, self.policy))
         positions, patches, ratio = (torch.cat(parts, dim=1) for parts in zip(*map(seen_in, steps), strict=True))
@@ -272,11 +298,18 @@ class ClassifierModule(LightningModule):
     ) -> Rollout:
         """Return the walk over a batch that validation takes, or over its first images alone."""
         led = data_of(self.trainer).conditions[batch.condition].scan == POLICY
-        scene = batch.scene.rows(slice(images))
-        ratio = None if led else batch.information_ratio[:images]
+        scene, ratio = batch.scene.rows(slice(images)), batch.information_ratio[:images]
         policy = self.policy if led else None
         at_once = num_glimpses_at_once or GLIMPSES_AT_ONCE
         return Rollout(self.encoder, scene, policy, ratio, at_once, self.temperature)
+
+    @torch.no_grad()
+    def lesson(self, batch: CanvasBatch) -> Lesson | None:
+        """Return what the policy expects on its own walks over a batch, and what comes; None if it values nothing."""
+        if not isinstance(self.policy, ValuePolicy):
+            return None
+        config = replace(self.policy_learning, random_walks=(0.0, 0.0), random_picks=0.0)
+        return walk(require_causal(self.encoder), self.policy, batch, config, progress=0.0)
 
     def test_step(self, batch: CanvasBatch, batch_idx: int) -> dict[str, Tensor]:
         return self.validation_step(batch, batch_idx)
@@ -350,6 +383,10 @@ class ClassifierModule(LightningModule):
         total = math.inf if max_epochs is None or max_epochs == -1 else epoch * max_epochs
         if self.trainer.max_steps != -1:
             total = min(total, self.trainer.max_steps)
+        if isinstance(self.policy, ValuePolicy) and math.isinf(total):
+            raise InputError(
+                "a policy learns by shares of all steps, and there is no last one: give trainer.max_epochs"
+            )
         warmup = int(min(round(self.optimizer_config.warmup_epochs * epoch), total))
         self.schedule_steps = warmup, total
         schedule = build_schedule(optimizer, warmup, total)

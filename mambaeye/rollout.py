@@ -141,6 +141,8 @@ class Rollout:
             patch_size=encoder.patch_size,
         )
         positions = self.policy.act(observation, min(left, self.policy.horizon)).long()
+        followed = planned[:, self.seen : self.seen + positions.shape[1]]
+        positions = torch.where(self.scene.led[:, None, None], positions, followed)
         self.taken.append(positions)
         return positions, self.coverage.add(positions)
 
@@ -176,8 +178,8 @@ class Rollout:
         return Step(first, positions, patches, ratio, logits, self.state)
 
 
-def require_causal(encoder: Encoder) -> None:
-    """Check that a policy can lead the encoder.
+def require_causal(encoder: Encoder) -> CausalEncoder:
+    """Return the encoder as what a policy can lead.
 
     Raises:
         InputError: the encoder answers only once.
@@ -187,3 +189,4 @@ def require_causal(encoder: Encoder) -> None:
             f"model.policy decides glimpse by glimpse, and {type(encoder).__name__} answers only once: choose an "
             f"encoder with a carried state, such as MambaEye"
         )
+    return encoder

@@ -13,6 +13,7 @@ def scene_of(images: int, num_glimpses: int, side: int, size: tuple[int, int] = 
         boxes=torch.tensor([[2, 3, height - 4, width - 9]], dtype=torch.int32).repeat(images, 1),
         positions=torch.randint(min(size) - side, (images, num_glimpses, 2), dtype=torch.int32),
         seeds=torch.arange(images),
+        led=torch.ones(images, dtype=torch.bool),
     )
 
 

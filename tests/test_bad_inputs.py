@@ -65,7 +65,12 @@ fit --nonfinite.patience x :: patience
 fit --preemption.time_limit soon :: time_limit
 fit --data.train_scan zigzag :: no scan pattern is called 'zigzag': choose one of random
 fit --data.scans '[zigzag]' :: no scan pattern is called 'zigzag': choose one of random
-fit --data.scans '[policy]' :: data.scans has policy, and the model has none: give --model.policy
+fit --data.scans '[learned]' :: data.scans has learned, and the model has no policy:
+fit --data.train_scan '{random: 3, learned: 1}' :: data.train_scan has learned, and the model has no policy
+fit --model.policy LearnedScan --model.policy.candidates 0 :: model.policy.candidates is 0: give a number from 1 to 4096
+fit --model.policy LearnedScan --model.policy.hand_over .nan :: model.policy.hand_over is nan: give a drop
+fit --model.policy LearnedScan --model.policy.feature_dim 7 :: the policy was built for an encoder of feature_dim 7
+fit --model.policy_learning.candidates 0 :: model.policy_learning.candidates is 0: give at least 2
 fit --data.patch_size 40 :: data.train.canvas is 32..64 pixels and a glimpse 40: give two sides
 fit --data.train.canvas '[64,32]' :: data.train.canvas is 64..32 pixels: give two sides of at least 1, the smaller first
 fit --data.train.canvas '[0,0]' :: data.train.canvas is 0..0 pixels: give two sides of at least 1, the smaller first

@@ -66,7 +66,7 @@ def batch_for(encoder: Encoder, seed: int = 1) -> GlimpseBatch | CanvasBatch:
     if isinstance(encoder, CanvasEncoder):
         canvases = torch.randint(256, (IMAGES, 46, 46, 3), generator=draw, dtype=torch.uint8)
         boxes = torch.tensor([[0, 0, 46, 46]], dtype=torch.int32).expand(IMAGES, 4)
-        return CanvasBatch(Scene(canvases, boxes, positions, labels), *rest, condition=0)
+        return CanvasBatch(Scene(canvases, boxes, positions, labels, labels > 0), *rest, condition=0)
     assert isinstance(encoder, GlimpseEncoder)
     side = encoder.patch_size
     patches = torch.randint(256, (IMAGES, GLIMPSES, 3, side, side), generator=draw, dtype=torch.uint8)

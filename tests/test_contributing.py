@@ -74,8 +74,8 @@ def test_the_commands_do_what_they_say(folder: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_policy_needs_a_model_that_has_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    for words in (["--data.train_scan=policy"], ["--data.scans=[policy]"]):
-        with pytest.raises(SystemExit, match="policy, and the model has none: give --model.policy"):
+    for words in (["--data.train_scan=learned"], ["--data.scans=[learned]"]):
+        with pytest.raises(SystemExit, match="learned, and the model has no policy: give --model.policy, or"):
             run(["fit", "--config", "configs/quickstart.yaml", "--run_dir=runs/none", *words])
 
 

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -196,3 +197,29 @@ def test_what_a_glimpse_would_show_is_what_it_then_shows(seed: int, axes: int) -
         pixels = coverage.pixels
         coverage.add(offered[:, 2:3])
         assert (coverage.pixels - pixels).equal(promised[:, 2])
+
+
+@given(st.data())
+def test_new_pixels_and_blocks_are_those_of_masks(data: st.DataObject) -> None:
+    """Counted pixel by pixel: boxes smaller than their canvas, narrower than a glimpse, not square, of 1 to 3 axes."""
+    axes, patch_size, blocks = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 5)), data.draw(st.integers(1, 4))
+    size = data.draw(st.lists(st.integers(patch_size, 9), min_size=axes, max_size=axes))
+    sides = [data.draw(st.integers(1, side)) for side in size]
+    edges = [data.draw(st.integers(0, whole - side)) for whole, side in zip(size, sides, strict=True)]
+    ends = [st.integers(0, whole - patch_size) for whole in size]
+    positions = np.array(data.draw(st.lists(st.tuples(*ends), min_size=2, max_size=5)))
+    coverage = Coverage(size, torch.tensor([[*edges, *sides]]), patch_size)
+    coverage.new_pixels(torch.tensor(positions)[None])  # what it holds for this must not outlive what is shown next
+    coverage.add(torch.tensor(positions[:1])[None])
+
+    own, shown = np.zeros(size, bool), np.zeros(size, bool)
+    own[tuple(slice(edge, edge + side) for edge, side in zip(edges, sides, strict=True))] = True
+    shown[tuple(slice(start, start + patch_size) for start in positions[0])] = True
+    promised = coverage.new_pixels(torch.tensor(positions)[None])
+    for place, found in zip(positions, promised[0].tolist(), strict=True):
+        here = np.zeros(size, bool)
+        here[tuple(slice(start, start + patch_size) for start in place)] = True
+        assert found == (here & own & ~shown).sum()
+    in_box = torch.from_numpy(shown[own].reshape(sides))[None, None].double()
+    pool = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[axes - 1]
+    torch.testing.assert_close(coverage.in_blocks(blocks), pool(in_box, blocks)[:, 0].float())

@@ -264,7 +264,6 @@ def test_trajectories_follow_several_scans_by_their_shares(data_dir: Path) -> No
     ("scan", "sentence"),
     [
         ({}, "data.train_scan is empty: give a scan, or several with their shares"),
-        ({"random": 1.0, "policy": 1.0}, "data.train_scan has policy among others: a policy takes all trajectories"),
         ({"random": 1.0, "sobol": 0.0}, "data.train_scan has sobol with share 0.0: give shares of more than 0"),
         ({"random": float("nan")}, "data.train_scan has random with share nan: give shares of more than 0"),
         ({"random": 1.0, "zigzag": 1.0}, "no scan pattern is called 'zigzag': choose one of random"),

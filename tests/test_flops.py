@@ -75,7 +75,7 @@ class Convolution(CanvasEncoder):
 def test_depthwise_convolutions_are_no_full_ones() -> None:
     canvases = torch.zeros(3, 12, 10, 3, dtype=torch.uint8)
     none = torch.zeros(3, dtype=torch.long)
-    scene = Scene(canvases, none, none, none)
+    scene = Scene(canvases, none, none, none, none)
     batch = CanvasBatch(scene, none, none, none, none, ["a"] * 3, none, condition=0)
     spread, depthwise, head = 2 * 3 * 4 * 12 * 10, 2 * 4 * 9 * 10 * 8, 2 * 4 * 5
     assert training_flops(Convolution(), batch) == 2 * spread + 3 * depthwise + 3 * head  # pixels need no gradient

@@ -15,7 +15,10 @@ FILES = [path.relative_to(ROOT) for package in PACKAGES for path in sorted((ROOT
 # What files of each room may import of the project: rooms and single modules, the longest name that fits a file counts.
 BATCH = ("mambaeye.batch", "mambaeye.errors")
 BELOW = (*BATCH, "mambaeye.geometry", "mambaeye.ops", "mambaeye.configurable")
-MODEL = (*BELOW, "mambaeye.encoders", "mambaeye.policies", "mambaeye.rollout", "mambaeye.loss", "mambaeye.evaluation")
+MODEL = (
+    *(*BELOW, "mambaeye.encoders", "mambaeye.policies", "mambaeye.policy_learning", "mambaeye.rollout"),
+    *("mambaeye.loss", "mambaeye.evaluation"),
+)
 WALK = ("mambaeye.encoders.base", "mambaeye.policies", "mambaeye.rollout")
 WRITING = ("mambaeye.atomic", "mambaeye.locks")
 FILES_OF = (
@@ -39,6 +42,7 @@ MAY_IMPORT = {
     "mambaeye.optim": ("mambaeye.errors",),
     "mambaeye.flops": ("mambaeye.batch", "mambaeye.encoders.base"),
     "mambaeye.temperature": ("mambaeye.errors",),
+    "mambaeye.policy_learning": (*BELOW, "mambaeye.encoders.base", "mambaeye.policies.base", "mambaeye.loss"),
     "mambaeye.rollout": (
         *(*BELOW, "mambaeye.encoders.base", "mambaeye.policies", "mambaeye.loss", "mambaeye.temperature"),
     ),

@@ -86,5 +86,5 @@ def test_losses_step_by_step_are_those_of_the_first_images() -> None:
 
 def test_canvases_without_a_policy_are_a_users_mistake() -> None:
     module, batch = module_of(5), canvases_of(2, 9, 2, 5)
-    with pytest.raises(InputError, match=f"data.train_scan is {POLICY}, and the model has none: give --model.policy"):
+    with pytest.raises(InputError, match=f"data.train_scan has {POLICY}, and the model has no policy: give"):
         module.training_step(batch, 0)

@@ -214,7 +214,7 @@ def predicted(num_glimpses: int, answers: int, patch_size: int | None) -> Predic
     )
     canvas = torch.randint(256, (2, 40, 50, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     boxes = torch.tensor([[0, 0, 40, 50], [5, 5, 20, 30]])
-    scene = Scene(canvas, boxes, torch.zeros(2, num_glimpses, 2), torch.zeros(2))
+    scene = Scene(canvas, boxes, torch.zeros(2, num_glimpses, 2), torch.zeros(2), torch.zeros(2))
     return PredictedImage.of(scene, 1, ImageFile("a.png", (200, 300)), prediction, ["b", "a"], patch_size)
 
 

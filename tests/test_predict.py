@@ -285,7 +285,7 @@ def test_predictions_are_those_of_a_loop(images: int, length: int, rules: set[Ru
     ordered = sorted(rules)
     with torch.no_grad():
         boxes = torch.tensor([[0, 0, 20, 30]]).expand(images, 4)
-        scene = Scene(canvases, boxes, positions, torch.zeros(images, dtype=torch.long))
+        scene = Scene(canvases, boxes, positions, *torch.zeros(2, images, dtype=torch.long))
         got = prediction.predict(encoder, scene, None, ordered)
         for image, told in enumerate(got):
             cut = [canvases[image, row : row + 4, col : col + 4] for row, col in positions[image].tolist()]

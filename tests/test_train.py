@@ -322,7 +322,7 @@ NOWHERE = ["--data.train_shards=nowhere", "--data.val_shards=nowhere"]
         (["fit", "--model.encoder=Nobody"], "no encoder is called 'Nobody': choose one of MambaEye, "),
         (["fit", "--model.policy", "Nobody"], "no policy is called 'Nobody': choose one of FixedScan, "),
         (["fit", "--model.encoder.dpeth=3"], "dpeth"),
-        (["fit", "--data.scans=[policy]"], "data.scans has policy, and the model has none: give --model.policy"),
+        (["fit", "--data.scans=[learned]"], "data.scans has learned, and the model has no policy: give --model.policy"),
         (["fit", "--data.patch_size=32"], None),
         (["fit", "--data.resolutions=[8]"], "data.resolutions has 8, less than a glimpse of 16 pixels"),
         (["fit", "--data.train.inside_prob=1.5"], "data.train.inside_prob is 1.5: give a probability, 0 to 1"),

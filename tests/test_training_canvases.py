@@ -218,8 +218,23 @@ def test_a_policy_is_planned_sobol_to_fall_back_on(data_dir: Path) -> None:
     for one, other in zip(led, sobol, strict=True):
         assert one.scene.positions.equal(other.scene.positions)
         assert one.scene.seeds.equal(other.scene.seeds)
-    with pytest.raises(InputError, match="^data.scans has policy, and the model has none: give --model.policy$"):
+    with pytest.raises(InputError, match="^data.scans has learned, and the model has no policy: give --model.po"):
         data_module(data_dir, scans=("random", POLICY))
-    with pytest.raises(InputError, match="^data.train_scan is policy, and the model has none: give --model.policy$"):
+    with pytest.raises(InputError, match="^data.train_scan has learned, and the model has no policy: give --model.po"):
         data_module(data_dir, train_scan=POLICY)
+    with pytest.raises(InputError, match="^data.train_scan has learned, and the model has no policy: give --model.po"):
+        data_module(data_dir, train_scan={"random": 3.0, POLICY: 1.0})
     assert POLICY not in SCANS
+
+
+def test_a_policy_leads_its_share_of_training_trajectories(data_dir: Path) -> None:
+    """The others are planned by their own scans."""
+    shares = {"row_raster": 3.0, POLICY: 1.0}
+    arguments = {"has_policy": True, "train_scan": shares, "train__canvas": (40, 40), "loader__batch_size": 50}
+    scenes = [batch.scene for batch in data_module(data_dir, **arguments).train_dataloader()]
+    led = torch.cat([scene.led for scene in scenes])
+    rastered = torch.cat([(scene.positions[:, 1] == torch.tensor([0, 16])).all(1) for scene in scenes])
+    assert len(led) >= 1000
+    assert abs(led.float().mean() - 0.25) < 0.05
+    assert rastered[~led].all()
+    assert not rastered[led].any()

@@ -12,7 +12,7 @@ from datamodules.transforms.images import Interpolation, Resize, centred, resize
 from datamodules.views.keys import Key, policy_seed
 from datamodules.views.plan import AXES, plan, ratio_of_plan, without_edge
 from datamodules.views.samples import row_of, scene_of
-from mambaeye.batch import CANVAS, POLICY, CanvasBatch, EvaluationCondition, Takes
+from mambaeye.batch import CANVAS, POLICY, REMEDY, CanvasBatch, EvaluationCondition, Takes
 from mambaeye.errors import InputError
 from mambaeye.geometry.box import Box
 
@@ -100,7 +100,7 @@ def evaluation_conditions(
     if takes == "canvas":
         return tuple(EvaluationCondition(resolution, CANVAS) for resolution in dict.fromkeys(resolutions))
     if POLICY in scans and not has_policy:
-        raise InputError(f"data.scans has {POLICY}, and the model has none: give --model.policy")
+        raise InputError(f"data.scans has {POLICY}, and the model has no policy: {REMEDY}")
     pairs = dict.fromkeys(EvaluationCondition(resolution, scan) for resolution in resolutions for scan in scans)
     return tuple(pairs)
 
@@ -154,4 +154,4 @@ class EvaluationCanvases:
             positions = plan(scan, area, self.patch_size, num_glimpses, np.random.default_rng(key))
             ratio, seed = ratio_of_plan(scan, positions, box, self.patch_size), policy_seed(key)
         row = row_of(sample.key, sample.image is not None, sample.label, sample.label)
-        return CanvasBatch(scene_of(canvas, box, positions, seed), ratio, *row, condition)
+        return CanvasBatch(scene_of(canvas, box, positions, seed, scan), ratio, *row, condition)

@@ -40,13 +40,11 @@ def require_train_scan(scan: TrainScan) -> None:
     """Refuse scan patterns that there are not, and shares that are none.
 
     Raises:
-        InputError: there is no such pattern, or none is given; a share is not positive; POLICY is one of several.
+        InputError: there is no such pattern, or none is given; a share is not positive.
     """
     if not scan:
         raise InputError("data.train_scan is empty: give a scan, or several with their shares, {random: 1, varied: 3}")
     shares = {scan: 1.0} if isinstance(scan, str) else scan
-    if POLICY in shares and len(shares) > 1:
-        raise InputError(f"data.train_scan has {POLICY} among others: a policy takes all trajectories or none")
     for name, share in shares.items():
         if not 0 < share < float("inf"):
             raise InputError(f"data.train_scan has {name} with share {share}: give shares of more than 0")

@@ -81,7 +81,7 @@ class FileCanvases:
         key = (PREDICTION, self.seed, *digest)
         area = self.evaluate.area(box, canvas.shape[:2], self.patch_size)
         positions = plan(self.scan, area, self.patch_size, self.evaluate.num_glimpses, np.random.default_rng(key))
-        scene = scene_of(canvas, box, positions, policy_seed(key))
+        scene = scene_of(canvas, box, positions, policy_seed(key), self.scan)
         return OpenedFile(ImageFile(path, image.shape[:2], frames), scene)
 
 

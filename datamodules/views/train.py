@@ -14,7 +14,7 @@ from datamodules.transforms.mixing import Mixing, cutmix, mixup
 from datamodules.views.keys import draw_seed
 from datamodules.views.plan import AXES, TrainScan, draw_scan, plan, ratio_of_plan
 from datamodules.views.samples import row_of, scene_of
-from mambaeye.batch import CANVAS, POLICY, CanvasBatch, GlimpseBatch, Takes
+from mambaeye.batch import CANVAS, POLICY, REMEDY, CanvasBatch, GlimpseBatch, Takes
 from mambaeye.errors import InputError
 from mambaeye.geometry.box import Box, overhung
 from mambaeye.geometry.patches import cut_patches
@@ -150,8 +150,8 @@ class TrainingCanvases:
 
     view: TrainView
     patch_size: int
-    scan: str
-    """CANVAS or POLICY: what is planned on them; see plan."""
+    scan: TrainScan
+    """CANVAS, or the scan patterns that are planned on them, with their shares; see plan."""
 
     def sample(self, raw: RawSample, rng: np.random.Generator, partner: Partner, side: int) -> CanvasBatch:
         """Return the sample of an image; see TrainingSamples."""
@@ -162,10 +162,11 @@ class TrainingCanvases:
             area, num_glimpses = image.box, 1
         else:
             area, num_glimpses = draw_area(view, image, self.patch_size, rng), view.num_glimpses
-        positions = plan(self.scan, area, self.patch_size, num_glimpses, rng)
+        scan = draw_scan(self.scan, rng)
+        positions = plan(scan, area, self.patch_size, num_glimpses, rng)
         return CanvasBatch(
-            scene_of(image.canvas, image.box, positions, draw_seed(rng)),
-            ratio_of_plan(self.scan, positions, image.box, self.patch_size),
+            scene_of(image.canvas, image.box, positions, draw_seed(rng), scan),
+            ratio_of_plan(scan, positions, image.box, self.patch_size),
             *row_of(raw.key, True, raw.label, image.partner_label, image.label_share),
             0,
         )
@@ -174,7 +175,7 @@ class TrainingCanvases:
         """Return a row in place of a sample that is missing; see TrainingSamples."""
         num_glimpses = 1 if self.scan == CANVAS else self.view.num_glimpses
         canvas, positions = np.zeros((side, side, 3), np.uint8), np.zeros((num_glimpses, AXES), np.int32)
-        scene = scene_of(canvas, Box(0, 0, side, side), positions, 0)
+        scene = scene_of(canvas, Box(0, 0, side, side), positions, 0, CANVAS)
         return CanvasBatch(scene, torch.zeros(num_glimpses), *row_of(key, False), 0)
 
 
@@ -186,7 +187,7 @@ def training_samples(
     Args:
         view: how training looks at an image.
         patch_size: side of a glimpse in pixels.
-        scan: name or import path of a scan pattern, or of several with their shares; or POLICY.
+        scan: name or import path of a scan pattern, or of several with their shares; POLICY may be one.
         takes: what the encoder takes.
         has_policy: whether the model has a policy.
 
@@ -195,11 +196,11 @@ def training_samples(
     """
     if takes == "canvas":
         return TrainingCanvases(view, patch_size, CANVAS)
-    if scan != POLICY:
+    if POLICY not in ([scan] if isinstance(scan, str) else scan):
         return TrainingGlimpses(view, patch_size, scan)
     if not has_policy:
-        raise InputError(f"data.train_scan is {POLICY}, and the model has none: give --model.policy")
-    return TrainingCanvases(view, patch_size, POLICY)
+        raise InputError(f"data.train_scan has {POLICY}, and the model has no policy: {REMEDY}")
+    return TrainingCanvases(view, patch_size, scan)
 
 
 def draw_side(view: TrainView, rng: np.random.Generator) -> int:

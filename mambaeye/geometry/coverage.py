@@ -10,6 +10,7 @@ from math import prod
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
@@ -146,12 +147,13 @@ class Coverage:
             boxes: (B, 2 K) integers, each wholly on its canvas.
             patch_size: side of a glimpse in pixels.
         """
-        self.boxes = boxes
+        self.boxes, self._patch_size = boxes, patch_size
         self.seen = torch.zeros(len(boxes), *size, dtype=torch.bool, device=boxes.device)
         self.pixels = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
         within = [torch.arange(patch_size, device=boxes.device)] * len(size)
         self._offsets = torch.stack(torch.meshgrid(within, indexing="ij"), dim=-1).flatten(0, -2)  # (P^K, K)
         self._strides = torch.tensor(self.seen.stride()[1:], device=boxes.device)
+        self._integral: Tensor | None = None  # of what is unseen, until more is shown
 
     def add(self, positions: Tensor) -> Tensor:
         """Show the next glimpses and return the information ratio after each, (B, n) float32.
@@ -165,18 +167,60 @@ class Coverage:
             new[:, step] = unseen.sum(2)[:, 0]
             self.seen.flatten(1).scatter_(1, index[:, 0], True)  # into a view
         ratios = self._share(self.pixels[:, None] + new.cumsum(1))
-        self.pixels = self.pixels + new.sum(1)
+        self.pixels, self._integral = self.pixels + new.sum(1), None
         return ratios
 
     def new_pixels(self, positions: Tensor) -> Tensor:
         """Return how many of the image's pixels each of some glimpses would be the first to show: (B, n) int64.
 
-        Nothing is shown: these are alternatives, not a sequence. Takes memory for n P^K pixels an image.
+        Nothing is shown: these are alternatives, not a sequence.
 
         Args:
             positions: (B, n, K) integers, every glimpse wholly on its canvas.
         """
-        return self._window(positions)[1].sum(2)
+        first, size = self.boxes[:, None].long().chunk(2, dim=-1)  # (B, 1, K) each
+        low = positions.long().clamp(first, first + size)
+        return self._unseen_in(low, (positions.long() + self._patch_size).clamp(first, first + size))
+
+    def in_blocks(self, blocks: int) -> Tensor:
+        """Return what share of every part of the images was shown: (B, blocks, ...) float32, an axis for each of K.
+
+        A block is a part of the image as adaptive pooling takes it: from the floor of its first edge to the ceiling of
+        its last, so that of an image of fewer pixels than blocks neighbours share pixels.
+
+        Args:
+            blocks: along each axis.
+        """
+        first, size = self.boxes[:, None].long().chunk(2, dim=-1)  # (B, 1, K) each
+        edges = torch.arange(blocks, device=first.device)[:, None]
+        low, high = first + edges * size // blocks, first - (-(edges + 1) * size) // blocks  # (B, blocks, K) each
+        axes = low.shape[-1]
+        place = torch.cartesian_prod(*[edges[:, 0]] * axes).view(-1, axes)  # (blocks^K, K)
+        axis = torch.arange(axes, device=first.device)
+        low, high = low[:, place, axis], high[:, place, axis]  # (B, blocks^K, K) each
+        unseen = self._unseen_in(low, high) / (high - low).prod(-1)
+        return (1 - unseen).unflatten(1, (blocks,) * axes)
+
+    def _unseen_in(self, low: Tensor, high: Tensor) -> Tensor:
+        """Return how many pixels of each of some boxes were not shown: (B, n) integers.
+
+        Args:
+            low: (B, n, K) int64, the first pixel of each.
+            high: (B, n, K) int64, the first pixel after each, from low up.
+        """
+        axes = low.shape[-1]
+        if self._integral is None:
+            integral = F.pad(~self.seen, (1, 0) * axes).to(torch.int32)  # (B, S + 1...), 0 before the first pixels
+            for axis in range(1, 1 + axes):
+                integral = integral.cumsum(axis, dtype=torch.int32)
+            self._integral = integral
+        strides = torch.tensor(self._integral.stride()[1:], device=low.device)
+        integral, unseen = self._integral.flatten(1), torch.zeros_like(low[..., 0])
+        for corner in product((False, True), repeat=axes):
+            at = torch.where(torch.tensor(corner, device=low.device), high, low)
+            sign = (-1) ** (axes - sum(corner))
+            unseen += sign * integral.gather(1, (at * strides).sum(-1))
+        return unseen
 
     def _window(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Return the flat indices of the pixels of glimpses, and which are the image's and unseen: (B, n, P^K) each."""
@@ -196,6 +240,7 @@ class Coverage:
         """Return a copy that goes on with some of the images: (b,) integers, or (B,) bool."""
         some = copy(self)
         some.boxes, some.seen, some.pixels = self.boxes[index], self.seen[index], self.pixels[index]
+        some._integral = None
         return some
 
     def _share(self, pixels: Tensor) -> Tensor:

@@ -51,6 +51,44 @@ class Policy(Configurable, ABC):
             count: n, at most the horizon.
         """
 
+    def suit(self, feature_dim: int, num_classes: int, axes: int) -> None:
+        """Take the sizes of the encoder that it is to lead, before anything else; by default they do not matter.
+
+        Args:
+            feature_dim: D.
+            num_classes: of the encoder's answers.
+            axes: K.
+
+        Raises:
+            InputError: it was built for another encoder.
+        """
+
     def no_weight_decay(self) -> set[str]:
         """Return the names of parameters that weight decay must not touch: by default norms, biases and scalars."""
         return {name for name, parameter in self.named_parameters() if parameter.ndim < 2}
+
+
+class ValuePolicy(Policy):
+    """Goes where it expects the cross entropy of the encoder's answer to drop the most; see mambaeye.policy_learning.
+
+    Attributes:
+        offered: how many candidates it chooses from.
+    """
+
+    offered: int
+
+    @abstractmethod
+    def candidates(self, seen: Observation, count: int) -> Tensor:
+        """Return places that the next glimpse may fall on: (B, count, K) int64, random ones, and last the planned one.
+
+        Nothing but the observation's seeds, step, boxes and plan decides which.
+        """
+
+    @abstractmethod
+    def gains(self, seen: Observation, candidates: Tensor) -> Tensor:
+        """Return the drop in cross entropy, in nats, that a glimpse at each place is expected to bring: (B, n).
+
+        Args:
+            seen: what is known, of one glimpse at least; no gradient reaches it.
+            candidates: (B, n, K) integers.
+        """
