@@ -14,12 +14,14 @@ glimpse, in %. Prints a JSON line for each checkpoint, resolution and experiment
 - grid: what of the grid costs. shifted: a new shift of the grid for every pass, so that moves are multiples of 16 and
   the cuts are others each time. jittered: every visit to a tile is off by up to so many pixels along each axis.
   "cut as / told as": the pixels of one at the positions of the other, which is a lie of at most 8 pixels each way.
+- lies: top-1 when all glimpses are told to lie in the middle (still), or anywhere (anywhere), by the pattern that they
+  are cut by: how much the answer rests on places.
 - returns: a pattern has every second glimpse only. Those between go back to the middle of the box, or to its top left
   corner; or all of them go to the middle before the pattern begins: the same glimpses, in another order.
 - where: how well (row, col) can be read out of the features linearly, RMS error in pixels from the 9th glimpse on (of
-  a pattern with returns, at the pattern's own). The readout is fitted to random trajectories of the first half of the
-  images and tried on the other half. last_move, last_4_moves: the same from the moves alone; spread: the places'
-  standard deviation, which is the error of knowing nothing.
+  a pattern with returns, at the pattern's own). One readout is fitted to random trajectories of the first half of the
+  images, and one to varied ones; both are tried on the other half. last_move, last_4_moves: the same from the moves
+  alone; spread: the places' standard deviation, which is the error of knowing nothing.
 """
 
 import argparse
@@ -53,6 +55,7 @@ from mambaeye.weights import load
 SEED, BATCH = 0, 64
 PATTERNS = ("random", "random_grid", "row_raster", "column_raster", "spiral", "hilbert", "golden_ratio", "centre_out")
 JITTERS = (1, 2, 4, 8)  # pixels
+FITTED = ("random", "varied")  # what readouts are fitted to
 SETTLED = 8  # glimpses before the first whose place is read out
 
 Image = tuple[bytes, int]
@@ -197,14 +200,33 @@ def repeated(bench: Bench, side: int) -> dict[str, Any]:
 
 def grids(bench: Bench, side: int) -> dict[str, Any]:
     """Return top-1 of the grid, of the grid without one of its traits at a time, and of lies about the places."""
-    on_grid, anywhere = SCANS["random_grid"], SCANS["random"]
-    off_grid, beside = partial(jittered, on_grid, JITTERS[-1]), partial(jittered, anywhere, JITTERS[-1])
+    on_grid = SCANS["random_grid"]
+    off_grid, beside = partial(jittered, on_grid, JITTERS[-1]), partial(jittered, random, JITTERS[-1])
     return {
         "shifted": bench.top1(shifted, side),
         **{f"jittered by {most}": bench.top1(partial(jittered, on_grid, most), side) for most in JITTERS},
         "cut as random_grid, told as jittered by 8": bench.top1(on_grid, side, off_grid),
         "cut as jittered by 8, told as random_grid": bench.top1(off_grid, side, on_grid),
-        "cut as random, told as jittered by 8": bench.top1(anywhere, side, beside),
+        "cut as random, told as jittered by 8": bench.top1(random, side, beside),
+    }
+
+
+def still(box: Box, patch_size: int, num_glimpses: int, rng: np.random.Generator) -> np.ndarray:
+    """Stay in the middle."""
+    first, last = start_range(box, patch_size)
+    return np.broadcast_to((first + last) // 2, (num_glimpses, box.axes))
+
+
+def anywhere(box: Box, patch_size: int, num_glimpses: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw random places, and not those that random draws from the same generator."""
+    return random(box, patch_size, 2 * num_glimpses, rng)[num_glimpses:]
+
+
+def lies(bench: Bench, side: int) -> dict[str, Any]:
+    """Return top-1 of some patterns' pixels, told to lie elsewhere."""
+    return {
+        told.__name__: {name: bench.top1(SCANS[name], side, told) for name in PATTERNS[:4]}
+        for told in (still, anywhere)
     }
 
 
@@ -217,16 +239,16 @@ def returns(bench: Bench, side: int) -> dict[str, Any]:
 
 
 def where(bench: Bench, side: int) -> dict[str, Any]:
-    """Return the errors (rows, cols) of linear readouts of the place, by pattern."""
+    """Return the errors (rows, cols) of linear readouts of the place, by what they were fitted to and by pattern."""
     half = len(bench.images) // 2
     back = {
         f"{name}, returns to the {home}": partial(with_returns, SCANS[name], home)
         for name in ("random_grid", "row_raster", "hilbert")
         for home in ("middle", "corner")
     }
-    readouts: dict[str, Tensor] = {}
-    result: dict[str, Any] = {}
-    for name, scan in ({name: SCANS[name] for name in PATTERNS} | back).items():
+    readouts: dict[tuple[str, str], Tensor] = {}
+    result: dict[str, Any] = {fitted: {} for fitted in FITTED}
+    for name, scan in ({name: SCANS[name] for name in dict.fromkeys((*FITTED, *PATTERNS))} | back).items():
         features, positions = bench.features(scan, side)
         steps = moves(positions).double()
         inputs = {"features": features.double()}
@@ -234,14 +256,20 @@ def where(bench: Bench, side: int) -> dict[str, Any]:
             inputs[source] = torch.cat([steps.roll(back, dims=1) for back in range(number)], dim=-1)
         tried = slice(SETTLED + 1, None, 2) if "returns" in name else slice(SETTLED, None)
         places = positions[:, tried].double()
-        errors = {"spread": places[half:].flatten(0, 1).std(0)}
-        for source, values in inputs.items():
-            known = torch.cat((values, torch.ones_like(values[..., :1])), dim=-1)[:, tried]  # (N, t, F + 1)
-            if name == "random":
-                x, y = known[:half].flatten(0, 1), places[:half].flatten(0, 1)
-                readouts[source] = torch.linalg.solve(x.T @ x + torch.eye(x.shape[1]).double(), x.T @ y)
-            errors[source] = (known[half:] @ readouts[source] - places[half:]).square().mean((0, 1)).sqrt()
-        result[name] = {source: rounded(error, 1) for source, error in errors.items()}
+        known = {
+            source: torch.cat((values, torch.ones_like(values[..., :1])), dim=-1)[:, tried]  # (N, t, F + 1)
+            for source, values in inputs.items()
+        }
+        if name in FITTED:
+            for source, values in known.items():
+                x, y = values[:half].flatten(0, 1), places[:half].flatten(0, 1)
+                readouts[name, source] = torch.linalg.solve(x.T @ x + torch.eye(x.shape[1]).double(), x.T @ y)
+        for fitted in (fitted for fitted in FITTED if (fitted, "features") in readouts):
+            errors = {"spread": places[half:].flatten(0, 1).std(0)}
+            for source, values in known.items():
+                read = values[half:] @ readouts[fitted, source]
+                errors[source] = (read - places[half:]).square().mean((0, 1)).sqrt()
+            result[fitted][name] = {source: rounded(error, 1) for source, error in errors.items()}
     return result
 
 
@@ -258,6 +286,7 @@ EXPERIMENTS: dict[str, Callable[[Bench, int], dict[str, Any]]] = {
     "gates": gates,
     "repeated": repeated,
     "grid": grids,
+    "lies": lies,
     "returns": returns,
     "where": where,
 }
