@@ -7,8 +7,6 @@ glimpse, in %. Prints a JSON line for each checkpoint, resolution and experiment
 
 - patterns: top-1 by pattern.
 - rates: the same with the decay rates A of every layer multiplied, which lengthens or shortens what it remembers.
-- gates: by move, the mean decay exp(dt A) of each layer at the second of two random glimpses, told that this move led
-  there, and the norm of what it writes: the same pixels for all moves.
 - repeated: random places, as many as the grid has tiles, in a new order each time; the grid in one random order each
   time.
 - grid: what of the grid costs. shifted: a new shift of the grid for every pass, so that moves are multiples of 16 and
@@ -27,7 +25,7 @@ glimpse, in %. Prints a JSON line for each checkpoint, resolution and experiment
 import argparse
 import copy
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -41,15 +39,12 @@ from datamodules.digits import ensure_digits
 from datamodules.shards.locate import open_index
 from datamodules.shards.reading import read_images
 from datamodules.transforms.images import decode_image, fit_on_canvas
-from mambaeye.batch import Scene
 from mambaeye.encoders.mambaeye import MambaEye
-from mambaeye.evaluation.diagnosis import diagnose
 from mambaeye.geometry.authors_scans import random_fixed_grid
 from mambaeye.geometry.box import Box, start_range
 from mambaeye.geometry.moves import moves
 from mambaeye.geometry.patches import cut_patches
 from mambaeye.geometry.scans import SCANS, Scan, grid, random
-from mambaeye.rollout import Rollout, Step
 from mambaeye.weights import load
 
 SEED, BATCH = 0, 64
@@ -164,35 +159,6 @@ def rates(bench: Bench, side: int) -> dict[str, Any]:
     return result
 
 
-class Told(Rollout):
-    """A walk over patches that are said to lie where they do not: (N, T, 3, P, P) at (N, T, 2)."""
-
-    def __init__(self, encoder: MambaEye, patches: Tensor, positions: Tensor) -> None:
-        nothing = torch.zeros(len(patches), dtype=torch.long)
-        super().__init__(encoder, Scene(nothing, nothing, positions, nothing, nothing), at_once=1)
-        self.patches = patches
-
-    def __iter__(self) -> Iterator[Step]:
-        state = self.encoder.initial_state(len(self.patches))
-        for at, patch in enumerate(self.patches.split(1, dim=1)):
-            positions = self.scene.positions[:, at : at + 1]
-            logits, state = self.encoder.stream(patch, positions, state)
-            yield Step(at, positions, patch, None, logits, state)
-
-
-def gates(bench: Bench, side: int) -> dict[str, Any]:
-    """Return mean decay and norm of what is written, by layer, at a second glimpse that a move is said to lead to."""
-    patches, _ = bench.glimpses(SCANS["random"], side)
-    step, across = bench.encoder.config.patch_size, side - bench.encoder.config.patch_size
-    result = {}
-    for move in ((0, 0), (0, step), (step, 0), (step, -across), (-across, -across), (across, across)):
-        told = torch.tensor([(0, 0), move]).expand(len(patches), 2, 2)
-        diagnosis = diagnose(Told(bench.encoder, patches[:, :2], told))
-        decay, written = diagnosis.decay[:, 1].mean((0, 2)), diagnosis.written[:, 1].mean(0)  # (L,)
-        result[str(move)] = {"decay": rounded(decay, 3), "written": rounded(written, 3)}
-    return result
-
-
 def repeated(bench: Bench, side: int) -> dict[str, Any]:
     """Return top-1 of a few places that are seen again and again."""
     return {scan.__name__: bench.top1(scan, side) for scan in (random_again, random_fixed_grid)}
@@ -283,7 +249,6 @@ def load_images(folder: Path) -> list[Image]:
 EXPERIMENTS: dict[str, Callable[[Bench, int], dict[str, Any]]] = {
     "patterns": Bench.top1_by_pattern,
     "rates": rates,
-    "gates": gates,
     "repeated": repeated,
     "grid": grids,
     "lies": lies,
