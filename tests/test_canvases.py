@@ -104,7 +104,8 @@ def test_a_condition_is_the_same_alone(data_dir: Path) -> None:
         for batch in data.val_dataloader():
             for key, canvas, *rest, ratio in zip(batch.keys, *batch.scene, batch.information_ratio, strict=True):
                 if key:
-                    box, positions, seed = rest
+                    box, positions, seed, led = rest
+                    assert not led
                     beginning = positions[:6].tolist(), ratio[:6].tolist()
                     drawn = canvas.numpy().tobytes(), box.tolist(), int(seed), beginning
                     rows[*data.conditions[batch.condition], key] = drawn

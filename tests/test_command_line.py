@@ -126,7 +126,7 @@ def test_what_does_not_parse_is_answered_in_two_lines(
         (["fit", "--config=empty.yaml"], "--config empty.yaml is empty: give a file such as configs/quickstart.yaml"),
         (["fit", "--config", "list.yaml"], "--config list.yaml has no flags by name"),
         (["fit", "-c", "syntax.yaml"], "--config syntax.yaml is not YAML in line 2"),
-        (["fit", "--config=class.yaml"], "no encoder is called 'Nobody': choose one of MambaEye, "),
+        (["fit", "--config=class.yaml"], "no encoder is called 'Nobody': choose one of Adventurer, "),
         (["fit", "--config=path.yaml"], "no encoder is called 'Mambaeye': did you mean MambaEye, or give an import"),
         (
             ["fit", "--config=callback.yaml"],

@@ -171,6 +171,8 @@ def assert_holds(given: dict, parsed: dict) -> None:
     for name, value in given.items():
         if isinstance(value, dict) and value:
             assert_holds(value, parsed[name].get("init_args", parsed[name]) if name == "encoder" else parsed[name])
+        elif name == "policy":
+            assert parsed[name]["class_path"].endswith(f".{value}")
         elif value not in ({}, None) and name != "callbacks":
             assert parsed[name] == value, name
 

@@ -374,6 +374,7 @@ def test_the_data_module_is_what_model_and_callbacks_know_it_as(data_dir: Path) 
         "patch_size": 16,
         "axes": 2,
         "waiting": False,
+        "held_out": 0.0,
         "classes": list("0123456789"),
         "conditions": (EvaluationCondition(48, "random"),),
         "num_glimpses": 6,

@@ -30,7 +30,7 @@ def somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("--seed_everything=-1", "seed_everything is -1: give an integer from 0 to 4294967295"),
         ("--data.train.augmentation.flip=3", "data.train.augmentation.flip is 3.0: give a number from 0 to 1"),
         ("--data.train.mixing.mixup=-1", "data.train.mixing.mixup and .cutmix are -1.0 and 0.0: give probabilities"),
-        ("--trainer.gradient_clip_val=-1", "trainer.gradient_clip_val is -1.0: give a number above 0, or null"),
+        ("--trainer.gradient_clip_val=-1", "trainer.gradient_clip_val is -1: give a number above 0, or null"),
         ("--preemption.time_limit=-1", "preemption.time_limit is -1.0: give hours, 0 or more, or null for no limit"),
         ("--nonfinite.patience=0", "nonfinite.patience is 0: give at least 1 step"),
         ("--run_dir=", "run_dir is empty: give --run_dir a folder, or leave it out"),

@@ -26,7 +26,7 @@ UNKNOWN = re.compile(r"[Oo]ption '([^']+)'")
 CLASS = re.compile(r"dot import path string: (\S+)|given class_path '([^']+)'")
 EXPECTED = re.compile(r"Expected an? (typing\.Literal\[[^\n]*?\]|<class '\w+'>)")
 GIVEN = re.compile(r"(?:Got|Given) value: (.*)", re.DOTALL)
-MANY = 10  # classes, too many to list
+MANY = 16  # classes, too many to list
 KINDS = {"model.encoder": "encoder", "model.policy": "policy"}
 
 
@@ -96,7 +96,7 @@ def refuse_class(key: str, name: str, message: str, parser: ArgumentParser) -> N
     what = KINDS.get(key, f"class for {key}")
     (action,) = (action for action in parser._actions if action.dest == key)
     classes = [kind for kind in subclasses(bases(action)) if not isabstract(kind)]
-    known = list(dict.fromkeys(kind.__name__ for kind in classes))
+    known = sorted({kind.__name__ for kind in classes})
     near = get_close_matches(name, known, n=1)
     choice = f"did you mean {near[0]}, or " if near else f"choose one of {', '.join(known)}, or "
     raise InputError(f"no {what} is called {name!r}: {choice if near or len(known) < MANY else ''}give an import path")

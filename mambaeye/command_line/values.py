@@ -23,7 +23,7 @@ def refuse_values(asked: Namespace) -> None:
     if asked.run_dir is not None and not asked.run_dir.strip():
         raise InputError("run_dir is empty: give --run_dir a folder, or leave it out")
     if clip is not None and not clip >= 0:
-        raise InputError(f"trainer.gradient_clip_val is {clip}: give a number above 0, or null for no clipping")
+        raise InputError(f"trainer.gradient_clip_val is {clip:g}: give a number above 0, or null for no clipping")
 
 
 def refuse_devices(accelerator: object, devices: object) -> None:
