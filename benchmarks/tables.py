@@ -180,7 +180,7 @@ def scan_tables(suite: Suite, claim: Claim, curves: Curves) -> Iterator[tuple[st
 
 def path_tables(suite: Suite, claim: Claim, curves: Curves) -> Iterator[tuple[str, str]]:
     """Tabulate top-1 on random glimpses, over all patterns and on each seed's worst, by canvas side in test."""
-    for step in [step for step in curves.steps("paths") if step >= 16]:
+    for step in (claim.at, claim.at // 4):
         rows: list[list[object]] = []
         for side in curves.resolutions("paths"):
             for variant, label in claim.variants.items():
