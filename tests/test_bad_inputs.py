@@ -96,8 +96,8 @@ fit --data.num_classes 7 :: index and data.num_classes is 7: set --data.num_clas
 fit --data.train_shards nowhere --data.val_shards nowhere :: nowhere does not exist: give a folder of shards, or of
 fit --data.train_shards nowhere :: data.train_shards is given and data.val_shards is not
 fit --data.val_shards nowhere :: data.val_shards is given and data.train_shards is not
-fit --model.encoder Nobody :: no encoder is called 'Nobody': choose one of MambaEye
-fit --model.policy Nobody :: no policy is called 'Nobody': choose one of FixedScan
+fit --model.encoder Nobody :: no encoder is called 'Nobody': choose one of Adventurer
+fit --model.policy Nobody :: no policy is called 'Nobody': choose one of FixedScan, LearnedScan
 fit --model.encoder.headdim 7 :: headdim is 7, which does not divide expand * dim = 32
 fit --model.encoder.depth 0 :: encoder.depth is 0: give at least 1
 fit --model.encoder.dim 0 :: encoder.dim is 0: give at least 1
