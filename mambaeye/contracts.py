@@ -142,7 +142,7 @@ class ModelSpec(Protocol):
         """Walk a batch's first images as validation does."""
 
     def lesson(self, batch: CanvasBatch) -> Lesson | None:
-        """What the policy expects on its own walks over a batch, and what comes; None of one that values nothing."""
+        """Return what the policy expects on its own walks over a batch, and what comes; None if it values nothing."""
 
 
 def limited(batches: int, limit: int | float) -> int:

@@ -1,4 +1,4 @@
-"""How a policy learns where to look: walks over images, on which it sees what glimpses at some places would bring.
+"""Learning where to look: walks over images, on which a policy sees what glimpses at some places would bring.
 
 At every step of a walk the encoder takes a glimpse at each of some places from a copy of its state: random ones and the
 policy's choice. The drop in the cross entropy of its answer is what the policy's network is regressed on; then the walk
@@ -29,7 +29,7 @@ WALKS, PICKS = 1, 2  # purposes of draws; the policy's own are 0
 
 @dataclass(frozen=True)
 class PolicyLearning:
-    """How a policy that estimates values learns them, where data.train_scan has learned."""
+    """Settings of a policy that learns values, where data.train_scan has learned."""
 
     frozen: float = 0.5
     """Share of all optimizer steps, the first ones, in which only the policy learns; the encoder too from then on."""
@@ -57,7 +57,7 @@ class PolicyLearning:
 
 
 class Lesson(NamedTuple):
-    """What walks over a batch showed: t = T' - 1 steps, T' glimpses of a walk."""
+    """Records of walks over a batch: t = T' - 1 steps, T' glimpses of a walk."""
 
     predicted: Tensor
     """(B, t, n): what the policy expected of each place that was tried, with its gradient; the last is its choice."""

@@ -1,4 +1,4 @@
-"""Where a policy looks, and whether that brings what it expected, resolution by resolution.
+"""Pictures of the places that a policy takes, and of what it expects and gets there, resolution by resolution.
 
 Shapes: B images, T glimpses, t places that were tried, R parts along each side of an image.
 """

@@ -50,7 +50,7 @@ class Entry(NamedTuple):
 
 
 class Images(Protocol):
-    """Where listed images are read from."""
+    """A place that listed images are read from."""
 
     @property
     def name(self) -> str:
