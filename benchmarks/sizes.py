@@ -32,7 +32,8 @@ from matplotlib.figure import Figure
 from benchmarks.encoder import glimpses, memory, stream, synchronize
 from benchmarks.results import machine
 from mambaeye.batch import CanvasBatch, GlimpseBatch, Scene
-from mambaeye.encoders.base import CausalEncoder, DenseEncoder, Encoder
+from mambaeye.encoders.base import CausalEncoder, Encoder
+from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.flops import training_flops
 from mambaeye.loss import scheduled_cross_entropy_of_features
 
@@ -41,7 +42,7 @@ MODELS = ("vit_tiny", "vit_small", "vim_tiny", "vim_small", "tiny", "small")
 SIDES = (224, 384, 512, 768, 1024, 1536)
 GLIMPSES = (256, 1024, 4096)
 CHUNK = 256  # glimpses that validation takes at once
-ROUNDS, LONG = 3, 4.0  # runs of a cell; once one took so many seconds it is the last
+ROUNDS, LONG = 3, 4.0  # runs of a cell; one of so many seconds is the last
 MODES = ("inference", "training")
 Line = dict[str, Any]
 
@@ -74,12 +75,10 @@ def work(encoder: Encoder, batch: GlimpseBatch | CanvasBatch, mode: str) -> None
     if mode == "training":
         encoder.zero_grad(set_to_none=True)
         features = encoder.encode(batch)
-        scheduled_cross_entropy_of_features(
-            features, encoder.head, batch.labels, batch.information_ratio
-        ).backward()  # type: ignore[no-untyped-call]
+        scheduled_cross_entropy_of_features(features, encoder.head, batch.labels, batch.information_ratio).backward()
         return
     with torch.no_grad():
-        if isinstance(batch, GlimpseBatch):
+        if isinstance(encoder, MambaEye) and isinstance(batch, GlimpseBatch):
             stream(encoder, batch.patches, batch.positions, CHUNK)
         else:
             encoder.logits(encoder.encode(batch))
@@ -131,7 +130,6 @@ def operations(model: str, size: int) -> int:
 
 def sizes_of(encoder: Encoder) -> tuple[int, ...]:
     """Return the sizes that an encoder is measured at."""
-    assert isinstance(encoder, CausalEncoder | DenseEncoder)
     return GLIMPSES if isinstance(encoder, CausalEncoder) else SIDES
 
 
