@@ -19,15 +19,12 @@ and OUTPUT.png are made of that file; --draw does nothing else.
 import argparse
 import json
 import multiprocessing
-from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
 
 import torch
 import yaml
-from matplotlib.figure import Figure
 
 from benchmarks.encoder import glimpses, memory, stream, synchronize
 from benchmarks.results import machine
