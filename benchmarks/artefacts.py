@@ -50,6 +50,7 @@ OUTLYING = 3.0  # times the median
 DROPPED = 0.1  # of the tokens
 FLAT = 0.05  # standard deviation of a patch's pixels in [0, 1]
 SHOWN = 5  # images of the picture
+TOP1 = ("top1", "without the highest", "without drawn", "without the lowest")
 
 
 class Views(NamedTuple):
@@ -244,32 +245,22 @@ def draw(encoders: dict[str, Looker], images: list[Image], side: int, num_glimps
 
 def tables(measured: list[dict[str, Any]]) -> str:
     """Format everything measured as Markdown."""
-    layers: list[list[object]] = [
-        [m["side"], m["model"], *(f"{o} / {p}" for o, p in zip(m["outlying"], m["p99"], strict=True))] for m in measured
-    ]
     depth = max(len(m["outlying"]) for m in measured)
-    heading: list[object] = ["side", "model", *(f"block {block + 1}" for block in range(depth))]
-    filled = [row + [""] * (len(heading) - len(row)) for row in layers]
-    first = markdown(
-        "Outlying tokens (%) / the 99th percentile of norms over the median, after each block:", heading, filled
+    layers: list[list[object]] = []
+    rows: list[list[object]] = []
+    for m in measured:
+        of_blocks = [f"{share} / {high}" for share, high in zip(m["outlying"], m["p99"], strict=True)]
+        layers.append([m["side"], m["model"], *of_blocks, *[""] * (depth - len(of_blocks))])
+        costs = (m["parameters"], round(m["training_flops"] / 1e6), m["milliseconds"])
+        rows.append([m["side"], m["model"], *(m[key] for key in TOP1), m["blank"], m["blank of the tenth"], *costs])
+    blocks: list[object] = [f"block {block + 1}" for block in range(depth)]
+    named: list[object] = ["blank, %", "of the tenth, %", "parameters", "MFLOPs of training", "ms"]
+    first = "Outlying tokens (%) / the 99th percentile of norms over the median, after each block:"
+    second = (
+        "Top-1 (%) with all tokens and without a tenth of them; blank patches, and those of the highest tenth; costs:"
     )
-    named = ["top1", "without the highest", "without drawn", "without the lowest", "blank", "blank of the tenth"]
-    costs = ["parameters", "training_flops", "milliseconds"]
-    rows: list[list[object]] = [
-        [
-            m["side"],
-            m["model"],
-            *(m[key] for key in named),
-            m["parameters"],
-            f"{m['training_flops'] / 1e6:.0f}",
-            m["milliseconds"],
-        ]
-        for m in measured
-    ]
-    second = markdown(
-        "Top-1 (%) with all tokens and without a tenth of them, and costs:", ["side", "model", *named, *costs], rows
-    )
-    return f"{first}\n\n{second}"
+    one = markdown(first, ["side", "model", *blocks], layers)
+    return f"{one}\n\n{markdown(second, ['side', 'model', *TOP1, *named], rows)}"
 
 
 def main() -> None:

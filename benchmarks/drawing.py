@@ -30,10 +30,10 @@ def colors(claim: Claim) -> dict[str, tuple[float, ...]]:
     return dict(zip(claim.variants, map(tuple, shades), strict=True))
 
 
-def line(axes: Axes, x: list[int], values: np.ndarray, color: tuple[float, ...], label: str) -> None:
+def line(axes: Axes, x: list[int], values: np.ndarray, color: tuple[float, ...], label: str, style: str = "-") -> None:
     """Draw the mean over seeds, with smallest to largest shaded: values (seeds, points)."""
     if values.size:
-        axes.plot(x, values.mean(0), color=color, label=label, marker=".", linewidth=1.2)
+        axes.plot(x, values.mean(0), style, color=color, label=label, marker=".", linewidth=1.2)
         axes.fill_between(x, values.min(0), values.max(0), color=color, alpha=0.2, linewidth=0)
 
 
@@ -144,6 +144,21 @@ def by_pattern(claim: Claim, curves: Curves, evaluation: str) -> Figure:
     return figure
 
 
+def draw_systems(suite: Suite, claim: Claim, curves: Curves) -> Figure:
+    """Draw top-1 of the last answer by canvas side in test, a line per variant, dashed for scans after its first."""
+    figure = Figure(figsize=(5.6, 4.2), layout="constrained")
+    axes, sides = figure.subplots(), curves.resolutions(BY_RESOLUTION)
+    for variant, color in colors(claim).items():
+        for number, scan in enumerate(curves.scans(BY_RESOLUTION, variant)):
+            values = np.stack([curves.last(variant, BY_RESOLUTION, side, scan) for side in sides], axis=1)
+            label = claim.variants[variant] + (f", {scan}" if number else "")
+            line(axes, sides, values, color, label, "--" if number else "-")
+    axes.set(xlabel="canvas side in test, pixels", ylabel="Top-1", xticks=sides)
+    share_axis(axes)
+    below(figure, axes, None)
+    return figure
+
+
 PICTURES: dict[str, Callable[[Suite, Claim, Curves], Figure]] = {
     "loss": draw_loss,
     "coordinates": draw_coordinates,
@@ -151,4 +166,5 @@ PICTURES: dict[str, Callable[[Suite, Claim, Curves], Figure]] = {
     "lengths": draw_lengths,
     "scans": draw_scans,
     "paths": draw_paths,
+    "directions": draw_systems,
 }

@@ -1,6 +1,6 @@
 """Measure what the field's encoders cost by the size of the image: images a second and peak memory.
 
-    python -m benchmarks.sizes [--output docs/results/sizes] [--device cuda] [--models vit_tiny vim_tiny,directions=4 tiny]
+    python -m benchmarks.sizes [--output docs/results/sizes] [--device cuda] [--models vit_tiny vim_tiny,directions=4]
 
 Models are named as their overlays in configs/encoders, with random weights; arguments of their own follow after commas.
 One that takes canvases is measured at every side; one that takes glimpses costs the same on any canvas, and is measured
@@ -9,8 +9,8 @@ is a forward and a backward pass of the loss of all answers, without an optimize
 
 Every cell is a process of its own, with one thread. Seconds are its CPU time, so that others on the machine disturb
 them less, the least of up to three runs after one at the smallest size; on a GPU, the clock's. Memory is the highest
-that the process held (on a GPU, that torch had allocated) less what it held before the model was built. Cells that would
-take longer or more memory than the limits, judged by the next smaller one, are left out.
+that the process held (on a GPU, that torch had allocated) less what it held before the model was built. Cells that
+would take longer or more memory than the limits, judged by the next smaller one, are left out.
 
 Each cell is a line of OUTPUT.jsonl as soon as it is measured, and not measured again. Tables (Markdown, on the console)
 and OUTPUT.png are made of that file; --draw does nothing else.
@@ -25,9 +25,13 @@ from typing import Any
 
 import torch
 import yaml
+from matplotlib import colormaps
+from matplotlib.figure import Figure
 
 from benchmarks.encoder import glimpses, memory, stream, synchronize
 from benchmarks.results import machine
+from benchmarks.tables import markdown
+from callbacks.plots.panels import save
 from mambaeye.batch import CanvasBatch, GlimpseBatch, Scene
 from mambaeye.encoders.base import CausalEncoder, Encoder
 from mambaeye.encoders.mambaeye import MambaEye
@@ -35,12 +39,21 @@ from mambaeye.flops import training_flops
 from mambaeye.loss import scheduled_cross_entropy_of_features
 
 ROOT = Path(__file__).parents[1]
-MODELS = ("vit_tiny", "vit_small", "vim_tiny", "vim_small", "tiny", "small")
+TITLES = {
+    "vit_tiny": "ViT-tiny",
+    "vit_small": "ViT-small",
+    "vim_tiny": "Vim-tiny",
+    "vim_small": "Vim-small",
+    "tiny": "MambaEye-tiny",
+    "small": "MambaEye-small",
+}
+MODELS = tuple(TITLES)
 SIDES = (224, 384, 512, 768, 1024, 1536)
 GLIMPSES = (256, 1024, 4096)
 CHUNK = 256  # glimpses that validation takes at once
 ROUNDS, LONG = 3, 4.0  # runs of a cell; one of so many seconds is the last
 MODES = ("inference", "training")
+COUNTED = "operations"
 Line = dict[str, Any]
 
 
@@ -110,8 +123,7 @@ def measure(model: str, mode: str, size: int, images: int, device: str, rounds: 
 
 def cell(encoder: Encoder, model: str, mode: str, size: int, images: int, device: str) -> Line:
     """Return what tells a cell from others."""
-    kind = "glimpses" if isinstance(encoder, CausalEncoder) else "side"
-    return {"model": model, "mode": mode, kind: size, "images": images, "device": device}
+    return {"model": model, "mode": mode, kind_of(encoder): size, "images": images, "device": device}
 
 
 def operations(model: str, size: int) -> int:
@@ -123,6 +135,11 @@ def operations(model: str, size: int) -> int:
     one, two = (build(f"{model},depth={blocks}") for blocks in (1, 2))
     first, second = (training_flops(encoder, batch_of(encoder, size, 1, "cpu")) for encoder in (one, two))
     return first + (depth - 1) * (second - first)
+
+
+def kind_of(encoder: Encoder) -> str:
+    """Return what an encoder's cost grows with."""
+    return "glimpses" if isinstance(encoder, CausalEncoder) else "side"
 
 
 def sizes_of(encoder: Encoder) -> tuple[int, ...]:
@@ -164,10 +181,78 @@ def fill(path: Path, models: list[str], images: int, device: str, longest: float
                 before = line
 
 
+def count(path: Path, models: list[str]) -> None:
+    """Count the operations that the file lacks."""
+    for model in models:
+        encoder = build(model)
+        for size in sizes_of(encoder):
+            asked = {"model": model, "mode": COUNTED, kind_of(encoder): size}
+            if not any(asked.items() <= line.items() for line in read(path)):
+                add(path, asked | {"gflops": round(operations(model, size) / 1e9, 2)})
+
+
 def size_in(line: Line) -> int:
     """Return the side of the canvas, or the number of glimpses, of a line."""
     size: int = line.get("side") or line["glimpses"]
     return size
+
+
+def tables(lines: list[Line]) -> str:
+    """Format the cells as Markdown: a table of inference, of training, and of operations."""
+    titles = {
+        "inference": "Inference, images a second / MiB, by canvas side (pixels):",
+        "training": "Training, images a second / MiB:",
+        COUNTED: "Operations of a training step of one image, GFLOPs:",
+    }
+    made = []
+    for mode, title in titles.items():
+        rows: list[list[object]] = []
+        for name, cells in curves_of(lines, mode).items():
+            shown = {size: value(line) for size, line in cells.items()}
+            rows.append([name, *(shown.get(side, shown.get(None, "")) for side in SIDES)])
+        made.append(markdown(title, ["model", *SIDES], rows))
+    return "\n\n".join(made)
+
+
+def value(line: Line) -> str:
+    """Format a cell."""
+    if line["mode"] == COUNTED:
+        return f"{line['gflops']:.0f}"
+    return f"{line['images'] / line['seconds']:.3g} / {line['peak_mib']:.0f}"
+
+
+def curves_of(lines: list[Line], mode: str) -> dict[str, dict[int | None, Line]]:
+    """Return the cells of a mode by name and side; one of glimpses has a name for each number, and any side (None)."""
+    curves: dict[str, dict[int | None, Line]] = {}
+    for line in (line for line in lines if line["mode"] == mode):
+        glimpses = line.get("glimpses")
+        name = TITLES.get(line["model"], line["model"]) + (f", {glimpses} glimpses" if glimpses else "")
+        curves.setdefault(name, {})[line.get("side")] = line
+    return curves
+
+
+def draw(lines: list[Line]) -> Figure:
+    """Draw seconds and memory against the canvas side, a row of panels a mode; what takes glimpses is level."""
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    grid = figure.subplots(2, 2, sharex=True)
+    for mode, panels in zip(MODES, grid, strict=True):
+        curves = curves_of(lines, mode)
+        for axes, quantity, title in zip(panels, ("seconds", "peak_mib"), ("seconds", "peak memory, MiB"), strict=True):
+            for number, (name, cells) in enumerate(curves.items()):
+                level = None in cells
+                values = [(side, cells[None if level else side][quantity]) for side in SIDES if level or side in cells]
+                color = colormaps["tab20"](number)
+                axes.loglog(*zip(*values, strict=True), ":" if level else "-o", color=color, markersize=3.5, label=name)
+            axes.set_title(f"{mode}: {title}", fontsize=10)
+            axes.set_xticks(SIDES, [*map(str, SIDES)])
+            axes.minorticks_off()
+            axes.grid(color="0.92")
+            axes.spines[["top", "right"]].set_visible(False)
+    for axes in grid[1]:
+        axes.set_xlabel("canvas side, pixels")
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8)
+    return figure
 
 
 def main() -> None:
@@ -183,6 +268,10 @@ def main() -> None:
     path = given.output.with_suffix(".jsonl")
     if not given.draw:
         fill(path, given.models, given.images, given.device, given.longest, given.most_mib)
+        count(path, given.models)
+    if lines := read(path):
+        save(draw(lines), given.output.with_suffix(".png"))
+        print(tables(lines))
 
 
 if __name__ == "__main__":

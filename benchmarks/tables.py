@@ -36,9 +36,20 @@ class Curves:
         """Return the canvas sides of an evaluation."""
         return sorted({key[3] for key in self.measured if key[2] == evaluation})
 
-    def scans(self, evaluation: str) -> list[str]:
-        """Return the scan patterns of an evaluation, in its own order."""
-        return list(dict.fromkeys(key[4] for key in self.measured if key[2] == evaluation))
+    def scans(self, evaluation: str, variant: str | None = None) -> list[str]:
+        """Return the scan patterns of an evaluation, in its own order; or of one variant there."""
+        keys = (key for key in self.measured if key[2] == evaluation and variant in (None, key[0]))
+        return list(dict.fromkeys(key[4] for key in keys))
+
+    def last(self, variant: str, evaluation: str, resolution: int, scan: str, step: int | None = None) -> np.ndarray:
+        """Return top-1 after the last glimpse, or after so many, by the seeds that there are: (seeds,).
+
+        Encoders of canvases answer but once, after the last.
+        """
+        conditions = [
+            self.measured[variant, seed, evaluation, resolution, scan] for seed in self.seeds(variant, evaluation)
+        ]
+        return np.array([c["top1"][-1 if step is None else c["steps"].index(step)] for c in conditions])
 
     def steps(self, evaluation: str) -> list[int]:
         """Return the numbers of glimpses after which an evaluation has results."""
@@ -197,6 +208,18 @@ def path_tables(suite: Suite, claim: Claim, curves: Curves) -> Iterator[tuple[st
         yield str(step), markdown(title, heading, rows)
 
 
+def system_tables(suite: Suite, claim: Claim, curves: Curves) -> Iterator[tuple[str, str]]:
+    """Tabulate top-1 of the last answer by canvas side in test, a line for each encoder and scan of its validation."""
+    sides = curves.resolutions(BY_RESOLUTION)
+    rows = [
+        [label, scan, *(percent(curves.last(variant, BY_RESOLUTION, side, scan)) for side in sides)]
+        for variant, label in claim.variants.items()
+        for scan in curves.scans(BY_RESOLUTION, variant)
+    ]
+    title = "Top-1 (%) by canvas side in test (pixels):"
+    yield "canvas", markdown(title, ["", "sees", *sides], rows)
+
+
 TABLES: dict[str, Callable[[Suite, Claim, Curves], Iterator[tuple[str, str]]]] = {
     "loss": loss_tables,
     "coordinates": coordinate_tables,
@@ -204,4 +227,5 @@ TABLES: dict[str, Callable[[Suite, Claim, Curves], Iterator[tuple[str, str]]]] =
     "lengths": length_tables,
     "scans": scan_tables,
     "paths": path_tables,
+    "directions": system_tables,
 }

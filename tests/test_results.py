@@ -222,7 +222,7 @@ def test_pictures_of_all_claims_and_of_those_that_there_are(name: str, seeds: tu
 
 
 def test_the_tables_in_the_docs_are_those_of_the_results() -> None:
-    text = (ROOT / "docs/results.md").read_text()
+    text = "".join((ROOT / "docs" / page).read_text() for page in ("results.md", "comparison.md"))
     for path in sorted((ROOT / "docs/results").glob("*.json")):
         if path.stem in SUITES:
             for name, table in tables(SUITES[path.stem], read_entries(path)).items():
