@@ -67,6 +67,7 @@ fit --data.train_scan zigzag :: no scan pattern is called 'zigzag': choose one o
 fit --data.scans '[zigzag]' :: no scan pattern is called 'zigzag': choose one of random
 fit --data.scans '[learned]' :: data.scans has learned, and the model has no policy:
 fit --data.train_scan '{random: 3, learned: 1}' :: data.train_scan has learned, and the model has no policy
+fit --model.policy LearnedScan --model.policy.sees '[labels]' :: model.policy.sees
 fit --model.policy LearnedScan --model.policy.candidates 0 :: model.policy.candidates is 0: give a number from 1 to 4096
 fit --model.policy LearnedScan --model.policy.hand_over .nan :: model.policy.hand_over is nan: give a drop
 fit --model.policy LearnedScan --model.policy.feature_dim 7 :: the policy was built for an encoder of feature_dim 7
