@@ -98,7 +98,7 @@ fit --data.train_shards nowhere --data.val_shards nowhere :: nowhere does not ex
 fit --data.train_shards nowhere :: data.train_shards is given and data.val_shards is not
 fit --data.val_shards nowhere :: data.val_shards is given and data.train_shards is not
 fit --model.encoder Nobody :: no encoder is called 'Nobody': choose one of Adventurer
-fit --model.policy Nobody :: no policy is called 'Nobody': choose one of 
+fit --model.policy Nobody :: no policy is called 'Nobody': choose one of
 fit --model.encoder.headdim 7 :: headdim is 7, which does not divide expand * dim = 32
 fit --model.encoder.depth 0 :: encoder.depth is 0: give at least 1
 fit --model.encoder.dim 0 :: encoder.dim is 0: give at least 1
