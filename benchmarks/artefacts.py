@@ -29,8 +29,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from benchmarks.markdown import markdown
 from benchmarks.orders import Image, load_images
-from benchmarks.tables import markdown
 from callbacks.plots.panels import save
 from datamodules.digits import ensure_digits
 from datamodules.transforms.images import decode_image, fit_on_canvas

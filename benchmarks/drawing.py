@@ -11,8 +11,12 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.suites import Claim, Suite
-from benchmarks.tables import BY_RESOLUTION, QUANTITIES, Curves, Entry, shift_columns
+from benchmarks.curves import Curves, Entry
+from benchmarks.learned_drawing import draw_fixed, draw_led, draw_offered, draw_variants_led
+from benchmarks.lines import below, line
+from benchmarks.suites.suite import Claim, Suite
+from benchmarks.system_drawing import draw_systems
+from benchmarks.tables import BY_RESOLUTION, QUANTITIES, shift_columns
 from callbacks.plots.panels import glimpse_axis, save, share_axis
 
 
@@ -28,13 +32,6 @@ def colors(claim: Claim) -> dict[str, tuple[float, ...]]:
     """Return a colour for each variant."""
     shades = colormaps["viridis"](np.linspace(0, 0.85, len(claim.variants)))
     return dict(zip(claim.variants, map(tuple, shades), strict=True))
-
-
-def line(axes: Axes, x: list[int], values: np.ndarray, color: tuple[float, ...], label: str, style: str = "-") -> None:
-    """Draw the mean over seeds, with smallest to largest shaded: values (seeds, points)."""
-    if values.size:
-        axes.plot(x, values.mean(0), style, color=color, label=label, marker=".", linewidth=1.2)
-        axes.fill_between(x, values.min(0), values.max(0), color=color, alpha=0.2, linewidth=0)
 
 
 def over_glimpses(claim: Claim, curves: Curves, quantities: tuple[str, ...], legend: str | None = None) -> Figure:
@@ -56,12 +53,6 @@ def over_glimpses(claim: Claim, curves: Curves, quantities: tuple[str, ...], leg
         panels[0].set_ylabel(QUANTITIES[quantity])
     below(figure, grid[0, 0], legend)
     return figure
-
-
-def below(figure: Figure, axes: Axes, title: str | None) -> None:
-    """Add one legend for all panels."""
-    where = {"loc": "outside lower center", "ncols": 4, "frameon": False}
-    figure.legend(*axes.get_legend_handles_labels(), title=title, **where, fontsize=8, title_fontsize=8)
 
 
 def draw_loss(suite: Suite, claim: Claim, curves: Curves) -> Figure:
@@ -144,21 +135,6 @@ def by_pattern(claim: Claim, curves: Curves, evaluation: str) -> Figure:
     return figure
 
 
-def draw_systems(suite: Suite, claim: Claim, curves: Curves) -> Figure:
-    """Draw top-1 of the last answer by canvas side in test, a line per variant, dashed for scans after its first."""
-    figure = Figure(figsize=(5.6, 4.2), layout="constrained")
-    axes, sides = figure.subplots(), curves.resolutions(BY_RESOLUTION)
-    for variant, color in colors(claim).items():
-        for number, scan in enumerate(curves.scans(BY_RESOLUTION, variant)):
-            values = np.stack([curves.last(variant, BY_RESOLUTION, side, scan) for side in sides], axis=1)
-            label = claim.variants[variant] + (f", {scan}" if number else "")
-            line(axes, sides, values, color, label, "--" if number else "-")
-    axes.set(xlabel="canvas side in test, pixels", ylabel="Top-1", xticks=sides)
-    share_axis(axes)
-    below(figure, axes, None)
-    return figure
-
-
 PICTURES: dict[str, Callable[[Suite, Claim, Curves], Figure]] = {
     "loss": draw_loss,
     "coordinates": draw_coordinates,
@@ -166,5 +142,10 @@ PICTURES: dict[str, Callable[[Suite, Claim, Curves], Figure]] = {
     "lengths": draw_lengths,
     "scans": draw_scans,
     "paths": draw_paths,
+    "fixed": draw_fixed,
+    "led": draw_led,
+    "sights": draw_variants_led,
+    "tried": draw_variants_led,
+    "offered": draw_offered,
     "directions": draw_systems,
 }

@@ -29,8 +29,8 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from benchmarks.encoder import glimpses, memory, stream, synchronize
+from benchmarks.markdown import markdown
 from benchmarks.results import machine
-from benchmarks.tables import markdown
 from callbacks.plots.panels import save
 from mambaeye.batch import CanvasBatch, GlimpseBatch, Scene
 from mambaeye.encoders.base import CausalEncoder, Encoder

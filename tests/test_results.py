@@ -17,7 +17,8 @@ from commands import TINY, flags
 
 from benchmarks.drawing import draw
 from benchmarks.results import Bench, read_entries, run, words
-from benchmarks.suites import SUITES, Claim, Suite
+from benchmarks.suites import SUITES
+from benchmarks.suites.suite import Claim, Suite
 from benchmarks.tables import tables
 from mambaeye.errors import InputError
 from mambaeye.geometry.scans import SCANS
@@ -71,11 +72,17 @@ def test_a_suite_has_three_seeds_of_all_that_its_claims_need(name: str) -> None:
     for variant, changed in suite.variants.items():
         assert suite.claims_of(variant)
         assert bool(changed) == (variant != "base")
-        assert changed.get("data.train_scan", "random") in SCANS
+        assert set(yaml.safe_load(changed.get("data.train_scan", "{random: 1}"))) <= {*SCANS, "learned"} or (
+            changed["data.train_scan"] in SCANS
+        )
+        assert all((ROOT / path).exists() for path in suite.configs_of(variant))
+    for variant, start in suite.starts.items():
+        assert suite.rows().index((start, 0)) < suite.rows().index((variant, 0))
         assert set(suite.evaluations_of(variant)) <= suite.evaluations.keys()
     for claim in {"scans", "paths"} & suite.claims.keys():
         assert set(suite.evaluations[claim]["data.scans"][1:-1].split(",")) == set(SCANS) - {"varied"}
-    assert set(suite.evaluations_of("base")) == suite.evaluations.keys()
+    asked = {name for variant in suite.variants for name in suite.evaluations_of(variant)}
+    assert asked == suite.evaluations.keys()
 
 
 @pytest.mark.parametrize("name", SUITES)
@@ -222,9 +229,9 @@ def test_pictures_of_all_claims_and_of_those_that_there_are(name: str, seeds: tu
 
 
 def test_the_tables_in_the_docs_are_those_of_the_results() -> None:
-    text = "".join((ROOT / "docs" / page).read_text() for page in ("results.md", "comparison.md"))
     for path in sorted((ROOT / "docs/results").glob("*.json")):
         if path.stem in SUITES:
+            text = (ROOT / SUITES[path.stem].page).read_text()
             for name, table in tables(SUITES[path.stem], read_entries(path)).items():
                 assert table in text, f"{path.name}: {name}"
 
