@@ -169,16 +169,20 @@ def fill(path: Path, models: list[str], images: int, device: str, longest: float
             for size in sizes_of(encoder):
                 asked = cell(encoder, model, mode, size, images, device)
                 line = next((line for line in read(path) if asked.items() <= line.items()), None)
-                if line is None and before is not None:
-                    grows = (size / size_in(before)) ** (1 if "glimpses" in before else 2)
-                    if grows * before["seconds"] > longest or grows * before["peak_mib"] > most_mib:
-                        print(f"left out: {asked}", flush=True)
-                        break
+                if line is None and before is not None and beyond(before, size, longest, most_mib):
+                    print(f"left out: {asked}", flush=True)
+                    break
                 if line is None:
                     with context.Pool(1) as pool:
                         line = pool.apply(measure, (model, mode, size, images, device))
                     add(path, line)
                 before = line
+
+
+def beyond(before: Line, size: int, longest: float, most_mib: float) -> bool:
+    """Tell whether a cell would go beyond the limits if it grew from the one before as its pixels or glimpses do."""
+    grows = (size / size_in(before)) ** (1 if "glimpses" in before else 2)
+    return bool(grows * before["seconds"] > longest or grows * before["peak_mib"] > most_mib)
 
 
 def count(path: Path, models: list[str]) -> None:

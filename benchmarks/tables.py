@@ -144,4 +144,5 @@ TABLES: dict[str, Callable[[Suite, Claim, Curves], Iterator[tuple[str, str]]]] =
     "tried": variants_led,
     "offered": offered_tables,
     "directions": system_tables,
+    "systems": system_tables,
 }
