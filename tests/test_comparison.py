@@ -194,9 +194,9 @@ def test_encoders_that_answer_once_and_at_every_glimpse_share_a_table() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["comparison", "comparison_fashion"])
-def test_all_that_are_compared_have_as_many_parameters(name: str) -> None:
-    suite = SUITES[name]
+@pytest.mark.parametrize("suite_name", ["comparison", "comparison_fashion"])
+def test_all_that_are_compared_have_as_many_parameters(suite_name: str) -> None:
+    suite = SUITES[suite_name]
     counts = {}
     for variant, changes in suite.variants.items():
         described: dict[str, Any] = {"class_path": "MambaEye"}
@@ -210,7 +210,8 @@ def test_all_that_are_compared_have_as_many_parameters(name: str) -> None:
         described |= {
             key.removeprefix(prefix): yaml.safe_load(value) for key, value in changes.items() if prefix in key
         }
-        (system,) = (c for c in Encoder.defined_subclasses() if c.__name__ == described.pop("class_path"))
+        name = described.pop("class_path")
+        (system,) = (c for c in Encoder.defined_subclasses() if c.__name__ == name)
         with torch.device("meta"):
             counts[variant] = sum(p.numel() for p in system(num_classes=10, **described).parameters())
     assert all(0.9 < count / counts["base"] < 1.1 for count in counts.values()), counts
