@@ -140,7 +140,8 @@ class Rollout:
             seeds=self.scene.seeds,
             patch_size=encoder.patch_size,
         )
-        positions = self.policy.act(observation, min(left, self.policy.horizon)).long()
+        positions = self.policy.act(observation, left).long()
+        assert 1 <= positions.shape[1] <= left, "a policy decides on one glimpse at least, and on as many as it may"
         followed = planned[:, self.seen : self.seen + positions.shape[1]]
         positions = torch.where(self.scene.led[:, None, None], positions, followed)
         self.taken.append(positions)

@@ -1,6 +1,6 @@
 """Policies as the harness knows them: each says where the next glimpses fall. A new one is a subclass in its own file.
 
-Shapes: B images, n glimpses that are decided now, K axes of a position, D feature width.
+Shapes: B images, n glimpses that are decided at once, K axes of a position, D feature width.
 """
 
 from abc import ABC, abstractmethod
@@ -34,21 +34,18 @@ class Observation(NamedTuple):
 
 
 class Policy(Configurable, ABC):
-    """Says where the next glimpses of some images fall, from what was seen of them so far.
-
-    Attributes:
-        horizon: how many glimpses it decides at once from the same knowledge.
-    """
-
-    horizon: int = 1
+    """Says where the next glimpses of some images fall, from what was seen of them so far."""
 
     @abstractmethod
     def act(self, seen: Observation, count: int) -> Tensor:
         """Return the positions of the next glimpses: (B, n, K) integers, every glimpse wholly on its canvas.
 
+        They are taken in one chunk, and then it is asked again. So a policy that goes by what it sees returns one, and
+        one that has nothing more to decide as many as it may, which costs much less.
+
         Args:
             seen: what is known; batched, on the device of the canvases.
-            count: n, at most the horizon.
+            count: n at most, from 1 up.
         """
 
     def suit(self, feature_dim: int, num_classes: int, axes: int) -> None:
