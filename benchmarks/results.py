@@ -192,7 +192,7 @@ class Bench:
 
 def correct(path: Path, steps: list[int]) -> dict[int, str]:
     """Return which images were answered correctly, in the order of the rows, as hexadecimal bits, by powers of two."""
-    table = np.genfromtxt(path, delimiter=",", names=True, usecols=None, dtype=None, encoding="utf-8")
+    table = np.genfromtxt(path, delimiter=",", names=True, dtype=None, encoding="utf-8")
     powers = [step for step in steps if step.bit_count() == 1]
     return {step: np.packbits(table[f"answer_{step}"] == table["label"]).tobytes().hex() for step in powers}
 
