@@ -17,6 +17,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 import mambaeye.encoders
 import mambaeye.policies  # noqa: F401  # both define what the command line finds by class name
+from callbacks.reports.answers import Answers
 from callbacks.reports.class_report import ClassReport
 from callbacks.reports.confident_mistakes import ConfidentMistakes
 from callbacks.reports.console import ConsoleLines
@@ -103,6 +104,7 @@ REPORTS = {
     "diagnosis": ScanDiagnosis,
     "learned_scan": LearnedScanReport,
     "report": ValidationReport,
+    "answers": Answers,
     "records": CurveRecords,
     "page": RunPage,
 }

@@ -18,17 +18,11 @@ from mambaeye.batch import POLICY, REMEDY, CanvasBatch, FileBatch, GlimpseBatch,
 from mambaeye.contracts import data_of, limited
 from mambaeye.encoders.base import Encoder, GlimpseEncoder
 from mambaeye.errors import InputError
-from mambaeye.evaluation.early_exit import EarlyExitConfig, EarlyExitMetrics, EarlyExitState, ExitCriteria
-from mambaeye.evaluation.metrics import (
-    MOST_CLASSES,
-    ConfusionMetric,
-    MetricsConfig,
-    StepMetrics,
-    condition_result,
-    reported_steps,
-)
+from mambaeye.evaluation.early_exit import EarlyExitConfig, ExitCriteria
+from mambaeye.evaluation.metrics import MetricsConfig
 from mambaeye.evaluation.prediction import Prediction, predict
-from mambaeye.evaluation.result import METRICS, ConditionResult, EarlyExitResult, ValidationResult
+from mambaeye.evaluation.result import METRICS, ValidationResult
+from mambaeye.evaluation.sums import ConditionSums
 from mambaeye.flops import training_flops
 from mambaeye.loss import Schedule, class_weights, scheduled_cross_entropy_of_features, step_losses, weights_of_images
 from mambaeye.optim import (
@@ -128,9 +122,7 @@ class ClassifierModule(LightningModule):
         """Result of the last validation."""
         self.schedule_steps: tuple[int, float] = (0, 0.0)
         """Optimizer steps of the warm-up, and in all."""
-        self.condition_metrics = nn.ModuleList()  # StepMetrics of each evaluation condition
-        self.confusion_metrics = nn.ModuleList()  # likewise
-        self.early_exit_metrics = nn.ModuleList()
+        self.sums = nn.ModuleList()  # ConditionSums of each evaluation condition
         self._flops: dict[tuple[int, ...], int] = {}
 
     @property
@@ -161,18 +153,11 @@ class ClassifierModule(LightningModule):
         if stage == "predict":
             return
         self.answers_at = self.encoder.answers_at(data.num_glimpses).tolist()
-        self.condition_metrics = nn.ModuleList(
-            StepMetrics(data.num_glimpses, self.metrics_config, data.report_at, self.answers_at)
-            for _ in data.conditions
-        )
-        classes = self.encoder.num_classes
-        self.confusion_metrics = nn.ModuleList(
-            ConfusionMetric(classes) for _ in data.conditions if classes <= MOST_CLASSES
-        )
         several = self.takes != "canvas"  # of whole canvases there is but one answer, and nothing to stop before
         rules = self.early_exit.rules if stage == "validate" and several else []
-        self.early_exit_metrics = nn.ModuleList(
-            EarlyExitMetrics(rules, self.metrics_config.bins) for _ in data.conditions if rules
+        sizes = (self.encoder.num_classes, data.num_glimpses, self.metrics_config)
+        self.sums = nn.ModuleList(
+            ConditionSums(condition, *sizes, data.report_at, self.answers_at, rules) for condition in data.conditions
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -272,26 +257,8 @@ class ClassifierModule(LightningModule):
         return ratio if len(answers) == ratio.shape[1] else ratio[:, answers - 1]
 
     def validation_step(self, batch: CanvasBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Measure a batch under its condition, and return the last answers for callbacks: logits (B, C)."""
-        state: EarlyExitState | None = None
-        ratios = []
-        metrics = cast(StepMetrics, self.condition_metrics[batch.condition])
-        for step in self.rollout(batch):
-            assert step.information_ratio is not None
-            metrics.update(step.logits, batch.labels, step.information_ratio, batch.valid, step.first)
-            if self.early_exit_metrics:
-                state = state or EarlyExitState(self.early_exit.rules, len(batch.labels), step.logits)
-                state.update(step.logits, step.first)
-                ratios.append(step.information_ratio)
-        if state is not None:
-            first = self.answers_at[0] - 1
-            ratio = torch.cat(ratios, dim=1)
-            exits = cast(EarlyExitMetrics, self.early_exit_metrics[batch.condition])
-            exits.update(state, batch.labels, ratio, batch.valid, first)
-        last = step.logits[:, -1]  # (B, C)
-        if self.confusion_metrics:
-            cast(ConfusionMetric, self.confusion_metrics[batch.condition]).count(last, batch.labels, batch.valid)
-        return {"logits": last}
+        """Measure a batch under its condition, and return its answers for callbacks: see ConditionSums.update."""
+        return cast(ConditionSums, self.sums[batch.condition]).update(self.rollout(batch), batch)
 
     def rollout(
         self, batch: CanvasBatch, images: int | None = None, num_glimpses_at_once: int | None = None
@@ -330,29 +297,19 @@ class ClassifierModule(LightningModule):
 
     def _finish_conditions(self, stage: str) -> None:
         """Turn sums into the result; log the last step of every condition, and the mean top-1 that picks the best."""
+        sums = [cast(ConditionSums, one) for one in self.sums]
         if self.trainer.sanity_checking:  # a rehearsal does not come to every condition
-            for metric in (*self.condition_metrics, *self.confusion_metrics):
-                cast(StepMetrics, metric).reset()
+            for one in sums:
+                one.reset()
             return
-        data = data_of(self.trainer)
-        report_at = reported_steps(data.num_glimpses, data.report_at, self.answers_at)
-        results: list[ConditionResult] = []
-        exits: list[EarlyExitResult] = []
-        confusions: list[Tensor] | list[None] = [None] * len(data.conditions)
-        if self.confusion_metrics:
-            confusions = [cast(ConfusionMetric, metric).finish() for metric in self.confusion_metrics]
-        measured = zip(data.conditions, self.condition_metrics, confusions, strict=True)
-        for condition, metric, confusion in measured:
-            curves = cast(StepMetrics, metric).finish()
-            result = condition_result(condition, curves, self.encoder.num_classes, report_at, confusion)
-            results.append(result)
-            scalars = {f"{stage}/{name}/{condition.name}": float(result[name][-1]) for name in METRICS}
+        finished = [one.finish() for one in sums]
+        results, exits = [result for result, _ in finished], [early for _, of_rules in finished for early in of_rules]
+        for result in results:
+            scalars = {f"{stage}/{name}/{result.condition.name}": float(result[name][-1]) for name in METRICS}
             self.log_dict(scalars, sync_dist=True)  # the same on every rank already; Lightning warns without
-        if self.early_exit_metrics:
-            for condition, metric in zip(data.conditions, self.early_exit_metrics, strict=True):
-                exits += cast(EarlyExitMetrics, metric).results(condition)
         tempered = {} if self.temperature is None else {TEMPERATURE: self.temperature.saved()}
-        self.result = ValidationResult(results, exits, {**data.protocol, **tempered})
+        protocol = {**data_of(self.trainer).protocol, **tempered}
+        self.result = ValidationResult(results, exits, protocol)
         self.log(f"{stage}/top1", self.result.top1, prog_bar=True, sync_dist=True)
 
     @torch.no_grad()

@@ -67,6 +67,7 @@ fit --data.train_scan zigzag :: no scan pattern is called 'zigzag': choose one o
 fit --data.scans '[zigzag]' :: no scan pattern is called 'zigzag': choose one of random
 fit --data.scans '[learned]' :: data.scans has learned, and the model has no policy:
 fit --data.train_scan '{random: 3, learned: 1}' :: data.train_scan has learned, and the model has no policy
+fit --model.policy LearnedScan --model.policy.sees '[labels]' :: model.policy.sees
 fit --model.policy LearnedScan --model.policy.candidates 0 :: model.policy.candidates is 0: give a number from 1 to 4096
 fit --model.policy LearnedScan --model.policy.hand_over .nan :: model.policy.hand_over is nan: give a drop
 fit --model.policy LearnedScan --model.policy.feature_dim 7 :: the policy was built for an encoder of feature_dim 7
@@ -97,7 +98,7 @@ fit --data.train_shards nowhere --data.val_shards nowhere :: nowhere does not ex
 fit --data.train_shards nowhere :: data.train_shards is given and data.val_shards is not
 fit --data.val_shards nowhere :: data.val_shards is given and data.train_shards is not
 fit --model.encoder Nobody :: no encoder is called 'Nobody': choose one of Adventurer
-fit --model.policy Nobody :: no policy is called 'Nobody': choose one of 
+fit --model.policy Nobody :: no policy is called 'Nobody': choose one of
 fit --model.encoder.headdim 7 :: headdim is 7, which does not divide expand * dim = 32
 fit --model.encoder.depth 0 :: encoder.depth is 0: give at least 1
 fit --model.encoder.dim 0 :: encoder.dim is 0: give at least 1

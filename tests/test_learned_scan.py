@@ -116,6 +116,27 @@ def test_it_goes_where_it_expects_most_and_hands_over_where_that_is_too_little()
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(
+    ("sees", "told"),
+    [((), "nothing"), (("coverage",), "coverage"), (("posterior",), "logits"), (("features",), "features")],
+)
+def test_what_it_does_not_see_changes_nothing(sees: tuple[str, ...], told: str) -> None:
+    _, policy = both(sees=sees)
+    seen = observed()
+    offered = policy.candidates(seen, 9)
+    before = policy.gains(seen, offered)
+    more = rows(seen, slice(None))
+    more.coverage.add(offered[:, :2])
+    other = {
+        "features": seen._replace(features=seen.features.flip(1)),
+        "logits": seen._replace(logits=seen.logits.flip(1)),
+        "coverage": more,
+    }
+    changed = {name for name, known in other.items() if not policy.gains(known, offered).equal(before)}
+    assert changed == {told} - {"nothing"}
+
+
+@torch.no_grad()
 def test_images_do_not_depend_on_those_beside_them() -> None:
     _, policy = both()
     seen = observed()
