@@ -53,6 +53,7 @@ def cases() -> dict[str, Callable[[], Rollout]]:
         "plan, glimpse by glimpse": partial(walk, None, ratio, at_once=1),
         "learned, as by default": partial(walk, policy_of(encoder)),
         "learned, 16 candidates": partial(walk, policy_of(encoder, candidates=16)),
+        "learned, valued after every glimpse": partial(walk, policy_of(encoder), valued=True),
         "learned, all the way": partial(walk, policy_of(encoder, leads=GLIMPSES)),
         "learned, all the way, 16 candidates": partial(walk, policy_of(encoder, leads=GLIMPSES, candidates=16)),
     }

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from mambaeye import weights
-from mambaeye.batch import POLICY, REMEDY, CanvasBatch, FileBatch, GlimpseBatch, Takes
+from mambaeye.batch import POLICY, REMEDY, CanvasBatch, EvaluationCondition, FileBatch, GlimpseBatch, Takes
 from mambaeye.contracts import data_of, limited
 from mambaeye.encoders.base import Encoder, GlimpseEncoder
 from mambaeye.errors import InputError
-from mambaeye.evaluation.early_exit import EarlyExitConfig, ExitCriteria
+from mambaeye.evaluation.early_exit import EarlyExitConfig, ExitCriteria, go_by_value, require_value, rules_under
 from mambaeye.evaluation.metrics import MetricsConfig
 from mambaeye.evaluation.prediction import Prediction, predict
 from mambaeye.evaluation.result import METRICS, ValidationResult
@@ -151,13 +151,15 @@ class ClassifierModule(LightningModule):
             self.classes = list(data.classes)
             self.class_weights = class_weights(data.class_counts) if self.balanced else None
         if stage == "predict":
+            require_value(self.exit_criteria, self.policy_under(data.conditions[0]))
             return
         self.answers_at = self.encoder.answers_at(data.num_glimpses).tolist()
         several = self.takes != "canvas"  # of whole canvases there is but one answer, and nothing to stop before
         rules = self.early_exit.rules if stage == "validate" and several else []
-        sizes = (self.encoder.num_classes, data.num_glimpses, self.metrics_config)
+        sizes = (self.encoder.num_classes, data.num_glimpses, self.metrics_config, data.report_at, self.answers_at)
         self.sums = nn.ModuleList(
-            ConditionSums(condition, *sizes, data.report_at, self.answers_at, rules) for condition in data.conditions
+            ConditionSums(condition, *sizes, rules_under(rules, self.policy_under(condition)))
+            for condition in data.conditions
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -258,17 +260,25 @@ class ClassifierModule(LightningModule):
 
     def validation_step(self, batch: CanvasBatch, batch_idx: int) -> dict[str, Tensor]:
         """Measure a batch under its condition, and return its answers for callbacks: see ConditionSums.update."""
-        return cast(ConditionSums, self.sums[batch.condition]).update(self.rollout(batch), batch)
+        sums = cast(ConditionSums, self.sums[batch.condition])
+        return sums.update(self.rollout(batch, valued=go_by_value(sums.rules)), batch)
+
+    def policy_under(self, condition: EvaluationCondition) -> Policy | None:
+        """Return the policy that leads under a condition, None for fixed scans."""
+        return self.policy if condition.scan == POLICY else None
 
     def rollout(
-        self, batch: CanvasBatch, images: int | None = None, num_glimpses_at_once: int | None = None
+        self,
+        batch: CanvasBatch,
+        images: int | None = None,
+        num_glimpses_at_once: int | None = None,
+        valued: bool = False,
     ) -> Rollout:
-        """Return the walk over a batch that validation takes, or over its first images alone."""
-        led = data_of(self.trainer).conditions[batch.condition].scan == POLICY
+        """Return the walk over a batch that validation takes, or over its first images alone; valued as in Rollout."""
         scene, ratio = batch.scene.rows(slice(images)), batch.information_ratio[:images]
-        policy = self.policy if led else None
+        policy = self.policy_under(data_of(self.trainer).conditions[batch.condition])
         at_once = num_glimpses_at_once or GLIMPSES_AT_ONCE
-        return Rollout(self.encoder, scene, policy, ratio, at_once, self.temperature)
+        return Rollout(self.encoder, scene, policy, ratio, at_once, self.temperature, valued)
 
     @torch.no_grad()
     def lesson(self, batch: CanvasBatch) -> Lesson | None:
@@ -285,8 +295,7 @@ class ClassifierModule(LightningModule):
         """Return a prediction for each of the batch's files, None for one that could not be read."""
         if batch.scene is None:
             return [None] * len(batch.files)
-        led = data_of(self.trainer).conditions[0].scan == POLICY
-        policy = self.policy if led else None
+        policy = self.policy_under(data_of(self.trainer).conditions[0])
         return [*predict(self.encoder, batch.scene, policy, self.exit_criteria.rules, self.temperature)]
 
     def on_validation_epoch_end(self) -> None:

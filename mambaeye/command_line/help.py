@@ -48,7 +48,8 @@ COMMON = {
     "predict": (
         *("ckpt_path", "data.images", "pictures", "animate", "run_dir", "config", "data.scans"),
         *("data.evaluate.num_glimpses", "data.predict.resize", "model.exit_criteria.confidence"),
-        *("model.exit_criteria.stable", "model.exit_criteria.entropy", "data.loader.max_pixels"),
+        *("model.exit_criteria.stable", "model.exit_criteria.entropy", "model.exit_criteria.value"),
+        "data.loader.max_pixels",
         *("data.loader.num_workers", "model.init_from", "model.calibrated", "trainer.accelerator", "trainer.devices"),
     ),
     "calibrate": (

@@ -73,7 +73,7 @@ class ConditionSums(nn.Module):
             told += [answer_of(step.logits[:, at]) for at in self._reported_in(step)]
             if self.rules:
                 state = state or EarlyExitState(self.rules, len(batch.labels), step.logits)
-                state.update(step.logits, step.first)
+                state.update(step.logits, step.first, step.value)
                 ratios.append(step.information_ratio)
         if self.by_rule is not None and state is not None:
             self.by_rule.update(state, batch.labels, torch.cat(ratios, dim=1), batch.valid, self.first_answer)

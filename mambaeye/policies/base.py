@@ -6,10 +6,20 @@ Shapes: B images, n glimpses that are decided at once, K axes of a position, D f
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from mambaeye.configurable import Configurable
 from mambaeye.geometry.coverage import Coverage
+
+
+class Best(NamedTuple):
+    """The place that a policy expects most of, among those that it may choose from."""
+
+    places: Tensor
+    """(B, K) int64."""
+    gains: Tensor
+    """(B,): the drop in cross entropy that is expected there, in nats."""
 
 
 class Observation(NamedTuple):
@@ -31,6 +41,8 @@ class Observation(NamedTuple):
     """(B,) int64: what random draws must depend on, besides the step."""
     patch_size: int
     """Side of a glimpse, pixels."""
+    best: Best | None = None
+    """What a policy that estimates values expects most of, where the walk has asked for it already."""
 
 
 class Policy(Configurable, ABC):
@@ -89,3 +101,16 @@ class ValuePolicy(Policy):
             seen: what is known, of one glimpse at least; no gradient reaches it.
             candidates: (B, n, K) integers.
         """
+
+    @torch.no_grad()
+    def best(self, seen: Observation) -> Best:
+        """Return the candidate for the next glimpse that it expects most of, and what it expects there.
+
+        Args:
+            seen: what is known, of one glimpse at least and before the plan's last.
+        """
+        if seen.best is not None:
+            return seen.best
+        offered = self.candidates(seen, self.offered)
+        gains, best = self.gains(seen, offered).max(1)  # (B,) each
+        return Best(offered.take_along_dim(best[:, None, None], dim=1)[:, 0], gains)

@@ -94,10 +94,8 @@ class LearnedScan(ValuePolicy):
         planned = seen.planned[:, seen.step : seen.step + 1]  # (B, 1, K)
         if seen.features is None:
             return planned
-        offered = self.candidates(seen, self.offered)
-        gain, best = self.gains(seen, offered).max(1)  # (B,) each
-        chosen = offered.take_along_dim(best[:, None, None], dim=1)  # (B, 1, K)
-        return torch.where((gain >= self.hand_over)[:, None, None], chosen, planned)
+        places, gains = self.best(seen)
+        return torch.where((gains >= self.hand_over)[:, None, None], places[:, None], planned)
 
     def candidates(self, seen: Observation, count: int) -> Tensor:
         """Return uniform places on the box, drawn by seed and step, and the planned one: (B, count, K)."""
