@@ -26,7 +26,8 @@ TRIED = (2, 8)  # places a glimpse in training, besides the 4 of the config
 OFFERED = (4, 16, 256)  # in test, besides its 64
 
 FROM_BASE = {
-    "control": IN_TRAINING | {"model.policy": "null", "data.train_scan": "{random: 3, sobol: 1}"},
+    "control": IN_TRAINING
+    | {"model.policy": "null", "data.train_scan": "{random: 3, sobol: 1}", "data.scans": "[random,sobol]"},
     "learned": IN_TRAINING,
     "frozen": FROZEN,
     **{name: FROZEN | {"model.policy.sees": sights} for name, sights in SIGHTS.items()},
