@@ -67,7 +67,7 @@ from mambaeye.command_line.help import COMMON, FULL_HELP, OVERVIEW
 from mambaeye.command_line.parser import Parser
 from mambaeye.command_line.run_config import changes, run_config, without_repeats
 from mambaeye.command_line.values import refuse_devices, refuse_values
-from mambaeye.command_line.words import require_command, require_configs, split_images
+from mambaeye.command_line.words import require_command, require_configs, split_images, without_policy_arguments
 from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.errors import InputError, mistake_in
 from mambaeye.failures import first_line, in_one_sentence
@@ -244,7 +244,7 @@ class MambaEyeCLI(LightningCLI):
 
     def _asked(self, given: list[str]) -> Namespace:
         """Return what the words say, before a checkpoint's values are known."""
-        words = [word for word in given if not word.startswith("--print_config")]
+        words = [word for word in without_policy_arguments(given) if not word.startswith("--print_config")]
         asked: Namespace = self.parser.parse_args(words)[given[0]]
         return asked
 

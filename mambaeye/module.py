@@ -31,10 +31,11 @@ from mambaeye.optim import (
     build_optimizer,
     build_schedule,
     override_hparams,
+    schedule_steps,
 )
 from mambaeye.policies.base import Policy, ValuePolicy
-from mambaeye.policy_learning import Lesson, PolicyLearning, glimpses_of, walk, with_gradients_of
-from mambaeye.rollout import GLIMPSES_AT_ONCE, Rollout, Step, require_causal
+from mambaeye.policy_learning import Lesson, PolicyLearning, glimpses_of, glimpses_under, walk, with_gradients_of
+from mambaeye.rollout import GLIMPSES_AT_ONCE, Rollout, require_causal
 from mambaeye.temperature import TEMPERATURE, Temperature, temperature_in
 
 
@@ -240,11 +241,7 @@ class ClassifierModule(LightningModule):
             return batch
         if self.policy is None:
             raise InputError(f"data.train_scan has {POLICY}, and the model has no policy: {REMEDY}")
-        with torch.no_grad():
-            steps = list(Rollout(self.encoder, batch.scene, self.policy))
-        positions, patches, ratio = (torch.cat(parts, dim=1) for parts in zip(*map(seen_in, steps), strict=True))
-        mixed = (batch.labels, batch.partner_labels, batch.label_shares)
-        return GlimpseBatch(patches, positions, ratio, *mixed, batch.keys, batch.valid)
+        return glimpses_under(self.encoder, self.policy, batch)
 
     def _weights_of(self, batch: GlimpseBatch | CanvasBatch) -> Tensor | None:
         """Return the weights of a batch's images in the loss, (B,); None where all have the same."""
@@ -344,28 +341,14 @@ class ClassifierModule(LightningModule):
         optimizer = build_optimizer(parts, self.optimizer_config, self.backbone())
         if self.head_only and self.is_random and not self.trainer.ckpt_path:
             rank_zero_info("model.head_only without --model.init_from: the rest of the encoder stays random")
-        epoch = self._optimizer_steps_an_epoch()
-        max_epochs = self.trainer.max_epochs
-        total = math.inf if max_epochs is None or max_epochs == -1 else epoch * max_epochs
-        if self.trainer.max_steps != -1:
-            total = min(total, self.trainer.max_steps)
-        if isinstance(self.policy, ValuePolicy) and math.isinf(total):
+        # Not trainer.estimated_stepping_batches: it sets the loader up, and a loader that is set up cannot be resumed.
+        batches = limited(data_of(self.trainer).train_batches, self.trainer.limit_train_batches)
+        epoch = max(1, math.ceil(batches / self.trainer.accumulate_grad_batches))
+        limits = self.trainer.max_epochs, self.trainer.max_steps
+        self.schedule_steps = schedule_steps(self.optimizer_config.warmup_epochs, epoch, *limits)
+        if isinstance(self.policy, ValuePolicy) and math.isinf(self.schedule_steps[1]):
             raise InputError(
                 "a policy learns by shares of all steps, and there is no last one: give trainer.max_epochs"
             )
-        warmup = int(min(round(self.optimizer_config.warmup_epochs * epoch), total))
-        self.schedule_steps = warmup, total
-        schedule = build_schedule(optimizer, warmup, total)
+        schedule = build_schedule(optimizer, *self.schedule_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def _optimizer_steps_an_epoch(self) -> int:
-        # Not trainer.estimated_stepping_batches: it sets the loader up, and a loader that is set up cannot be resumed.
-        batches = limited(data_of(self.trainer).train_batches, self.trainer.limit_train_batches)
-        return max(1, math.ceil(batches / self.trainer.accumulate_grad_batches))
-
-
-def seen_in(step: Step) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the positions, patches and information ratios of a step under a policy."""
-    assert step.patches is not None
-    assert step.information_ratio is not None
-    return step.positions, step.patches, step.information_ratio
