@@ -15,6 +15,7 @@ from benchmarks.curves import Curves, Entry
 from benchmarks.learned_drawing import draw_fixed, draw_led, draw_offered, draw_stopping, draw_variants_led
 from benchmarks.lines import below, line
 from benchmarks.suites.suite import Claim, Suite
+from benchmarks.system_drawing import draw_systems
 from benchmarks.tables import BY_RESOLUTION, QUANTITIES, shift_columns
 from callbacks.plots.panels import glimpse_axis, save, share_axis
 
@@ -147,4 +148,6 @@ PICTURES: dict[str, Callable[[Suite, Claim, Curves], Figure]] = {
     "sights": draw_variants_led,
     "tried": draw_variants_led,
     "offered": draw_offered,
+    "directions": draw_systems,
+    "systems": draw_systems,
 }

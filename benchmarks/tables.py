@@ -12,6 +12,7 @@ from benchmarks.curves import Curves, Entry
 from benchmarks.learned_tables import fixed_tables, led_tables, offered_tables, stopping_tables, variants_led
 from benchmarks.markdown import markdown, percent
 from benchmarks.suites.suite import Claim, Suite
+from benchmarks.system_tables import system_tables
 
 BY_RESOLUTION = "resolutions"
 """The evaluation that has every canvas side."""
@@ -143,4 +144,6 @@ TABLES: dict[str, Callable[[Suite, Claim, Curves], Iterator[tuple[str, str]]]] =
     "sights": variants_led,
     "tried": variants_led,
     "offered": offered_tables,
+    "directions": system_tables,
+    "systems": system_tables,
 }
