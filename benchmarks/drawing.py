@@ -12,9 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.curves import Curves, Entry
-from benchmarks.learned_drawing import draw_fixed, draw_led, draw_offered, draw_variants_led
+from benchmarks.learned_drawing import draw_fixed, draw_led, draw_offered, draw_stopping, draw_variants_led
 from benchmarks.lines import below, line
 from benchmarks.suites.suite import Claim, Suite
+from benchmarks.system_drawing import draw_systems
 from benchmarks.tables import BY_RESOLUTION, QUANTITIES, shift_columns
 from callbacks.plots.panels import glimpse_axis, save, share_axis
 
@@ -143,7 +144,10 @@ PICTURES: dict[str, Callable[[Suite, Claim, Curves], Figure]] = {
     "paths": draw_paths,
     "fixed": draw_fixed,
     "led": draw_led,
+    "stopping": draw_stopping,
     "sights": draw_variants_led,
     "tried": draw_variants_led,
     "offered": draw_offered,
+    "directions": draw_systems,
+    "systems": draw_systems,
 }

@@ -18,7 +18,7 @@ from commands import TINY, flags
 
 from benchmarks.curves import Curves
 from benchmarks.drawing import draw
-from benchmarks.learned_tables import Arm, area, counted, glimpses_to, paired
+from benchmarks.learned_tables import Arm, area, counted, glimpses_to, paired, stopping_tables
 from benchmarks.results import Bench, correct, read_entries, run, words
 from benchmarks.suites import SUITES
 from benchmarks.suites.suite import Claim, Suite
@@ -224,6 +224,18 @@ def test_the_glimpses_to_an_accuracy_its_area_and_pairs_are_as_worked_out_by_han
     assert counted(values, steps) == "2 of 3 seeds do"
     assert counted(values[:2], steps) == "5.5 ± 6.4"
     assert area(values, steps).tolist() == pytest.approx([(0.3 + 0.65 + 2 * 0.9) / 4, (0.55 + 0.6) / 4, 0.1])
+
+
+def test_glimpses_that_a_rule_takes_to_an_accuracy_are_interpolated_between_its_thresholds() -> None:
+    suite = SUITES["learned_digits"]
+    exits = {"confidence": [[0.9, 16.0, 0.92], [0.5, 2.0, 0.6], [0.7, 6.0, 0.82]], "stable": [[2, 3.0, 0.5]]}
+    condition = {"resolution": 48, "scan": "sobol", "steps": [64], "exits": exits}
+    random = condition | {"scan": "random", "exits": {}}
+    rows = [{"variant": "learned", "seed": 0, "evaluations": {"stopping": {"conditions": [condition, random]}}}]
+    (table,) = dict(stopping_tables(suite, suite.claims["stopping"], Curves(rows))).values()
+    assert "| 48 | Sobol, confidence | 3.8 | 5.6 | 14.0 | never |" in table  # 2 + 4 * 10/22, 2 + 4 * 20/22, 6 + 8
+    assert "| 48 | Sobol, stable | never | never | never | never |" in table
+    assert "random" not in table
 
 
 def test_differences_are_paired_by_image_and_seed(tmp_path: Path) -> None:

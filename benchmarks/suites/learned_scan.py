@@ -51,12 +51,19 @@ LEARNED_DIGITS = Suite(
         "fixed": SIDES | {"data.scans": listed(FIXED)},
         "led": SIDES | {"data.scans": "[learned]"},
         **{f"offered_{n}": SIDES | {"data.scans": "[learned]", "model.policy.candidates": str(n)} for n in OFFERED},
+        "stopping": SIDES
+        | {
+            "data.scans": "[random,sobol,learned]",
+            "model.early_exit.value": "[1,0.5,0.3,0.2,0.1,0.05,0.03,0.02,0.01,0.005,0]",
+        },
     },
+    stopping=("stopping",),
     side=64,
     page="docs/learned-scan.md",
     measured={
         "fixed": ("fixed",),
         "led": ("led",),
+        "stopping": ("stopping",),
         "sights": ("led",),
         "tried": ("led",),
         "offered": ("led", *(f"offered_{n}" for n in OFFERED)),
@@ -64,6 +71,7 @@ LEARNED_DIGITS = Suite(
     claims={
         "fixed": Claim({"base": "before", "control": "control", "learned": "co-trained"}, at=4),
         "led": Claim({"learned": "co-trained", "frozen": "frozen encoder", "blind": "content-blind"}, at=4),
+        "stopping": Claim({"learned": "co-trained"}, at=4),
         "sights": Claim(
             {
                 "frozen": "all",
