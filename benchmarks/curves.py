@@ -69,3 +69,9 @@ class Curves:
                 packed = np.frombuffer(bytes.fromhex(condition["correct"][str(step)]), np.uint8)
                 found[seed] = np.unpackbits(packed, count=condition["samples"]).astype(bool)
         return found
+
+    def exits(self, variant: str, evaluation: str, resolution: int, scan: str, rule: str) -> np.ndarray:
+        """Return mean glimpses and top-1 by threshold of a rule for exiting early: (seeds, thresholds, 2)."""
+        places = [(variant, seed, evaluation, resolution, scan) for seed in self.seeds(variant, evaluation)]
+        conditions = [self.measured[place] for place in places if place in self.measured]
+        return np.array([c["exits"][rule] for c in conditions if rule in c.get("exits", {})])[..., 1:]

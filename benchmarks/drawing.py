@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.curves import Curves, Entry
-from benchmarks.learned_drawing import draw_fixed, draw_led, draw_offered, draw_variants_led
+from benchmarks.learned_drawing import draw_fixed, draw_led, draw_offered, draw_stopping, draw_variants_led
 from benchmarks.lines import below, line
 from benchmarks.suites.suite import Claim, Suite
 from benchmarks.system_drawing import draw_systems
@@ -144,6 +144,7 @@ PICTURES: dict[str, Callable[[Suite, Claim, Curves], Figure]] = {
     "paths": draw_paths,
     "fixed": draw_fixed,
     "led": draw_led,
+    "stopping": draw_stopping,
     "sights": draw_variants_led,
     "tried": draw_variants_led,
     "offered": draw_offered,

@@ -7,7 +7,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from benchmarks.curves import Curves
-from benchmarks.learned_tables import ARMS, Arm, offered
+from benchmarks.learned_tables import ARMS, STOPPED, Arm, offered
 from benchmarks.lines import below, line
 from benchmarks.suites.suite import Claim, Suite
 from callbacks.plots.panels import glimpse_axis, share_axis
@@ -42,6 +42,30 @@ def draw_offered(suite: Suite, claim: Claim, curves: Curves) -> Figure:
     (variant,) = claim.variants
     arms = [Arm(variant, name, "learned", f"{number} candidates") for name, number in offered(suite).items()]
     return over_glimpses(arms, spread("viridis", arms), curves)
+
+
+def draw_stopping(suite: Suite, claim: Claim, curves: Curves) -> Figure:
+    """Draw top-1 against the glimpses that images take on average, a line per scan and rule, a dot per threshold."""
+    (variant,) = claim.variants
+    sides = curves.resolutions("stopping")
+    figure = Figure(figsize=(2.6 * len(sides) + 0.4, 3.4), layout="constrained")
+    (panels,) = figure.subplots(1, len(sides), squeeze=False)
+    shades = dict(zip(STOPPED, colormaps["turbo"](np.linspace(0.05, 0.9, len(STOPPED))), strict=True))
+    for side, axes in zip(sides, panels, strict=True):
+        for (scan, rule), label in STOPPED.items():
+            tried = curves.exits(variant, "stopping", side, scan, rule)
+            if len(tried):
+                glimpses, top1 = tried.mean(0).T  # over seeds
+                order = np.argsort(glimpses)
+                axes.plot(
+                    glimpses[order], top1[order], color=shades[scan, rule], label=label, marker=".", linewidth=1.2
+                )
+        glimpse_axis(axes, curves.steps("stopping")[-1])
+        share_axis(axes)
+        axes.set_title(f"{side} px", fontsize=9)
+    panels[0].set_ylabel("Top-1")
+    below(figure, panels[0], None)
+    return figure
 
 
 def spread(name: str, arms: list[Arm]) -> list[tuple[float, ...]]:

@@ -1,6 +1,6 @@
 """Tables of the claims about a learned scan (benchmarks/suites/learned_scan.py)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -83,7 +83,7 @@ def area(values: np.ndarray, steps: list[int]) -> np.ndarray:
     return np.trapezoid(values, logs, axis=1) / (logs[-1] - logs[0])
 
 
-def glimpses_to(values: np.ndarray, steps: list[int], share: float = REACHED) -> np.ndarray:
+def glimpses_to(values: np.ndarray, steps: Sequence[float], share: float = REACHED) -> np.ndarray:
     """Return the first number of glimpses after which top-1 is so high, interpolated linearly; nan for never."""
     found = []
     for curve in values:  # (steps,) of a seed
@@ -91,7 +91,7 @@ def glimpses_to(values: np.ndarray, steps: list[int], share: float = REACHED) ->
         if not len(reached):
             found.append(np.nan)
         elif (at := reached[0]) == 0:
-            found.append(float(steps[0]))
+            found.append(steps[0])
         else:
             found.append(float(np.interp(share, curve[at - 1 : at + 1], steps[at - 1 : at + 1])))
     return np.array(found)
@@ -99,7 +99,11 @@ def glimpses_to(values: np.ndarray, steps: list[int], share: float = REACHED) ->
 
 def counted(values: np.ndarray, steps: list[int]) -> str:
     """Format the glimpses to reach the share, over seeds that all reach it."""
-    found = glimpses_to(values, steps)
+    return summed(glimpses_to(values, steps))
+
+
+def summed(found: np.ndarray) -> str:
+    """Format a number of glimpses over seeds; nan for a seed that has none."""
     if np.isnan(found).any():
         return "never" if np.isnan(found).all() else f"{np.isfinite(found).sum()} of {len(found)} seeds do"
     return f"{found.mean():.1f}" if len(found) == 1 else f"{found.mean():.1f} ± {found.std(ddof=1):.1f}"
@@ -154,3 +158,40 @@ def offered(suite: Suite) -> dict[str, int]:
     """Return the number of candidates by evaluation, the smallest first."""
     numbers = {"led": 64} | {name: int(name.rpartition("_")[2]) for name in suite.measured["offered"] if "_" in name}
     return dict(sorted(numbers.items(), key=lambda item: item[1]))
+
+
+STOPPED = {  # rules by scan, and what they are called
+    ("random", "confidence"): "random, confidence",
+    ("sobol", "confidence"): "Sobol, confidence",
+    ("sobol", "stable"): "Sobol, stable",
+    ("learned", "confidence"): "learned, confidence",
+    ("learned", "stable"): "learned, stable",
+    ("learned", "value"): "learned, value",
+}
+TARGETS = (0.7, 0.8, 0.9, 0.95)
+
+
+def stopping_tables(suite: Suite, claim: Claim, curves: Curves) -> Iterator[tuple[str, str]]:
+    """Tabulate the glimpses that images take on average, each until a rule is met, by the top-1 that they reach."""
+    rows: list[list[object]] = []
+    (variant,) = claim.variants
+    for side in curves.resolutions("stopping"):
+        for (scan, rule), label in STOPPED.items():
+            tried = curves.exits(variant, "stopping", side, scan, rule)  # (seeds, thresholds, 2)
+            if len(tried):
+                rows.append([side, label, *(of_targets(tried, target) for target in TARGETS)])
+    if rows:
+        title = "Glimpses on average, each image until the rule is met, to reach a top-1 of:"
+        yield "glimpses", markdown(title, ["side", "scan, rule", *(f"{target:.0%}" for target in TARGETS)], rows)
+
+
+def of_targets(tried: np.ndarray, target: float) -> str:
+    """Format the glimpses that a rule takes to reach a top-1, interpolated between thresholds."""
+    found = np.array([fewest(*seed.T, target) for seed in tried])
+    return summed(found)
+
+
+def fewest(glimpses: np.ndarray, top1: np.ndarray, target: float) -> float:
+    """Return the fewest glimpses, interpolated linearly between thresholds, at which top-1 is so high; nan for none."""
+    order = np.argsort(glimpses)
+    return float(glimpses_to(top1[order][None], glimpses[order].tolist(), target)[0])

@@ -175,7 +175,8 @@ class Bench:
         folder.mkdir(parents=True, exist_ok=True)
         seconds = call(arguments, folder / "validate.log")
         conditions: dict[tuple[int, str], Entry] = {}
-        for row in json.loads((folder / "validation.json").read_text())["rows"]:
+        measured = json.loads((folder / "validation.json").read_text())
+        for row in measured["rows"]:
             condition = conditions.setdefault(
                 (row["resolution"], row["scan"]),
                 {"resolution": row["resolution"], "scan": row["scan"], "samples": row["samples"]},
@@ -187,12 +188,17 @@ class Bench:
             resolution, _, scan = path.stem.partition("_")
             condition = conditions[int(resolution), scan]
             condition["correct"] = correct(path, condition["steps"])
+        for row in measured["early_exit"] if evaluation in self.suite.stopping else ():
+            rules = conditions[row["resolution"], row["scan"]].setdefault("exits", {})
+            rules.setdefault(row["rule"], []).append(
+                [row["threshold"], round(row["glimpses"], 2), round(row["top1"], 4)]
+            )
         return {"command": shown(arguments), "seconds": seconds, "conditions": list(conditions.values())}
 
 
 def correct(path: Path, steps: list[int]) -> dict[int, str]:
     """Return which images were answered correctly, in the order of the rows, as hexadecimal bits, by powers of two."""
-    table = np.genfromtxt(path, delimiter=",", names=True, usecols=None, dtype=None, encoding="utf-8")
+    table = np.genfromtxt(path, delimiter=",", names=True, dtype=None, encoding="utf-8")
     powers = [step for step in steps if step.bit_count() == 1]
     return {step: np.packbits(table[f"answer_{step}"] == table["label"]).tobytes().hex() for step in powers}
 

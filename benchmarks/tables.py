@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from benchmarks.curves import Curves, Entry
-from benchmarks.learned_tables import fixed_tables, led_tables, offered_tables, variants_led
+from benchmarks.learned_tables import fixed_tables, led_tables, offered_tables, stopping_tables, variants_led
 from benchmarks.markdown import markdown, percent
 from benchmarks.suites.suite import Claim, Suite
 from benchmarks.system_tables import system_tables
@@ -140,6 +140,7 @@ TABLES: dict[str, Callable[[Suite, Claim, Curves], Iterator[tuple[str, str]]]] =
     "paths": path_tables,
     "fixed": fixed_tables,
     "led": led_tables,
+    "stopping": stopping_tables,
     "sights": variants_led,
     "tried": variants_led,
     "offered": offered_tables,

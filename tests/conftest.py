@@ -2,20 +2,24 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: on tensors this small, threads only wait
 
-from functools import cache
+import gc
 from pathlib import Path
 
-import docstring_parser
 import hypothesis
 import pytest
+import quick_parsing
 
 from datamodules.digits import ensure_digits
 
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
 
-# what jsonargparse reads of every class's source, once a process and not once a command line
-docstring_parser.parse_from_object = cache(docstring_parser.parse_from_object)
+quick_parsing.remember()
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported by now, torch among it, out of all further garbage collections."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from contextlib import redirect_stdout, suppress
-from functools import cache
 from io import StringIO
 from pathlib import Path
 from threading import Lock
@@ -100,9 +99,9 @@ def run(arguments: list[str], log: str, file_limit: int | None, environment: dic
 
 
 if __name__ == "__main__":
-    import docstring_parser
+    import quick_parsing
 
-    docstring_parser.parse_from_object = cache(docstring_parser.parse_from_object)
+    quick_parsing.remember()
     from train import main
 
     for command in ("fit", "validate"):  # what parsing keeps

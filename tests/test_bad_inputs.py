@@ -138,6 +138,11 @@ predict --ckpt_path good.ckpt --data.images empty.png :: none of the 1 file coul
 predict --ckpt_path good.ckpt --data.images picture.png --data.predict.resize 0 :: data.predict.resize is 0
 predict --ckpt_path good.ckpt --data.images picture.png --data.predict.resize 8 :: data.predict.resize is 8
 predict --ckpt_path good.ckpt --data.images picture.png --data.predict.resize x :: resize
+predict --ckpt_path good.ckpt --data.images picture.png --model.exit_criteria.value .nan :: value has nan: give a
+predict --ckpt_path good.ckpt --data.images picture.png --model.exit_criteria.value soon :: exit_criteria.value
+predict --ckpt_path good.ckpt --data.images picture.png --model.exit_criteria.value 0.1 :: value goes by what a
+validate --ckpt_path good.ckpt --model.early_exit.value '[0.1,.inf]' :: model.early_exit.value has inf: give a drop in
+validate --ckpt_path good.ckpt --model.early_exit.value '[much]' :: early_exit.value
 predict --ckpt_path good.ckpt --data.images picture.png --data.loader.max_pixels 10 :: none of the 1 file could be
 nonsense :: nonsense
 fitt :: fitt

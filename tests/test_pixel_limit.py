@@ -3,13 +3,16 @@
 import io
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
 import tarfile
 import timeit
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -140,69 +143,113 @@ def bombed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(module: str, *arguments: object, cwd: Path) -> tuple[int, str, int]:
-    """A command in a process of its own: its exit code, what it said, and its peak of resident memory in bytes."""
-    script = (
-        "import atexit, resource\n"
-        "atexit.register(lambda: print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))\n"
-        f"from {module} import main\n"
-        "main()"
+# runs commands one after the other, and prints what each ended with, and the peak of resident memory so far
+COMMANDS = """
+import json, resource, sys
+from importlib import import_module
+for module, words in json.loads(sys.argv.pop()):
+    sys.argv[1:] = words
+    try:
+        import_module(module).main()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code or 0
+        if isinstance(code, str):
+            print(code)
+            code = 1
+    print("\\nended", code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, flush=True)
+"""
+
+
+class Ended(NamedTuple):
+    """Of a command: its exit code, what it said, and the peak of its process's resident memory until then in bytes."""
+
+    code: int
+    said: str
+    peak: int
+
+
+def run(folder: Path, **commands: Sequence[object]) -> dict[str, Ended]:
+    """Commands in one process of their own, each a module and its arguments, by a name."""
+    asked = json.dumps([(module, [str(word) for word in words]) for module, *words in commands.values()])
+    command = ["sh", "-c", '"$@"; exit $?', "sh"]  # of this process, which is large, it would inherit the peak
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+    python = subprocess.run(
+        [*command, sys.executable, "-c", COMMANDS, asked],
+        env=environment,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+        check=False,
     )
-    python = [sys.executable, "-c", script, *map(str, arguments)]
-    command = ["sh", "-c", '"$@"; exit $?', "sh", *python]  # of this process, which is large, it would inherit the peak
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
-    said = ended.stdout + ended.stderr
-    return ended.returncode, said, int(said.split("peak ")[1].split()[0]) * 1024
+    ended = re.findall(r"(.*?)^ended (\d+) (\d+)$", python.stdout, re.DOTALL | re.MULTILINE)
+    assert len(ended) == len(commands), python.stdout
+    return {
+        name: Ended(int(code), said, int(peak) * 1024) for name, (said, code, peak) in zip(commands, ended, strict=True)
+    }
 
 
-@pytest.mark.parametrize("skip", [False, True])
-def test_packing_refuses_it_or_leaves_it_out(bombed: Path, tmp_path: Path, skip: bool) -> None:
-    more = ["--unreadable", "skip"] if skip else []
-    code, said, peak = run("datamodules.pack", bombed / "images", tmp_path / "out", *more, cwd=tmp_path)
-    assert code == (0 if skip else 1)
-    assert f"unreadable: 3/bomb.png: the image of 3/bomb.png {REFUSED}--max_pixels: " in said
-    assert peak < ROOM
+@pytest.fixture(scope="module")
+def of_shards(bombed: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
+    """What packing and checking ended with."""
+    check = ("datamodules.check", bombed / "shards", "--decode")
+    return run(
+        tmp_path_factory.mktemp("of_shards"),
+        refuses=("datamodules.pack", bombed / "images", "out"),
+        skips=("datamodules.pack", bombed / "images", "out", "--unreadable", "skip"),
+        check=check,
+        limited=(*check, "--max_pixels", 100),
+    )
 
 
-def test_checking_names_it(bombed: Path, tmp_path: Path) -> None:
-    code, said, peak = run("datamodules.check", bombed / "shards", "--decode", cwd=tmp_path)
+@pytest.mark.parametrize(("name", "code"), [("refuses", 1), ("skips", 0)])
+def test_packing_refuses_it_or_leaves_it_out(name: str, code: int, of_shards: dict[str, Ended]) -> None:
+    ended = of_shards[name]
+    assert ended.code == code
+    assert f"unreadable: 3/bomb.png: the image of 3/bomb.png {REFUSED}--max_pixels: " in ended.said
+    assert ended.peak < ROOM
+
+
+def test_checking_names_it(bombed: Path, of_shards: dict[str, Ended]) -> None:
+    code, said, peak = of_shards["check"]
     assert code == 1
     assert f"the image of sample 3/bomb in {bombed / 'shards' / 'a.tar'} {REFUSED}--max_pixels: " in said
     assert peak < ROOM
 
 
-def test_a_higher_limit_lets_it_through(bombed: Path, tmp_path: Path) -> None:
+def test_a_higher_limit_lets_it_through(of_shards: dict[str, Ended]) -> None:
     with pytest.raises(InputError):
         PixelLimit(SIDE**2 - 1).require(bomb(), "x")
     PixelLimit(SIDE**2).require(bomb(), "x")
-    code, said, _ = run("datamodules.check", bombed / "shards", "--decode", "--max_pixels", 100, cwd=tmp_path)
+    code, said, _ = of_shards["limited"]
     assert code == 1
     assert said.count("has 24 x 24 pixels, more than the 100 of --max_pixels") == 40
 
 
-@pytest.mark.parametrize(("command", "allowed"), [("fit", 1), ("validate", 0)])
-def test_a_run_stops_at_it_or_leaves_it_out(bombed: Path, tmp_path: Path, command: str, allowed: int) -> None:
-    settings = {**TINY, "run_dir": "run", "data.loader.batch_size": 41, "data.loader.max_unreadable": allowed}
+def test_runs_stop_at_it_or_leave_it_out_and_prediction_gives_it_a_line(bombed: Path, tmp_path: Path) -> None:
+    settings = {**TINY, "data.loader.batch_size": 41, "model.init_from": bombed / "model.safetensors"}
     settings |= {"data.train_shards": bombed / "shards", "data.val_shards": bombed / "shards"}
-    settings |= {"model.init_from": bombed / "model.safetensors", "trainer.num_sanity_val_steps": 0}
-    code, said, peak = run("train", command, *flags(settings), cwd=tmp_path)
-    assert f"the image of sample 3/bomb {REFUSED}--data.loader.max_pixels: " in said
-    assert code == (0 if allowed else 1), said
-    assert said.count("left out: the image") == 2 * allowed  # of training, and of validation
-    assert "Traceback" not in said
-    assert peak < 2 * ROOM
-
-
-def test_prediction_gives_it_a_line(bombed: Path, tmp_path: Path) -> None:
-    sizes = {name: size for name, size in TINY.items() if ".encoder." in name or name.startswith("trainer.")}
     images = [bombed / "images/3/bomb.png", bombed / "images/3/im03.png"]
-    settings = {**sizes, "run_dir": "run", "data.evaluate.num_glimpses": 9, "data.loader.num_workers": 0}
-    settings["model.init_from"] = bombed / "model.safetensors"
-    settings["data.images"] = json.dumps([str(image) for image in images])
-    code, said, peak = run("train", "predict", *flags(settings), cwd=tmp_path)
-    assert code == 0, said
-    first, second = map(json.loads, (tmp_path / "run/predictions.jsonl").read_text().splitlines())
+    sizes = {name: size for name, size in TINY.items() if ".encoder." in name or name.startswith("trainer.")}
+    asked = {**sizes, "data.evaluate.num_glimpses": 9, "data.loader.num_workers": 0}
+    asked |= {"model.init_from": bombed / "model.safetensors", "data.images": json.dumps([str(one) for one in images])}
+    ended = run(
+        tmp_path,
+        fit=("train", "fit", "--run_dir=fit", "--data.loader.max_unreadable=1", *flags(settings)),
+        validate=("train", "validate", "--run_dir=validate", "--data.loader.max_unreadable=0", *flags(settings)),
+        predict=("train", "predict", "--run_dir=predict", *flags(asked)),
+    )
+    for command, allowed in (("fit", 1), ("validate", 0)):
+        code, said, _ = ended[command]
+        assert f"the image of sample 3/bomb {REFUSED}--data.loader.max_pixels: " in said
+        assert code == (0 if allowed else 1), said
+        assert said.count("left out: the image") == 2 * allowed  # of training, and of validation
+    assert ended["predict"].code == 0, ended["predict"].said
+    first, second = map(json.loads, (tmp_path / "predict/predictions.jsonl").read_text().splitlines())
     assert first["error"].startswith(f"the image of {images[0]} {REFUSED}--data.loader.max_pixels: ")
     assert "top5" in second
-    assert peak < 2 * ROOM
+    for _, said, peak in ended.values():
+        assert "Traceback" not in said
+        assert peak < 2 * ROOM

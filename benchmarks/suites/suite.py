@@ -45,6 +45,8 @@ class Suite:
     """Paths of the configs of variants that have others, one over the other."""
     starts: dict[str, str] = field(default_factory=dict)
     """Variants whose fit starts from the last checkpoint of another one, of the same seed."""
+    stopping: tuple[str, ...] = ()
+    """Evaluations whose rules for exiting early are kept, too."""
     page: str = "docs/results.md"
     """Path of the page that has its tables."""
     costs: dict[str, float] = field(default_factory=dict)

@@ -88,14 +88,14 @@ class LearnedScan(ValuePolicy):
 
     @torch.no_grad()
     def act(self, seen: Observation, count: int) -> Tensor:
-        """Return the next position: (B, 1, K)."""
+        """Return the next position, (B, 1, K), or as many as are wanted, (B, count, K), where it leads no more."""
+        if seen.step >= self.leads:
+            return seen.planned[:, seen.step : seen.step + count]
         planned = seen.planned[:, seen.step : seen.step + 1]  # (B, 1, K)
-        if seen.features is None or seen.step >= self.leads:
+        if seen.features is None:
             return planned
-        offered = self.candidates(seen, self.offered)
-        gain, best = self.gains(seen, offered).max(1)  # (B,) each
-        chosen = offered.take_along_dim(best[:, None, None], dim=1)  # (B, 1, K)
-        return torch.where((gain >= self.hand_over)[:, None, None], chosen, planned)
+        places, gains = self.best(seen)
+        return torch.where((gains >= self.hand_over)[:, None, None], places[:, None], planned)
 
     def candidates(self, seen: Observation, count: int) -> Tensor:
         """Return uniform places on the box, drawn by seed and step, and the planned one: (B, count, K)."""
