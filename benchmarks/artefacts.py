@@ -268,7 +268,7 @@ def main() -> None:
     parser.add_argument("models", nargs="+", help="NAME=CHECKPOINT")
     parser.add_argument("--output", type=Path, default=Path("artefacts"), help="stem of the JSON and the PNG")
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="where the embedded digits are")
-    parser.add_argument("--sides", type=int, nargs="+", default=[64, 96], help="canvas sides, pixels")
+    parser.add_argument("--sides", type=int, nargs="+", default=[64], help="canvas sides, pixels")
     parser.add_argument("--num_glimpses", type=int, default=64, help="glimpses an image")
     args = parser.parse_args()
     torch.set_num_threads(1)
