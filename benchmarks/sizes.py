@@ -237,7 +237,11 @@ def curves_of(lines: list[Line], mode: str) -> dict[str, dict[int | None, Line]]
 
 
 def draw(lines: list[Line]) -> Figure:
-    """Draw seconds and memory against the canvas side, a row of panels a mode; what takes glimpses is level."""
+    """Draw seconds and memory against the canvas side, a row of panels a mode; what takes glimpses is level.
+
+    Models with arguments of their own are left to the tables.
+    """
+    lines = [line for line in lines if line["model"] in TITLES]
     figure = Figure(figsize=(10, 7), layout="constrained")
     grid = figure.subplots(2, 2, sharex=True)
     for mode, panels in zip(MODES, grid, strict=True):
