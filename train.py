@@ -17,6 +17,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 import mambaeye.encoders
 import mambaeye.policies  # noqa: F401  # both define what the command line finds by class name
+from callbacks.reports.answers import Answers
 from callbacks.reports.class_report import ClassReport
 from callbacks.reports.confident_mistakes import ConfidentMistakes
 from callbacks.reports.console import ConsoleLines
@@ -66,7 +67,7 @@ from mambaeye.command_line.help import COMMON, FULL_HELP, OVERVIEW
 from mambaeye.command_line.parser import Parser
 from mambaeye.command_line.run_config import changes, run_config, without_repeats
 from mambaeye.command_line.values import refuse_devices, refuse_values
-from mambaeye.command_line.words import require_command, require_configs, split_images
+from mambaeye.command_line.words import require_command, require_configs, split_images, without_policy_arguments
 from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.errors import InputError, mistake_in
 from mambaeye.failures import first_line, in_one_sentence
@@ -103,6 +104,7 @@ REPORTS = {
     "diagnosis": ScanDiagnosis,
     "learned_scan": LearnedScanReport,
     "report": ValidationReport,
+    "answers": Answers,
     "records": CurveRecords,
     "page": RunPage,
 }
@@ -242,7 +244,7 @@ class MambaEyeCLI(LightningCLI):
 
     def _asked(self, given: list[str]) -> Namespace:
         """Return what the words say, before a checkpoint's values are known."""
-        words = [word for word in given if not word.startswith("--print_config")]
+        words = [word for word in without_policy_arguments(given) if not word.startswith("--print_config")]
         asked: Namespace = self.parser.parse_args(words)[given[0]]
         return asked
 

@@ -11,8 +11,12 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.suites import Claim, Suite
-from benchmarks.tables import BY_RESOLUTION, QUANTITIES, Curves, Entry, shift_columns
+from benchmarks.curves import Curves, Entry
+from benchmarks.learned_drawing import draw_fixed, draw_led, draw_offered, draw_stopping, draw_variants_led
+from benchmarks.lines import below, line
+from benchmarks.suites.suite import Claim, Suite
+from benchmarks.system_drawing import draw_systems
+from benchmarks.tables import BY_RESOLUTION, QUANTITIES, shift_columns
 from callbacks.plots.panels import glimpse_axis, save, share_axis
 
 
@@ -28,13 +32,6 @@ def colors(claim: Claim) -> dict[str, tuple[float, ...]]:
     """Return a colour for each variant."""
     shades = colormaps["viridis"](np.linspace(0, 0.85, len(claim.variants)))
     return dict(zip(claim.variants, map(tuple, shades), strict=True))
-
-
-def line(axes: Axes, x: list[int], values: np.ndarray, color: tuple[float, ...], label: str) -> None:
-    """Draw the mean over seeds, with smallest to largest shaded: values (seeds, points)."""
-    if values.size:
-        axes.plot(x, values.mean(0), color=color, label=label, marker=".", linewidth=1.2)
-        axes.fill_between(x, values.min(0), values.max(0), color=color, alpha=0.2, linewidth=0)
 
 
 def over_glimpses(claim: Claim, curves: Curves, quantities: tuple[str, ...], legend: str | None = None) -> Figure:
@@ -56,12 +53,6 @@ def over_glimpses(claim: Claim, curves: Curves, quantities: tuple[str, ...], leg
         panels[0].set_ylabel(QUANTITIES[quantity])
     below(figure, grid[0, 0], legend)
     return figure
-
-
-def below(figure: Figure, axes: Axes, title: str | None) -> None:
-    """Add one legend for all panels."""
-    where = {"loc": "outside lower center", "ncols": 4, "frameon": False}
-    figure.legend(*axes.get_legend_handles_labels(), title=title, **where, fontsize=8, title_fontsize=8)
 
 
 def draw_loss(suite: Suite, claim: Claim, curves: Curves) -> Figure:
@@ -151,4 +142,12 @@ PICTURES: dict[str, Callable[[Suite, Claim, Curves], Figure]] = {
     "lengths": draw_lengths,
     "scans": draw_scans,
     "paths": draw_paths,
+    "fixed": draw_fixed,
+    "led": draw_led,
+    "stopping": draw_stopping,
+    "sights": draw_variants_led,
+    "tried": draw_variants_led,
+    "offered": draw_offered,
+    "directions": draw_systems,
+    "systems": draw_systems,
 }

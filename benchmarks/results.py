@@ -3,7 +3,7 @@
     python -m benchmarks.results digits [--output docs/results] [--runs runs/results] [--draw]
     python -m benchmarks.results digits --variants base plain --seeds 0 --output x --runs x -- --trainer.max_steps=2
 
-The suites are in benchmarks/suites.py. A row is a variant and a seed: `train.py fit` into a run directory, then
+The suites are in benchmarks/suites/. A row is a variant and a seed: `train.py fit` into a run directory, then
 `train.py validate` of its last checkpoint for what its claims need, as command lines that one could type. Everything
 measured goes into <output>/<suite>.json, an entry a row; tables (Markdown, on the console) and pictures
 (<output>/<suite>-*.png) are made from that file alone, by --draw without training anything.
@@ -28,13 +28,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
+import numpy as np
 import torch
 import yaml
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from benchmarks.curves import Entry
 from benchmarks.drawing import draw
-from benchmarks.suites import SUITES, Flags, Suite
-from benchmarks.tables import Entry, tables
+from benchmarks.suites import SUITES
+from benchmarks.suites.suite import Flags, Suite
+from benchmarks.tables import tables
 from mambaeye.atomic import atomic_write
 from mambaeye.errors import InputError
 
@@ -83,20 +86,28 @@ class Bench:
     def fit_arguments(self, variant: str, seed: int) -> list[str]:
         """Return the arguments of train.py that train a row."""
         flags = {"seed_everything": str(seed), **self.suite.fit, **self.suite.variants[variant]}
-        asked = ["fit", "--config", self.suite.config, "--run_dir", str(self.run_dir(variant, seed))]
-        return [*asked, "--ckpt_path", "last", *words(flags), *self.more]
+        if variant in self.suite.starts:
+            flags["model.init_from"] = str(self.last(self.suite.starts[variant], seed))
+        configs = [word for path in self.suite.configs_of(variant) for word in ("--config", path)]
+        asked = ["fit", *configs, "--run_dir", str(self.run_dir(variant, seed)), "--ckpt_path", "last"]
+        return [*asked, *words(flags), *self.more]
+
+    def last(self, variant: str, seed: int) -> Path:
+        """Return the path of a row's last checkpoint, as that of its run."""
+        return self.run_dir(variant, seed) / "checkpoints/last.ckpt"
 
     def validate_arguments(self, variant: str, seed: int, evaluation: str) -> list[str]:
         """Return the arguments of train.py that measure a row."""
         run_dir = self.run_dir(variant, seed)
         asked = ["validate", "--run_dir", str(run_dir / evaluation)]
         flags = {**self.suite.validate, **self.suite.evaluations[evaluation]}
-        return [*asked, "--ckpt_path", str(run_dir / "checkpoints/last.ckpt"), *words(flags), *self.more]
+        return [*asked, "--ckpt_path", str(self.last(variant, seed)), *words(flags), *self.more]
 
     def settings(self, variant: str, seed: int) -> Entry:
         """Return what decides a fit: its command, and a digest of the config that it names, without comments."""
-        config = yaml.safe_load((ROOT / self.suite.config).read_text())
-        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+        configs = [yaml.safe_load((ROOT / path).read_text()) for path in self.suite.configs_of(variant)]
+        known = configs[0] if len(configs) == 1 else configs
+        digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
         return {"fit": shown(self.fit_arguments(variant, seed)), "config_sha256": digest}
 
     def missing(self, entries: dict[str, Entry], variant: str, seed: int) -> list[str] | None:
@@ -113,7 +124,7 @@ class Bench:
             if entry["evaluations"].get(evaluation, {}).get("command")
             != shown(self.validate_arguments(variant, seed, evaluation))
         ]
-        trained = (ROOT / self.run_dir(variant, seed) / "checkpoints/last.ckpt").exists()
+        trained = (ROOT / self.last(variant, seed)).exists()
         return lacking if trained or not lacking else None
 
     def do(self, entries: dict[str, Entry], variant: str, seed: int) -> None:
@@ -128,14 +139,20 @@ class Bench:
             self.write(entries)
 
     def fit(self, variant: str, seed: int) -> Entry:
-        """Train a row, going on where these settings had brought it, and return its entry, without evaluations."""
+        """Train a row, going on where these settings had brought it, and return its entry, without evaluations.
+
+        A row that it starts from is trained first, if its run is gone.
+        """
+        start = self.suite.starts.get(variant)
+        if start is not None and not (ROOT / self.last(start, seed)).exists():
+            self.fit(start, seed)
         run_dir, settings = ROOT / self.run_dir(variant, seed), self.settings(variant, seed)
         if run_dir.exists():
             if not (run_dir / SETTINGS).exists():
                 raise InputError(f"{run_dir} is not a run of benchmarks.results: move it away, or give other --runs")
             if json.loads((run_dir / SETTINGS).read_text()) != settings:
                 shutil.rmtree(run_dir)
-        continued = (run_dir / "checkpoints/last.ckpt").exists()
+        continued = (ROOT / self.last(variant, seed)).exists()
         with atomic_write(run_dir / SETTINGS) as partial:
             partial.write_text(json.dumps(settings, indent=1) + "\n")
         seconds = call(self.fit_arguments(variant, seed), run_dir / "fit.log")
@@ -158,7 +175,8 @@ class Bench:
         folder.mkdir(parents=True, exist_ok=True)
         seconds = call(arguments, folder / "validate.log")
         conditions: dict[tuple[int, str], Entry] = {}
-        for row in json.loads((folder / "validation.json").read_text())["rows"]:
+        measured = json.loads((folder / "validation.json").read_text())
+        for row in measured["rows"]:
             condition = conditions.setdefault(
                 (row["resolution"], row["scan"]),
                 {"resolution": row["resolution"], "scan": row["scan"], "samples": row["samples"]},
@@ -166,7 +184,23 @@ class Bench:
             condition.setdefault("steps", []).append(row["step"])
             for quantity in KEPT:
                 condition.setdefault(quantity, []).append(round(row[quantity], 4))
+        for path in folder.glob("validation/answers/*.csv"):
+            resolution, _, scan = path.stem.partition("_")
+            condition = conditions[int(resolution), scan]
+            condition["correct"] = correct(path, condition["steps"])
+        for row in measured["early_exit"] if evaluation in self.suite.stopping else ():
+            rules = conditions[row["resolution"], row["scan"]].setdefault("exits", {})
+            rules.setdefault(row["rule"], []).append(
+                [row["threshold"], round(row["glimpses"], 2), round(row["top1"], 4)]
+            )
         return {"command": shown(arguments), "seconds": seconds, "conditions": list(conditions.values())}
+
+
+def correct(path: Path, steps: list[int]) -> dict[int, str]:
+    """Return which images were answered correctly, in the order of the rows, as hexadecimal bits, by powers of two."""
+    table = np.genfromtxt(path, delimiter=",", names=True, dtype=None, encoding="utf-8")
+    powers = [step for step in steps if step.bit_count() == 1]
+    return {step: np.packbits(table[f"answer_{step}"] == table["label"]).tobytes().hex() for step in powers}
 
 
 def row_name(variant: str, seed: int) -> str:

@@ -5,70 +5,18 @@ order of samples.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 
-from benchmarks.suites import Claim, Suite
+from benchmarks.curves import Curves, Entry
+from benchmarks.learned_tables import fixed_tables, led_tables, offered_tables, stopping_tables, variants_led
+from benchmarks.markdown import markdown, percent
+from benchmarks.suites.suite import Claim, Suite
+from benchmarks.system_tables import system_tables
 
-Entry = dict[str, Any]
 BY_RESOLUTION = "resolutions"
 """The evaluation that has every canvas side."""
 QUANTITIES = {"top1": "Top-1", "ece": "ECE"}
-
-
-class Curves:
-    """Everything measured, by variant, evaluation and condition."""
-
-    def __init__(self, entries: list[Entry]) -> None:
-        self.measured = {
-            (entry["variant"], entry["seed"], name, condition["resolution"], condition["scan"]): condition
-            for entry in entries
-            for name, evaluation in entry["evaluations"].items()
-            for condition in evaluation["conditions"]
-        }
-
-    def seeds(self, variant: str, evaluation: str) -> list[int]:
-        """Return the seeds that a variant was measured with."""
-        return sorted({key[1] for key in self.measured if (key[0], key[2]) == (variant, evaluation)})
-
-    def resolutions(self, evaluation: str) -> list[int]:
-        """Return the canvas sides of an evaluation."""
-        return sorted({key[3] for key in self.measured if key[2] == evaluation})
-
-    def scans(self, evaluation: str) -> list[str]:
-        """Return the scan patterns of an evaluation, in its own order."""
-        return list(dict.fromkeys(key[4] for key in self.measured if key[2] == evaluation))
-
-    def steps(self, evaluation: str) -> list[int]:
-        """Return the numbers of glimpses after which an evaluation has results."""
-        return sorted(
-            {step for key, curves in self.measured.items() if key[2] == evaluation for step in curves["steps"]}
-        )
-
-    def of(
-        self,
-        variant: str,
-        evaluation: str,
-        resolution: int,
-        scan: str = "random",
-        name: str = "top1",
-        less: str | None = None,
-    ) -> np.ndarray:
-        """Return a quantity, or its difference from another variant's, by the seeds that there are: (seeds, steps)."""
-        seeds = self.seeds(variant, evaluation)
-        if less is not None:
-            seeds = [seed for seed in seeds if seed in self.seeds(less, evaluation)]
-
-        def rows(variant: str) -> np.ndarray:
-            return np.array([self.measured[variant, seed, evaluation, resolution, scan][name] for seed in seeds])
-
-        values = rows(variant) - rows(less) if less else rows(variant)
-        return values.reshape(len(seeds), len(self.steps(evaluation)))
-
-    def at(self, step: int, variant: str, evaluation: str, resolution: int, **which: str) -> np.ndarray:
-        """Return the same after one step: (seeds,)."""
-        return self.of(variant, evaluation, resolution, **which)[:, self.steps(evaluation).index(step)]
 
 
 def tables(suite: Suite, entries: list[Entry]) -> dict[str, str]:
@@ -79,20 +27,6 @@ def tables(suite: Suite, entries: list[Entry]) -> dict[str, str]:
         if any(curves.seeds(variant, suite.measured[name][0]) for variant in claim.variants):
             made |= {f"{name}-{part}": text for part, text in TABLES[name](suite, claim, curves)}
     return made
-
-
-def percent(values: np.ndarray, sign: str = "") -> str:
-    """Format the mean of some seeds, and their standard deviation, in %."""
-    if not len(values):
-        return ""
-    mean = f"{100 * values.mean():{sign}.1f}"
-    return mean if len(values) == 1 else f"{mean} ± {100 * values.std(ddof=1):.1f}"
-
-
-def markdown(title: str, heading: list[object], rows: list[list[object]]) -> str:
-    """Format a title line and a table below it."""
-    lines = [heading, ["---"] * len(heading), *rows]
-    return title + "\n\n" + "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 def loss_tables(suite: Suite, claim: Claim, curves: Curves) -> Iterator[tuple[str, str]]:
@@ -204,4 +138,12 @@ TABLES: dict[str, Callable[[Suite, Claim, Curves], Iterator[tuple[str, str]]]] =
     "lengths": length_tables,
     "scans": scan_tables,
     "paths": path_tables,
+    "fixed": fixed_tables,
+    "led": led_tables,
+    "stopping": stopping_tables,
+    "sights": variants_led,
+    "tried": variants_led,
+    "offered": offered_tables,
+    "directions": system_tables,
+    "systems": system_tables,
 }

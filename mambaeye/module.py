@@ -14,21 +14,15 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from mambaeye import weights
-from mambaeye.batch import POLICY, REMEDY, CanvasBatch, FileBatch, GlimpseBatch, Takes
+from mambaeye.batch import POLICY, REMEDY, CanvasBatch, EvaluationCondition, FileBatch, GlimpseBatch, Takes
 from mambaeye.contracts import data_of, limited
 from mambaeye.encoders.base import Encoder, GlimpseEncoder
 from mambaeye.errors import InputError
-from mambaeye.evaluation.early_exit import EarlyExitConfig, EarlyExitMetrics, EarlyExitState, ExitCriteria
-from mambaeye.evaluation.metrics import (
-    MOST_CLASSES,
-    ConfusionMetric,
-    MetricsConfig,
-    StepMetrics,
-    condition_result,
-    reported_steps,
-)
+from mambaeye.evaluation.early_exit import EarlyExitConfig, ExitCriteria, go_by_value, require_value, rules_under
+from mambaeye.evaluation.metrics import MetricsConfig
 from mambaeye.evaluation.prediction import Prediction, predict
-from mambaeye.evaluation.result import METRICS, ConditionResult, EarlyExitResult, ValidationResult
+from mambaeye.evaluation.result import METRICS, ValidationResult
+from mambaeye.evaluation.sums import ConditionSums
 from mambaeye.flops import training_flops
 from mambaeye.loss import Schedule, class_weights, scheduled_cross_entropy_of_features, step_losses, weights_of_images
 from mambaeye.optim import (
@@ -37,10 +31,11 @@ from mambaeye.optim import (
     build_optimizer,
     build_schedule,
     override_hparams,
+    schedule_steps,
 )
 from mambaeye.policies.base import Policy, ValuePolicy
-from mambaeye.policy_learning import Lesson, PolicyLearning, glimpses_of, walk, with_gradients_of
-from mambaeye.rollout import GLIMPSES_AT_ONCE, Rollout, Step, require_causal
+from mambaeye.policy_learning import Lesson, PolicyLearning, glimpses_of, glimpses_under, walk, with_gradients_of
+from mambaeye.rollout import GLIMPSES_AT_ONCE, Rollout, require_causal
 from mambaeye.temperature import TEMPERATURE, Temperature, temperature_in
 
 
@@ -128,9 +123,7 @@ class ClassifierModule(LightningModule):
         """Result of the last validation."""
         self.schedule_steps: tuple[int, float] = (0, 0.0)
         """Optimizer steps of the warm-up, and in all."""
-        self.condition_metrics = nn.ModuleList()  # StepMetrics of each evaluation condition
-        self.confusion_metrics = nn.ModuleList()  # likewise
-        self.early_exit_metrics = nn.ModuleList()
+        self.sums = nn.ModuleList()  # ConditionSums of each evaluation condition
         self._flops: dict[tuple[int, ...], int] = {}
 
     @property
@@ -159,20 +152,15 @@ class ClassifierModule(LightningModule):
             self.classes = list(data.classes)
             self.class_weights = class_weights(data.class_counts) if self.balanced else None
         if stage == "predict":
+            require_value(self.exit_criteria, self.policy_under(data.conditions[0]))
             return
         self.answers_at = self.encoder.answers_at(data.num_glimpses).tolist()
-        self.condition_metrics = nn.ModuleList(
-            StepMetrics(data.num_glimpses, self.metrics_config, data.report_at, self.answers_at)
-            for _ in data.conditions
-        )
-        classes = self.encoder.num_classes
-        self.confusion_metrics = nn.ModuleList(
-            ConfusionMetric(classes) for _ in data.conditions if classes <= MOST_CLASSES
-        )
         several = self.takes != "canvas"  # of whole canvases there is but one answer, and nothing to stop before
         rules = self.early_exit.rules if stage == "validate" and several else []
-        self.early_exit_metrics = nn.ModuleList(
-            EarlyExitMetrics(rules, self.metrics_config.bins) for _ in data.conditions if rules
+        sizes = (self.encoder.num_classes, data.num_glimpses, self.metrics_config, data.report_at, self.answers_at)
+        self.sums = nn.ModuleList(
+            ConditionSums(condition, *sizes, rules_under(rules, self.policy_under(condition)))
+            for condition in data.conditions
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -253,11 +241,7 @@ class ClassifierModule(LightningModule):
             return batch
         if self.policy is None:
             raise InputError(f"data.train_scan has {POLICY}, and the model has no policy: {REMEDY}")
-        with torch.no_grad():
-            steps = list(Rollout(self.encoder, batch.scene, self.policy))
-        positions, patches, ratio = (torch.cat(parts, dim=1) for parts in zip(*map(seen_in, steps), strict=True))
-        mixed = (batch.labels, batch.partner_labels, batch.label_shares)
-        return GlimpseBatch(patches, positions, ratio, *mixed, batch.keys, batch.valid)
+        return glimpses_under(self.encoder, self.policy, batch)
 
     def _weights_of(self, batch: GlimpseBatch | CanvasBatch) -> Tensor | None:
         """Return the weights of a batch's images in the loss, (B,); None where all have the same."""
@@ -272,36 +256,26 @@ class ClassifierModule(LightningModule):
         return ratio if len(answers) == ratio.shape[1] else ratio[:, answers - 1]
 
     def validation_step(self, batch: CanvasBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Measure a batch under its condition, and return the last answers for callbacks: logits (B, C)."""
-        state: EarlyExitState | None = None
-        ratios = []
-        metrics = cast(StepMetrics, self.condition_metrics[batch.condition])
-        for step in self.rollout(batch):
-            assert step.information_ratio is not None
-            metrics.update(step.logits, batch.labels, step.information_ratio, batch.valid, step.first)
-            if self.early_exit_metrics:
-                state = state or EarlyExitState(self.early_exit.rules, len(batch.labels), step.logits)
-                state.update(step.logits, step.first)
-                ratios.append(step.information_ratio)
-        if state is not None:
-            first = self.answers_at[0] - 1
-            ratio = torch.cat(ratios, dim=1)
-            exits = cast(EarlyExitMetrics, self.early_exit_metrics[batch.condition])
-            exits.update(state, batch.labels, ratio, batch.valid, first)
-        last = step.logits[:, -1]  # (B, C)
-        if self.confusion_metrics:
-            cast(ConfusionMetric, self.confusion_metrics[batch.condition]).count(last, batch.labels, batch.valid)
-        return {"logits": last}
+        """Measure a batch under its condition, and return its answers for callbacks: see ConditionSums.update."""
+        sums = cast(ConditionSums, self.sums[batch.condition])
+        return sums.update(self.rollout(batch, valued=go_by_value(sums.rules)), batch)
+
+    def policy_under(self, condition: EvaluationCondition) -> Policy | None:
+        """Return the policy that leads under a condition, None for fixed scans."""
+        return self.policy if condition.scan == POLICY else None
 
     def rollout(
-        self, batch: CanvasBatch, images: int | None = None, num_glimpses_at_once: int | None = None
+        self,
+        batch: CanvasBatch,
+        images: int | None = None,
+        num_glimpses_at_once: int | None = None,
+        valued: bool = False,
     ) -> Rollout:
-        """Return the walk over a batch that validation takes, or over its first images alone."""
-        led = data_of(self.trainer).conditions[batch.condition].scan == POLICY
+        """Return the walk over a batch that validation takes, or over its first images alone; valued as in Rollout."""
         scene, ratio = batch.scene.rows(slice(images)), batch.information_ratio[:images]
-        policy = self.policy if led else None
+        policy = self.policy_under(data_of(self.trainer).conditions[batch.condition])
         at_once = num_glimpses_at_once or GLIMPSES_AT_ONCE
-        return Rollout(self.encoder, scene, policy, ratio, at_once, self.temperature)
+        return Rollout(self.encoder, scene, policy, ratio, at_once, self.temperature, valued)
 
     @torch.no_grad()
     def lesson(self, batch: CanvasBatch) -> Lesson | None:
@@ -318,8 +292,7 @@ class ClassifierModule(LightningModule):
         """Return a prediction for each of the batch's files, None for one that could not be read."""
         if batch.scene is None:
             return [None] * len(batch.files)
-        led = data_of(self.trainer).conditions[0].scan == POLICY
-        policy = self.policy if led else None
+        policy = self.policy_under(data_of(self.trainer).conditions[0])
         return [*predict(self.encoder, batch.scene, policy, self.exit_criteria.rules, self.temperature)]
 
     def on_validation_epoch_end(self) -> None:
@@ -330,29 +303,19 @@ class ClassifierModule(LightningModule):
 
     def _finish_conditions(self, stage: str) -> None:
         """Turn sums into the result; log the last step of every condition, and the mean top-1 that picks the best."""
+        sums = [cast(ConditionSums, one) for one in self.sums]
         if self.trainer.sanity_checking:  # a rehearsal does not come to every condition
-            for metric in (*self.condition_metrics, *self.confusion_metrics):
-                cast(StepMetrics, metric).reset()
+            for one in sums:
+                one.reset()
             return
-        data = data_of(self.trainer)
-        report_at = reported_steps(data.num_glimpses, data.report_at, self.answers_at)
-        results: list[ConditionResult] = []
-        exits: list[EarlyExitResult] = []
-        confusions: list[Tensor] | list[None] = [None] * len(data.conditions)
-        if self.confusion_metrics:
-            confusions = [cast(ConfusionMetric, metric).finish() for metric in self.confusion_metrics]
-        measured = zip(data.conditions, self.condition_metrics, confusions, strict=True)
-        for condition, metric, confusion in measured:
-            curves = cast(StepMetrics, metric).finish()
-            result = condition_result(condition, curves, self.encoder.num_classes, report_at, confusion)
-            results.append(result)
-            scalars = {f"{stage}/{name}/{condition.name}": float(result[name][-1]) for name in METRICS}
+        finished = [one.finish() for one in sums]
+        results, exits = [result for result, _ in finished], [early for _, of_rules in finished for early in of_rules]
+        for result in results:
+            scalars = {f"{stage}/{name}/{result.condition.name}": float(result[name][-1]) for name in METRICS}
             self.log_dict(scalars, sync_dist=True)  # the same on every rank already; Lightning warns without
-        if self.early_exit_metrics:
-            for condition, metric in zip(data.conditions, self.early_exit_metrics, strict=True):
-                exits += cast(EarlyExitMetrics, metric).results(condition)
         tempered = {} if self.temperature is None else {TEMPERATURE: self.temperature.saved()}
-        self.result = ValidationResult(results, exits, {**data.protocol, **tempered})
+        protocol = {**data_of(self.trainer).protocol, **tempered}
+        self.result = ValidationResult(results, exits, protocol)
         self.log(f"{stage}/top1", self.result.top1, prog_bar=True, sync_dist=True)
 
     @torch.no_grad()
@@ -378,28 +341,14 @@ class ClassifierModule(LightningModule):
         optimizer = build_optimizer(parts, self.optimizer_config, self.backbone())
         if self.head_only and self.is_random and not self.trainer.ckpt_path:
             rank_zero_info("model.head_only without --model.init_from: the rest of the encoder stays random")
-        epoch = self._optimizer_steps_an_epoch()
-        max_epochs = self.trainer.max_epochs
-        total = math.inf if max_epochs is None or max_epochs == -1 else epoch * max_epochs
-        if self.trainer.max_steps != -1:
-            total = min(total, self.trainer.max_steps)
-        if isinstance(self.policy, ValuePolicy) and math.isinf(total):
+        # Not trainer.estimated_stepping_batches: it sets the loader up, and a loader that is set up cannot be resumed.
+        batches = limited(data_of(self.trainer).train_batches, self.trainer.limit_train_batches)
+        epoch = max(1, math.ceil(batches / self.trainer.accumulate_grad_batches))
+        limits = self.trainer.max_epochs, self.trainer.max_steps
+        self.schedule_steps = schedule_steps(self.optimizer_config.warmup_epochs, epoch, *limits)
+        if isinstance(self.policy, ValuePolicy) and math.isinf(self.schedule_steps[1]):
             raise InputError(
                 "a policy learns by shares of all steps, and there is no last one: give trainer.max_epochs"
             )
-        warmup = int(min(round(self.optimizer_config.warmup_epochs * epoch), total))
-        self.schedule_steps = warmup, total
-        schedule = build_schedule(optimizer, warmup, total)
+        schedule = build_schedule(optimizer, *self.schedule_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def _optimizer_steps_an_epoch(self) -> int:
-        # Not trainer.estimated_stepping_batches: it sets the loader up, and a loader that is set up cannot be resumed.
-        batches = limited(data_of(self.trainer).train_batches, self.trainer.limit_train_batches)
-        return max(1, math.ceil(batches / self.trainer.accumulate_grad_batches))
-
-
-def seen_in(step: Step) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the positions, patches and information ratios of a step under a policy."""
-    assert step.patches is not None
-    assert step.information_ratio is not None
-    return step.positions, step.patches, step.information_ratio

@@ -98,6 +98,16 @@ def set_weight_decay(optimizer: Optimizer, config: OptimizerConfig) -> None:
         group["weight_decay"] = 0.0 if exempt and config.decay != "all" else config.weight_decay
 
 
+def schedule_steps(
+    warmup_epochs: float, steps_an_epoch: int, max_epochs: int | None, max_steps: int
+) -> tuple[int, float]:
+    """Return the optimizer steps of the warm-up, and in all: math.inf where neither limit is given (None or -1)."""
+    total = math.inf if max_epochs is None or max_epochs == -1 else steps_an_epoch * max_epochs
+    if max_steps != -1:
+        total = min(total, max_steps)
+    return int(min(round(warmup_epochs * steps_an_epoch), total)), total
+
+
 def warmup_cosine(step: int, warmup: int, total: float) -> float:
     """Return the share of the peak learning rate at an optimizer step: a line up to warmup, a cosine to 0 at total."""
     if step < warmup:

@@ -16,13 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mambaeye.batch import CanvasBatch, GlimpseBatch
-from mambaeye.encoders.base import CausalEncoder, State, select_rows
+from mambaeye.encoders.base import CausalEncoder, Encoder, State, select_rows
 from mambaeye.errors import InputError
 from mambaeye.geometry.candidates import keyed_uniform
 from mambaeye.geometry.coverage import Coverage
 from mambaeye.geometry.patches import cut_from_canvases
 from mambaeye.loss import step_losses
-from mambaeye.policies.base import Observation, ValuePolicy
+from mambaeye.policies.base import Observation, Policy, ValuePolicy
+from mambaeye.rollout import Rollout, Step
 
 WALKS, PICKS = 1, 2  # purposes of draws; the policy's own are 0
 
@@ -189,6 +190,22 @@ def glimpses_of(batch: CanvasBatch, lesson: Lesson, patch_size: int) -> GlimpseB
     patches = cut_from_canvases(batch.scene.canvases, positions, patch_size)
     mixed = (batch.labels, batch.partner_labels, batch.label_shares)
     return GlimpseBatch(patches, positions, ratio, *mixed, batch.keys, batch.valid)
+
+
+@torch.no_grad()
+def glimpses_under(encoder: Encoder, policy: Policy, batch: CanvasBatch) -> GlimpseBatch:
+    """Return the glimpses that a policy takes of a batch, where it leads, as it would in validation."""
+    seen = [seen_in(step) for step in Rollout(encoder, batch.scene, policy)]
+    patches, positions, ratio = (torch.cat(parts, dim=1) for parts in zip(*seen, strict=True))
+    mixed = (batch.labels, batch.partner_labels, batch.label_shares)
+    return GlimpseBatch(patches, positions, ratio, *mixed, batch.keys, batch.valid)
+
+
+def seen_in(step: Step) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the patches, positions and information ratios of a step under a policy."""
+    assert step.patches is not None
+    assert step.information_ratio is not None
+    return step.patches, step.positions, step.information_ratio
 
 
 def with_gradients_of(loss: Tensor, parts: Iterable[nn.Module]) -> Tensor:

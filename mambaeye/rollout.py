@@ -4,6 +4,7 @@ Shapes: B images of a scene, b of them that are still looked at, T glimpses, t o
 P patch side, C channels.
 """
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from mambaeye.errors import InputError
 from mambaeye.geometry.coverage import Coverage
 from mambaeye.geometry.patches import cut_from_canvases
 from mambaeye.loss import LOGITS_AT_ONCE
-from mambaeye.policies.base import Observation, Policy
+from mambaeye.policies.base import Best, Observation, Policy, ValuePolicy
 from mambaeye.policies.fixed import FixedScan
 from mambaeye.temperature import Temperature
 
@@ -38,6 +39,9 @@ class Step(NamedTuple):
     """(b, t, classes): the answers after these glimpses, tempered if there is a temperature."""
     state: State
     """The encoder's after the last of the chunk that these glimpses are of; None where it carries none."""
+    value: Tensor | None = None
+    """(b, t): drop in cross entropy, in nats, that the policy expects of its best candidate after each of these
+    glimpses, NaN after the trajectory's last; None where nobody asked."""
 
 
 class Rollout:
@@ -54,6 +58,8 @@ class Rollout:
         at_once: glimpses in a chunk, at most.
         temperature: makes confidence mean accuracy, in the answers that steps have; policies see them as they are. The
             information ratio, which it depends on, is then computed if it is not known.
+        valued: say after every glimpse what the policy, a ValuePolicy, expects of the next, also where it leads no
+            more. That costs its network once a glimpse.
 
     Raises:
         InputError: a policy is to lead an encoder that answers only once.
@@ -67,18 +73,21 @@ class Rollout:
         information_ratio: Tensor | None = None,
         at_once: int = GLIMPSES_AT_ONCE,
         temperature: Temperature | None = None,
+        valued: bool = False,
     ) -> None:
+        assert not valued or isinstance(policy, ValuePolicy)
         policy = FixedScan() if policy is None else policy
         if not isinstance(policy, FixedScan):
             require_causal(encoder)
         self.encoder, self.scene, self.policy, self.at_once = encoder, scene, policy, at_once
-        self.information_ratio, self.temperature = information_ratio, temperature
+        self.information_ratio, self.temperature, self.valued = information_ratio, temperature, valued
         self.led = not isinstance(policy, FixedScan)
         self.num_glimpses = scene.positions.shape[1]
         self.state: State = None
         self.seen = 0  # glimpses so far
         self.coverage: Coverage | None = None
         self.features: Tensor | None = None
+        self.best: Best | None = None  # if valued, for the next glimpse
         self.taken: list[Tensor] = []  # (b, n, K) a chunk, under a policy
 
     def __iter__(self) -> Iterator[Step]:
@@ -92,6 +101,7 @@ class Rollout:
         self.scene = self.scene.rows(index)
         self.state = select_rows(self.state, index)
         self.features = None if self.features is None else self.features[index]
+        self.best = None if self.best is None else Best(*(part[index] for part in self.best))
         self.taken = [chunk[index] for chunk in self.taken]
         if self.information_ratio is not None:
             self.information_ratio = self.information_ratio[index]
@@ -103,9 +113,10 @@ class Rollout:
         if self.led or self._must_count:
             self.coverage = Coverage(self.scene.canvases.shape[1:-1], self.scene.boxes, encoder.patch_size)
         while self.seen < self.num_glimpses:
-            positions, ratio = self._next(encoder)
+            positions = self._next(encoder)
             patches = cut_from_canvases(self.scene.canvases, positions, encoder.patch_size)
             features, self.state = encoder.stream_features(patches, positions, self.state)  # (b, n, D)
+            ratio, value = self._seen_in(positions, features, encoder)
             self.features = features[:, -1]
             before, self.seen = self.seen, self.seen + positions.shape[1]
             pieces = max(1, LOGITS_AT_ONCE // (len(positions) * encoder.num_classes))
@@ -117,34 +128,62 @@ class Rollout:
                     patches[:, some],
                     None if ratio is None else ratio[:, some],
                     encoder.logits(features[:, some]),
+                    None if value is None else value[:, some],
                 )
 
-    def _next(self, encoder: CausalEncoder) -> tuple[Tensor, Tensor | None]:
-        """Return the positions of the next chunk, (b, n, K), and the information ratio after each, (b, n)."""
+    def _next(self, encoder: CausalEncoder) -> Tensor:
+        """Return the positions of the next chunk: (b, n, K)."""
         left = min(self.at_once, self.num_glimpses - self.seen)
-        chunk = slice(self.seen, self.seen + left)
         if not self.led:  # the plan, which nothing that is seen changes
-            positions, known = self.scene.positions[:, chunk], self.information_ratio
-            if self.coverage is not None:
-                return positions, self.coverage.add(positions)
-            return positions, None if known is None else known[:, chunk]
+            return self.scene.positions[:, self.seen : self.seen + left]
+        observation = self._observed(self.seen, self.features, encoder)._replace(best=self.best)
+        positions = self.policy.act(observation, left).long()
+        assert 1 <= positions.shape[1] <= left, "a policy decides on one glimpse at least, and on as many as it may"
+        followed = observation.planned[:, self.seen : self.seen + positions.shape[1]]
+        positions = torch.where(self.scene.led[:, None, None], positions, followed)
+        self.taken.append(positions)
+        return positions
+
+    def _observed(self, step: int, features: Tensor | None, encoder: CausalEncoder) -> Observation:
+        """Return what is known after so many glimpses, the last of which left features (b, D)."""
         assert self.coverage is not None
         planned = self.scene.positions.long()
-        observation = Observation(
-            step=self.seen,
-            features=self.features,
-            logits=None if self.features is None else encoder.logits(self.features),
+        return Observation(
+            step=step,
+            features=features,
+            logits=None if features is None else encoder.logits(features),
             coverage=self.coverage,
-            positions=torch.cat(self.taken, dim=1) if self.taken else planned[:, :0],
+            positions=torch.cat(self.taken, dim=1)[:, :step] if self.taken else planned[:, :0],
             planned=planned,
             seeds=self.scene.seeds,
             patch_size=encoder.patch_size,
         )
-        positions = self.policy.act(observation, min(left, self.policy.horizon)).long()
-        followed = planned[:, self.seen : self.seen + positions.shape[1]]
-        positions = torch.where(self.scene.led[:, None, None], positions, followed)
-        self.taken.append(positions)
-        return positions, self.coverage.add(positions)
+
+    def _seen_in(
+        self, positions: Tensor, features: Tensor, encoder: CausalEncoder
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return the information ratio after each glimpse of the next chunk, and what the policy expects: (b, n) each.
+
+        Args:
+            positions: (b, n, K).
+            features: (b, n, D).
+            encoder: whose features these are.
+        """
+        count, known = positions.shape[1], self.information_ratio
+        if self.coverage is None:
+            return None if known is None else known[:, self.seen : self.seen + count], None
+        if not self.valued:
+            return self.coverage.add(positions), None
+        assert isinstance(self.policy, ValuePolicy)
+        ratios, values = [], []
+        for at in range(count):
+            ratios.append(self.coverage.add(positions[:, at : at + 1]))
+            step, self.best = self.seen + at + 1, None
+            if step < self.num_glimpses:
+                self.best = self.policy.best(self._observed(step, features[:, at], encoder))
+            nothing = torch.full_like(ratios[-1][:, 0], math.nan)
+            values.append(nothing if self.best is None else self.best.gains)
+        return torch.cat(ratios, dim=1), torch.stack(values, dim=1)
 
     def _ask_once(self) -> Step:
         """Return the one answer of an encoder without a state."""
@@ -169,13 +208,19 @@ class Rollout:
         return self.temperature is not None and self.information_ratio is None
 
     def _step(
-        self, first: int, positions: Tensor, patches: Tensor | None, ratio: Tensor | None, logits: Tensor
+        self,
+        first: int,
+        positions: Tensor,
+        patches: Tensor | None,
+        ratio: Tensor | None,
+        logits: Tensor,
+        value: Tensor | None = None,
     ) -> Step:
         """Return some answers, tempered if they are to be."""
         if self.temperature is not None:
             assert ratio is not None
             logits = self.temperature.tempered(logits, ratio, first, self.scene.boxes)
-        return Step(first, positions, patches, ratio, logits, self.state)
+        return Step(first, positions, patches, ratio, logits, self.state, value)
 
 
 def require_causal(encoder: Encoder) -> CausalEncoder:

@@ -67,6 +67,7 @@ fit --data.train_scan zigzag :: no scan pattern is called 'zigzag': choose one o
 fit --data.scans '[zigzag]' :: no scan pattern is called 'zigzag': choose one of random, random_grid,
 fit --data.scans '[learned]' :: data.scans has learned, and the model has no policy: give --model.policy
 fit --data.train_scan '{random: 3, learned: 1}' :: data.train_scan has learned, and the model has no policy
+fit --model.policy LearnedScan --model.policy.sees '[labels]' :: model.policy.sees
 fit --model.policy LearnedScan --model.policy.candidates 0 :: model.policy.candidates is 0: give a number from 1 to 4096
 fit --model.policy LearnedScan --model.policy.hand_over .nan :: model.policy.hand_over is nan: give a drop
 fit --model.policy LearnedScan --model.policy.feature_dim 7 :: the policy was built for an encoder of feature_dim 7
@@ -137,6 +138,11 @@ predict --ckpt_path good.ckpt --data.images empty.png :: none of the 1 file coul
 predict --ckpt_path good.ckpt --data.images picture.png --data.predict.resize 0 :: data.predict.resize is 0
 predict --ckpt_path good.ckpt --data.images picture.png --data.predict.resize 8 :: data.predict.resize is 8
 predict --ckpt_path good.ckpt --data.images picture.png --data.predict.resize x :: resize
+predict --ckpt_path good.ckpt --data.images picture.png --model.exit_criteria.value .nan :: value has nan: give a
+predict --ckpt_path good.ckpt --data.images picture.png --model.exit_criteria.value soon :: exit_criteria.value
+predict --ckpt_path good.ckpt --data.images picture.png --model.exit_criteria.value 0.1 :: value goes by what a
+validate --ckpt_path good.ckpt --model.early_exit.value '[0.1,.inf]' :: model.early_exit.value has inf: give a drop in
+validate --ckpt_path good.ckpt --model.early_exit.value '[much]' :: early_exit.value
 predict --ckpt_path good.ckpt --data.images picture.png --data.loader.max_pixels 10 :: none of the 1 file could be
 nonsense :: nonsense
 fitt :: fitt

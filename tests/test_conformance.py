@@ -36,22 +36,32 @@ SYSTEMS = [
     for system in Encoder.defined_subclasses()
     if system.__module__.startswith("mambaeye.") and not inspect.isabstract(system)
 ]
+VARIANTS: list[tuple[type[Encoder], dict[str, object]]] = [
+    *((system, {}) for system in SYSTEMS),
+    (mambaeye.MambaEye, {"registers_every": 3}),
+]
 
 
-def build(system: type[Encoder]) -> Encoder:
+def build(system: type[Encoder], **changes: object) -> Encoder:
     torch.manual_seed(0)
     assert system.__name__ in SMALL, f"give {system.__name__} small settings in SMALL"
-    return system(num_classes=CLASSES, **SMALL[system.__name__])
+    return system(num_classes=CLASSES, **SMALL[system.__name__] | changes)
 
 
-@pytest.fixture(params=SYSTEMS, ids=lambda system: system.__name__)
+def named(variant: tuple[type[Encoder], dict[str, object]]) -> str:
+    return "-".join([variant[0].__name__, *variant[1]])
+
+
+@pytest.fixture(params=VARIANTS, ids=named)
 def encoder(request: pytest.FixtureRequest) -> Encoder:
-    return build(request.param)
+    system, changes = request.param
+    return build(system, **changes)
 
 
-@pytest.fixture(params=[s for s in SYSTEMS if issubclass(s, CausalEncoder)], ids=lambda system: system.__name__)
+@pytest.fixture(params=[v for v in VARIANTS if issubclass(v[0], CausalEncoder)], ids=named)
 def causal(request: pytest.FixtureRequest) -> CausalEncoder:
-    encoder = build(request.param)
+    system, changes = request.param
+    encoder = build(system, **changes)
     assert isinstance(encoder, CausalEncoder)
     return encoder.eval()
 

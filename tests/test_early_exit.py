@@ -19,6 +19,8 @@ RULES = [
     Rule("stable", 40),
     Rule("entropy", 1.0),
     Rule("entropy", 0.2),
+    Rule("value", 0.1),
+    Rule("value", -0.5),
 ]
 
 
@@ -28,10 +30,17 @@ def a_walk(images: int, length: int, classes: int, seed: int = 0) -> Tensor:
     return torch.randn(images, length, classes, dtype=torch.float64).cumsum(1)
 
 
+def values_of(logits: Tensor) -> Tensor:
+    """What a policy might expect after every glimpse, anything and of the last nothing: (..., T, C) -> (..., T)."""
+    values = logits[..., 0].sin()
+    values[..., -1] = float("nan")
+    return values
+
+
 def answers_to(rules: list[Rule], logits: Tensor, pieces: list[int]) -> EarlyExitState:
     answers = EarlyExitState(rules, len(logits), logits)
-    for piece in logits.split(pieces, dim=1):
-        answers.update(piece)
+    for piece, value in zip(logits.split(pieces, dim=1), values_of(logits).split(pieces, dim=1), strict=True):
+        answers.update(piece, value=value)
     return answers
 
 
@@ -43,6 +52,8 @@ def stops_at(rule: Rule, logits: Tensor) -> int | None:
             met = p.max() >= rule.threshold
         elif rule.kind == "entropy":
             met = -(p * p.log()).sum() <= rule.threshold
+        elif rule.kind == "value":
+            met = values_of(logits)[step] <= rule.threshold
         else:
             last = logits[max(0, step + 1 - int(rule.threshold)) : step + 1].argmax(-1).tolist()
             met = len(last) == rule.threshold and len(set(last)) == 1
@@ -70,11 +81,12 @@ def test_images_that_are_done_can_be_left_out() -> None:
     logits = a_walk(6, 30, 4)
     together, alone = EarlyExitState(RULES, 6, logits), EarlyExitState(RULES, 6, logits)
     some = torch.tensor([1, 4])
-    together.update(logits[:, :11])
-    alone.update(logits[:, :11])
-    together.update(logits[:, 11:])
+    values = values_of(logits)
+    together.update(logits[:, :11], value=values[:, :11])
+    alone.update(logits[:, :11], value=values[:, :11])
+    together.update(logits[:, 11:], value=values[:, 11:])
     rest = alone.rows(some)
-    rest.update(logits[some, 11:])
+    rest.update(logits[some, 11:], value=values[some, 11:])
     for name in ("done", "glimpses", "logits"):
         assert getattr(rest, name).equal(getattr(together, name)[some])
 
@@ -114,6 +126,8 @@ def test_metrics_by_rule() -> None:
         ({"confidence": (float("nan"),)}, "model.early_exit.confidence has nan: give"),
         ({"stable": (0,)}, "model.early_exit.stable has 0: give at least 1 glimpse"),
         ({"entropy": (0.0,)}, "model.early_exit.entropy has 0.0: give an entropy above 0, in nats"),
+        ({"value": (0.1, float("nan"))}, "model.early_exit.value has nan: give a drop in cross entropy, in nats, such"),
+        ({"value": (float("-inf"),)}, "model.early_exit.value has -inf: give a drop in cross entropy"),
     ],
 )
 def test_thresholds_that_say_nothing(arguments: dict[str, tuple[float, ...]], message: str) -> None:

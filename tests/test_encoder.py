@@ -56,6 +56,52 @@ def test_any_split_is_the_whole(sizes: list[int], dtype: torch.dtype, tolerance:
     assert state.position.equal(positions[:, -1])
 
 
+REGISTERED = replace(SMALL, registers_every=4)
+
+
+@pytest.mark.parametrize("sizes", [[1] * 22, [4, 18], [3, 1, 17, 1], [21, 1]])
+def test_registers_come_after_every_fourth_glimpse_wherever_the_sequence_is_cut(sizes: list[int]) -> None:
+    model, (patches, positions) = small_model(config=REGISTERED), glimpses(2, 22)
+    logits, state = in_pieces(model, patches, positions, sizes)
+    torch.testing.assert_close(logits, model(patches, positions), atol=1e-10, rtol=0)
+    assert state.steps.tolist() == [22] * 2
+
+
+def test_registers_are_tokens_whose_answers_are_left_out() -> None:
+    """Against the blocks run by hand over the glimpses' tokens, with the register's between."""
+    model, (patches, positions) = small_model(config=REGISTERED), glimpses(2, 9)
+    assert model.register is not None
+    tokens = list(model.embed(patches, positions, None).unbind(1))
+    for place in (8, 4):
+        tokens.insert(place, model.register.expand(2, -1))
+    x, residual = torch.stack(tokens, dim=1), None
+    for block in model.layers():
+        x, residual, _ = block(x, residual, None, None)
+    features = model.norm(residual + x)
+    answers = [place for place in range(11) if place not in (4, 9)]
+    torch.testing.assert_close(model.features(patches, positions), features[:, answers])
+
+
+def test_images_of_one_batch_may_have_seen_different_numbers_of_glimpses() -> None:
+    model, (patches, positions) = small_model(config=REGISTERED), glimpses(3, 12)
+    seen = [5, 2, 6]
+    states = [model.stream(*(t[i : i + 1, :n] for t in (patches, positions)), model.initial_state(1))[1]
+              for i, n in enumerate(seen)]  # fmt: skip
+    together = EncoderState(*(torch.cat(parts) for parts in zip(*states, strict=True)))
+    ahead = [torch.stack([t[i, n : n + 6] for i, n in enumerate(seen)]) for t in (patches, positions)]
+    logits, state = model.stream(ahead[0], ahead[1], together)
+    whole = model(patches, positions)
+    expected = torch.stack([whole[i, n : n + 6] for i, n in enumerate(seen)])
+    torch.testing.assert_close(logits, expected, atol=1e-10, rtol=0)
+    assert state.steps.tolist() == [11, 8, 12]
+
+
+def test_without_registers_there_is_no_parameter_and_with_them_all_others_start_alike() -> None:
+    plain, registered = small_model().state_dict(), small_model(config=REGISTERED).state_dict()
+    assert registered.keys() - plain.keys() == {"register"}
+    assert all(registered[name].equal(tensor) for name, tensor in plain.items())
+
+
 def test_gradients_of_a_split_are_those_of_the_whole() -> None:
     model, (patches, positions) = small_model(), glimpses(2, 10)
     whole = torch.autograd.grad(model(patches, positions).sin().sum(), list(model.parameters()))
@@ -163,6 +209,7 @@ def test_initialisation() -> None:
         ({"depth": 0}, "encoder.depth is 0: give at least 1"),
         ({"move_embedding_dim": 7}, "move_embedding_dim is 7: half are sines, so give an even number"),
         ({"d_conv": 1}, "needs 2 taps"),
+        ({"registers_every": -1}, "registers_every is -1: give 0 for none, or the glimpses between two"),
         ({"coordinates": "angles"}, "coordinates is 'angles': choose one of moves, positions"),
     ],
 )

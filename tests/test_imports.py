@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "mambaeye.optim": ("mambaeye.errors",),
     "mambaeye.flops": ("mambaeye.batch", "mambaeye.encoders.base"),
     "mambaeye.temperature": ("mambaeye.errors",),
-    "mambaeye.policy_learning": (*BELOW, "mambaeye.encoders.base", "mambaeye.policies.base", "mambaeye.loss"),
+    "mambaeye.policy_learning": (*BELOW, *WALK, "mambaeye.loss"),
     "mambaeye.rollout": (
         *(*BELOW, "mambaeye.encoders.base", "mambaeye.policies", "mambaeye.loss", "mambaeye.temperature"),
     ),

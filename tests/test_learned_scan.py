@@ -110,8 +110,30 @@ def test_it_goes_where_it_expects_most_and_hands_over_where_that_is_too_little()
         assert followed[image].equal(seen.planned[image, 3])
     policy.leads, policy.hand_over = 3, -math.inf
     assert policy.act(seen, 1).equal(seen.planned[:, 3:4])
+    assert policy.act(seen, 4).equal(seen.planned[:, 3:7])
     first = seen._replace(step=0, features=None, logits=None)
     assert policy.act(first, 1).equal(seen.planned[:, :1])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("sees", "told"),
+    [((), "nothing"), (("coverage",), "coverage"), (("posterior",), "logits"), (("features",), "features")],
+)
+def test_what_it_does_not_see_changes_nothing(sees: tuple[str, ...], told: str) -> None:
+    _, policy = both(sees=sees)
+    seen = observed()
+    offered = policy.candidates(seen, 9)
+    before = policy.gains(seen, offered)
+    more = rows(seen, slice(None))
+    more.coverage.add(offered[:, :2])
+    other = {
+        "features": seen._replace(features=seen.features.flip(1)),
+        "logits": seen._replace(logits=seen.logits.flip(1)),
+        "coverage": more,
+    }
+    changed = {name for name, known in other.items() if not policy.gains(known, offered).equal(before)}
+    assert changed == {told} - {"nothing"}
 
 
 @torch.no_grad()
@@ -144,6 +166,21 @@ def test_a_rollout_stays_on_the_canvas_for_any_box() -> None:
     followed = torch.cat([step.positions for step in Rollout(encoder, unled, policy)], dim=1)
     assert followed[1].equal(scene.positions[1].long())
     assert followed[[0, 2]].equal(positions[[0, 2]])
+
+
+@pytest.mark.parametrize(("at_once", "firsts"), [(4, [0, 1, 2, 3, 7]), (100, [0, 1, 2, 3])])
+@torch.no_grad()
+def test_what_follows_the_glimpses_that_it_leads_comes_in_chunks(at_once: int, firsts: list[int]) -> None:
+    encoder, policy = both(leads=3)
+    scene = scene_of(IMAGES, 9, SIDE)
+    chunks, single = (list(Rollout(encoder, scene, policy, at_once=number)) for number in (at_once, 1))
+    assert [step.first for step in chunks] == firsts
+    assert [step.first for step in single] == [*range(9)]
+    for name in ("positions", "patches", "information_ratio"):
+        ours, theirs = (torch.cat([getattr(step, name) for step in steps], dim=1) for steps in (chunks, single))
+        assert ours.equal(theirs)
+    ours, theirs = (torch.cat([step.logits for step in steps], dim=1) for steps in (chunks, single))
+    torch.testing.assert_close(ours, theirs)
 
 
 def test_what_is_taught_is_what_a_glimpse_brings() -> None:

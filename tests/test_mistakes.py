@@ -15,7 +15,8 @@ from scenes import canvases_of
 from test_callbacks import digits, fit
 
 from callbacks.plots.mistakes import Mistake, contact_sheet
-from callbacks.reports.confident_mistakes import ConfidentMistakes, mistakes_in, of_all_ranks, surest
+from callbacks.reports.confident_mistakes import ConfidentMistakes, mistakes_in, surest
+from callbacks.reports.ranks import of_all_ranks
 from mambaeye.batch import CanvasBatch
 from mambaeye.evaluation.metrics import ConfusionMetric
 

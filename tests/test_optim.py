@@ -7,7 +7,7 @@ import torch
 
 from mambaeye.encoders.mambaeye import EncoderConfig, MambaEye
 from mambaeye.errors import InputError
-from mambaeye.optim import OptimizerConfig, build_optimizer, build_schedule, warmup_cosine
+from mambaeye.optim import OptimizerConfig, build_optimizer, build_schedule, schedule_steps, warmup_cosine
 
 
 def test_customary_decay_spares_norms_biases_and_the_recurrence() -> None:
@@ -59,6 +59,18 @@ def test_schedule_warms_up_peaks_and_ends_at_zero() -> None:
     assert shares[10:] == sorted(shares[10:], reverse=True)
     assert warmup_cosine(0, 0, 0) == 1.0  # no steps at all is no crash
     assert warmup_cosine(5, 2, math.inf) == 1.0  # without an end, the peak is held
+
+
+@pytest.mark.parametrize("max_epochs", [None, -1, 0, 1, 7])
+@pytest.mark.parametrize("max_steps", [-1, 0, 3, 20, 100])
+def test_a_schedule_is_as_long_as_training(max_epochs: int | None, max_steps: int) -> None:
+    """Counted step by step, up to a number that stands for no end; the warm-up of 1.5 epochs is no longer."""
+    warmup, total = schedule_steps(1.5, 6, max_epochs, max_steps)
+    steps = 0
+    while steps < 1000 and steps != max_steps and (max_epochs in (None, -1) or steps < 6 * max_epochs):
+        steps += 1
+    assert total == (math.inf if steps == 1000 else steps)
+    assert warmup == min(9, steps)
 
 
 EPOCH, EPOCHS, WARMUP = 1251, 300, 20  # optimizer steps of an epoch of ImageNet at 1024 images, and the paper's epochs

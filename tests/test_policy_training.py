@@ -1,27 +1,23 @@
 """Training of a learned scan through Lightning: which part learns when, exact resume, and back from its checkpoint."""
 
-from contextlib import suppress
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from learning import fit
 from lightning import Callback, Trainer
 from resuming import Interrupted
 from torch import Tensor, nn
 
-from datamodules.datamodule import ShardDataModule
-from datamodules.loading.config import LoaderConfig
-from datamodules.views.evaluate import EvaluateView
-from datamodules.views.train import TrainView
-from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.errors import InputError
 from mambaeye.module import ClassifierModule
-from mambaeye.optim import OptimizerConfig
 from mambaeye.policies.learned import LearnedScan
-from mambaeye.policy_learning import PolicyLearning
 
-SIZES = {"dim": 8, "depth": 1, "d_state": 4, "headdim": 4, "move_embedding_dim": 4}
-SHARES = {"random": 2.0, "learned": 1.0}
+ROOT = Path(__file__).parents[1]
 
 
 class Watch(Callback):
@@ -63,49 +59,6 @@ class Watch(Callback):
         if stepped and trainer.global_step == self.die_after:
             trainer.save_checkpoint(self.path)
             raise Interrupted
-
-
-def fit(
-    data_dir: Path,
-    watch: Watch,
-    train_scan: str | dict[str, float] = SHARES,
-    ckpt: Path | None = None,
-    max_epochs: int = 2,
-) -> ClassifierModule:
-    """Four optimizer steps in two epochs, of two micro-batches each; the encoder is frozen for half of them."""
-    torch.manual_seed(0)
-    folder = str(data_dir / "digits" / "val")
-    data = ShardDataModule(
-        folder,
-        folder,
-        resolutions=(32,),
-        scans=("random", "learned"),
-        train_scan=train_scan,
-        train=TrainView(num_glimpses=5),
-        evaluate=EvaluateView(num_glimpses=4),
-        loader=LoaderConfig(batch_size=20, micro_batch_size=10, num_workers=0),
-    )
-    learning = PolicyLearning(frozen=0.5, glimpses=4, candidates=2)
-    optimizer = OptimizerConfig(lr=1e-2, weight_decay=0.5, warmup_epochs=0)
-    module = ClassifierModule(
-        MambaEye(num_classes=10, **SIZES), LearnedScan(candidates=4, dim=8), learning, optimizer=optimizer
-    )
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=max_epochs,
-        limit_train_batches=4,
-        limit_val_batches=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        reload_dataloaders_every_n_epochs=1,
-        num_sanity_val_steps=0,
-        callbacks=[watch],
-    )
-    with suppress(Interrupted):
-        trainer.fit(module, data, ckpt_path=ckpt, weights_only=True)
-    return module
 
 
 def state_of(module: ClassifierModule) -> dict[str, Tensor]:
@@ -162,3 +115,23 @@ def test_a_checkpoint_brings_the_policy_back(
     assert loaded.policy.settings.items() >= {"candidates": 4, "dim": 8, **sizes}.items()
     for name, tensor in state_of(whole[1]).items():
         assert tensor.equal(loaded.state_dict()[name]), name
+
+
+@pytest.mark.long
+def test_two_processes_learn_what_one_does(data_dir: Path, tmp_path: Path) -> None:
+    """Over both phases, and with micro-batches after which DDP does not synchronise yet."""
+    for devices in (1, 2):
+        folder = tmp_path / str(devices)
+        folder.mkdir()
+        asked = {"data_dir": str(data_dir), "folder": str(folder), "micro_batch": 5, "devices": devices}
+        paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
+        command = [sys.executable, str(ROOT / "tests" / "learning.py"), json.dumps(asked)]
+        environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+        subprocess.run(command, env=environment, check=True, timeout=300)
+    one, *both = (torch.load(tmp_path / name, weights_only=True) for name in ("1/0.pt", "2/0.pt", "2/1.pt"))
+    for name, weights in both[0]["weights"].items():
+        assert weights.equal(both[1]["weights"][name]), name
+        torch.testing.assert_close(weights, one["weights"][name], rtol=1e-3, atol=1e-4)
+    alone = torch.tensor(one["losses"]).view(4, 4).sum(1)  # each is a share of its step's
+    together = torch.tensor([each["losses"] for each in both]).view(2, 4, 2).sum(2).mean(0)
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)

@@ -20,8 +20,8 @@ from mambaeye.batch import EvaluationCondition
 from mambaeye.encoders.base import Encoder
 from mambaeye.encoders.mambaeye import EncoderConfig, MambaEye
 from mambaeye.evaluation.early_exit import EarlyExitState, Rule
-from mambaeye.evaluation.metrics import StepMetrics
 from mambaeye.evaluation.prediction import predict
+from mambaeye.evaluation.sums import ConditionSums
 from mambaeye.loss import scheduled_cross_entropy_of_features
 from mambaeye.module import ClassifierModule
 from mambaeye.ops.block import add_norm
@@ -192,17 +192,16 @@ def test_metrics_are_those_of_the_float32_logits(precision: str) -> None:
     """Validation and the curves of training, in a module that Lightning makes narrower after the metrics are there."""
     torch.manual_seed(1)
     module = ClassifierModule(encoder_in(precision))
-    module.__dict__["_trainer"] = SimpleNamespace(
-        datamodule=SimpleNamespace(conditions=[EvaluationCondition(40, "random")])
-    )
-    module.condition_metrics.append(StepMetrics(30))
+    condition = EvaluationCondition(40, "random")
+    module.__dict__["_trainer"] = SimpleNamespace(datamodule=SimpleNamespace(conditions=[condition]))
+    module.sums.append(ConditionSums(condition, 5, 30))
     module.to(PRECISIONS[precision][0])
     batch = canvases_of(300, 30, 4, 5)
     with PRECISIONS[precision][1]():
         module.validation_step(batch, 0)
         logits = torch.cat([step.logits for step in module.rollout(batch)], dim=1)
         losses, confidence, _ = module.per_step_loss(glimpses_of(3, 9, 4, 5), 3)
-    found = module.condition_metrics[0].compute()
+    found = module.sums[0].by_step.compute()
     shares = logits[batch.valid].double().softmax(-1)
     labels = batch.labels[batch.valid]
     torch.testing.assert_close(found["confidence"], shares.amax(-1).mean(0), atol=EXACT, rtol=0)

@@ -29,7 +29,7 @@ from datamodules.views.evaluate import EvaluateView
 from datamodules.views.predict import FileCanvases, PredictView
 from mambaeye import weights
 from mambaeye.batch import Scene
-from mambaeye.command_line.words import split_images
+from mambaeye.command_line.words import split_images, without_policy_arguments
 from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.evaluation import prediction
 from mambaeye.evaluation.early_exit import Rule
@@ -506,3 +506,10 @@ def test_memory_grows_with_the_decoded_image_alone(checkpoint: Path) -> None:
     small = peak(1000, 300)
     assert peak(10_000, 300) - small < 1.1 * 3 * 10_000**2 + 32 * 2**20
     assert peak(1000, 5000) - small < 48 * 2**20
+
+
+def test_arguments_of_a_policy_are_left_out_until_its_class_is_known() -> None:
+    words = ["validate", "--model.policy.candidates", "16", "--model.policy", "LearnedScan", "--model.policy.leads=4"]
+    more = ["--model.policy.hand_over", "-0.1", "--data.scans", "[learned]", "--model.policy.dim"]
+    assert without_policy_arguments([*words, *more]) == ["validate", "--model.policy", "LearnedScan", *more[2:4]]
+    assert without_policy_arguments(more[2:4]) == more[2:4]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.suites import PATTERNS
+from benchmarks.suites.suite import PATTERNS
 
 ROOT = Path(__file__).parents[1]
 

@@ -11,13 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from commands import TINY, flags
 
+from benchmarks.curves import Curves
 from benchmarks.drawing import draw
-from benchmarks.results import Bench, read_entries, run, words
-from benchmarks.suites import SUITES, Claim, Suite
+from benchmarks.learned_tables import Arm, area, counted, glimpses_to, paired, stopping_tables
+from benchmarks.results import Bench, correct, read_entries, run, words
+from benchmarks.suites import SUITES
+from benchmarks.suites.suite import Claim, Suite
 from benchmarks.tables import tables
 from mambaeye.errors import InputError
 from mambaeye.geometry.scans import SCANS
@@ -71,11 +75,17 @@ def test_a_suite_has_three_seeds_of_all_that_its_claims_need(name: str) -> None:
     for variant, changed in suite.variants.items():
         assert suite.claims_of(variant)
         assert bool(changed) == (variant != "base")
-        assert changed.get("data.train_scan", "random") in SCANS
+        assert set(yaml.safe_load(changed.get("data.train_scan", "{random: 1}"))) <= {*SCANS, "learned"} or (
+            changed["data.train_scan"] in SCANS
+        )
+        assert all((ROOT / path).exists() for path in suite.configs_of(variant))
+    for variant, start in suite.starts.items():
+        assert suite.rows().index((start, 0)) < suite.rows().index((variant, 0))
         assert set(suite.evaluations_of(variant)) <= suite.evaluations.keys()
     for claim in {"scans", "paths"} & suite.claims.keys():
         assert set(suite.evaluations[claim]["data.scans"][1:-1].split(",")) == set(SCANS) - {"varied"}
-    assert set(suite.evaluations_of("base")) == suite.evaluations.keys()
+    asked = {name for variant in suite.variants for name in suite.evaluations_of(variant)}
+    assert asked == suite.evaluations.keys()
 
 
 @pytest.mark.parametrize("name", SUITES)
@@ -104,7 +114,7 @@ SMALL = Suite(
 )
 
 
-def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def calls_counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What run calls from now on: fit, or the folder's name of a validation."""
     calls: list[str] = []
     real = subprocess.run
@@ -121,7 +131,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_rows_are_done_once_and_anew_when_their_settings_change(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls = counted(monkeypatch)
+    calls = calls_counted(monkeypatch)
     more = (f"--data.data_dir={data_dir}", "--trainer.max_steps=2")
     suite = replace(SMALL, measured={"loss": ("resolutions",), "coordinates": ("resolutions",)})
     bench = Bench("small", suite, tmp_path / "out", tmp_path / "runs", more)
@@ -207,6 +217,43 @@ def test_tables_have_means_deviations_and_differences_by_seed() -> None:
     assert tables(SMALL, []) == {}
 
 
+def test_the_glimpses_to_an_accuracy_its_area_and_pairs_are_as_worked_out_by_hand() -> None:
+    steps = [1, 2, 4, 16]
+    values = np.array([[0.1, 0.5, 0.8, 1.0], [0.9, 0.2, 0.2, 0.2], [0.1, 0.1, 0.1, 0.1]])
+    assert glimpses_to(values, steps).tolist() == pytest.approx([10.0, 1.0, np.nan], nan_ok=True)
+    assert counted(values, steps) == "2 of 3 seeds do"
+    assert counted(values[:2], steps) == "5.5 ± 6.4"
+    assert area(values, steps).tolist() == pytest.approx([(0.3 + 0.65 + 2 * 0.9) / 4, (0.55 + 0.6) / 4, 0.1])
+
+
+def test_glimpses_that_a_rule_takes_to_an_accuracy_are_interpolated_between_its_thresholds() -> None:
+    suite = SUITES["learned_digits"]
+    exits = {"confidence": [[0.9, 16.0, 0.92], [0.5, 2.0, 0.6], [0.7, 6.0, 0.82]], "stable": [[2, 3.0, 0.5]]}
+    condition = {"resolution": 48, "scan": "sobol", "steps": [64], "exits": exits}
+    random = condition | {"scan": "random", "exits": {}}
+    rows = [{"variant": "learned", "seed": 0, "evaluations": {"stopping": {"conditions": [condition, random]}}}]
+    (table,) = dict(stopping_tables(suite, suite.claims["stopping"], Curves(rows))).values()
+    assert "| 48 | Sobol, confidence | 3.8 | 5.6 | 14.0 | never |" in table  # 2 + 4 * 10/22, 2 + 4 * 20/22, 6 + 8
+    assert "| 48 | Sobol, stable | never | never | never | never |" in table
+    assert "random" not in table
+
+
+def test_differences_are_paired_by_image_and_seed(tmp_path: Path) -> None:
+    labels, answers = [0, 1, 2, 0, 1], {"one": [0, 1, 2, 0, 0], "other": [0, 0, 2, 1, 1]}
+    rows = []
+    for variant, given in answers.items():
+        path = tmp_path / f"{variant}.csv"
+        lines = [f"sample,{label},{answer},0.5" for label, answer in zip(labels, given, strict=True)]
+        path.write_text("\n".join(["key,label,answer_4,confidence_4", *lines]) + "\n")
+        condition = {"resolution": 48, "scan": "sobol", "steps": [4], "samples": 5, "correct": correct(path, [4])}
+        evaluation = {"conditions": [json.loads(json.dumps(condition))]}
+        rows += [{"variant": variant, "seed": seed, "evaluations": {"fixed": evaluation}} for seed in (0, 1)]
+    one, other = (Arm(variant, "fixed", "sobol", variant) for variant in answers)
+    # 0, +100, 0, +100 and -100: their mean is 20, and their standard deviation 83.7
+    assert paired(Curves(rows), one, other, 48, 4) == f"+20.0 ± {1.96 * 7000**0.5 / 5**0.5:.1f} (+20.0 to +20.0)"
+    assert paired(Curves(rows[:2]), one, other, 48, 4) == ""
+
+
 @pytest.mark.parametrize("name", SUITES)
 @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
 def test_pictures_of_all_claims_and_of_those_that_there_are(name: str, seeds: tuple[int, ...], tmp_path: Path) -> None:
@@ -216,15 +263,15 @@ def test_pictures_of_all_claims_and_of_those_that_there_are(name: str, seeds: tu
     assert {path.name for path in tmp_path.iterdir()} == {f"{name}-{claim}.png" for claim in suite.claims}
     shutil.rmtree(tmp_path)
     tmp_path.mkdir()
-    first = next(iter(suite.claims))
-    draw(suite, entries(suite, {([*suite.claims[first].variants][-1], 0): 0.5}), tmp_path / name)
-    assert {path.name for path in tmp_path.iterdir()} == {f"{name}-{first}.png"}
+    last = [*next(iter(suite.claims.values())).variants][-1]
+    draw(suite, entries(suite, {(last, 0): 0.5}), tmp_path / name)
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}-{claim}.png" for claim in suite.claims_of(last)}
 
 
 def test_the_tables_in_the_docs_are_those_of_the_results() -> None:
-    text = (ROOT / "docs/results.md").read_text()
     for path in sorted((ROOT / "docs/results").glob("*.json")):
         if path.stem in SUITES:
+            text = (ROOT / SUITES[path.stem].page).read_text()
             for name, table in tables(SUITES[path.stem], read_entries(path)).items():
                 assert table in text, f"{path.name}: {name}"
 

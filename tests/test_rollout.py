@@ -35,7 +35,8 @@ class Bold(Policy):
         self.shown: list[Observation] = []
 
     def act(self, seen: Observation, count: int) -> Tensor:
-        assert 1 <= count <= self.horizon
+        assert count >= 1
+        count = min(count, self.horizon)
         self.shown.append(seen)
         start = seen.planned[:, 0] if seen.logits is None else seen.logits.argmax(-1, keepdim=True) * 3 + seen.step
         start = (start + seen.seeds[:, None]).expand(-1, 2)

@@ -1,5 +1,6 @@
 """The command line on two processes: the numbers of one, written once."""
 
+import csv
 import json
 import os
 import subprocess
@@ -15,6 +16,18 @@ FIT = """--data.train.num_glimpses=9 --data.evaluate.num_glimpses=9 --data.resol
 --trainer.max_epochs=2 --trainer.limit_train_batches=4 --trainer.log_every_n_steps=2"""
 
 
+def require_same_answers(folder: Path, expected: Path) -> None:
+    """Require the same tables, with the last digit of confidence to spare: batches are others on two processes."""
+    for name in ("32_random.csv", "40_random.csv"):
+        rows, others = (list(csv.DictReader((path / name).open(newline=""))) for path in (folder, expected))
+        assert len(rows) == 397
+        for row, other in zip(rows, others, strict=True):
+            sure = [name for name in row if name.startswith("confidence_")]
+            found, known = ([float(one.pop(name)) for name in sure] for one in (row, other))
+            assert found == pytest.approx(known, abs=1.1e-4)
+            assert row == other
+
+
 @pytest.mark.long
 def test_two_processes_give_the_numbers_of_one(data_dir: Path, tmp_path: Path) -> None:
     def run(*arguments: str) -> None:
@@ -23,21 +36,28 @@ def test_two_processes_give_the_numbers_of_one(data_dir: Path, tmp_path: Path) -
         command = [sys.executable, "-m", "train", *arguments, *quiet]
         subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=300)
 
-    two = ["--trainer.devices=2", "--trainer.strategy=ddp"]
+    two, answers = ["--trainer.devices=2", "--trainer.strategy=ddp"], ["--answers.write=true"]
     run("fit", "--run_dir=two", f"--data.data_dir={data_dir}", *FIT.split(), *two)
     together = json.loads((tmp_path / "two/validation.json").read_text())["rows"]
-    run("validate", "--ckpt_path=two/checkpoints/last.ckpt", "--run_dir=one", "--trainer.devices=1")
+    run(
+        "validate",
+        "--ckpt_path=two/checkpoints/last.ckpt",
+        "--run_dir=one",
+        "--trainer.devices=1",
+        "--answers.write=true",
+    )
     alone = json.loads((tmp_path / "one/validation.json").read_text())["rows"]
     assert len(together) == len(alone) == 2 * 5
     for row, expected in zip(together, alone, strict=True):
         assert row["samples"] == 397  # 397 of 420 rows on two processes
         assert row == pytest.approx(expected, abs=1e-6)
 
-    run("validate", "--ckpt_path=two/checkpoints/last.ckpt", "--run_dir=both", *two)
+    run("validate", "--ckpt_path=two/checkpoints/last.ckpt", "--run_dir=both", *two, *answers)
     content, expected = (json.loads((tmp_path / f"{name}/validation.json").read_text()) for name in ("both", "one"))
     for part in ("rows", "early_exit"):
         assert content[part] == [pytest.approx(row, abs=1e-6) for row in expected[part]]
     assert {row["samples"] for row in content["early_exit"]} == {397}
+    require_same_answers(tmp_path / "both/validation/answers", tmp_path / "one/validation/answers")
 
     lines = [json.loads(line) for line in (tmp_path / "two/curves.jsonl").read_text().splitlines()]
     places = [(line["kind"], line["optimizer_step"]) for line in lines]

@@ -49,5 +49,5 @@ def test_records_are_strict_json_of_everything() -> None:
 def test_early_exits_have_a_row_for_every_condition_and_rule() -> None:
     rows = validation(rules=RULES).early_exit_rows()
     assert [(row["rule"], row["threshold"]) for row in rows] == RULES * 2
-    assert [row["resolution"] for row in rows] == [32] * 4 + [48] * 4
+    assert [row["resolution"] for row in rows] == [32] * 5 + [48] * 5
     assert all(1 <= row["glimpses"] <= 9 and 0 <= row["stopped"] <= 1 for row in rows)

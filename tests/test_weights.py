@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from mambaeye.encoders.mambaeye import EncoderConfig, MambaEye
 from mambaeye.errors import InputError
 from mambaeye.weights import init_from, load, load_published, save
+from train import main
 
 GOLDEN = torch.load(Path(__file__).with_name("authors_model_small.pt"), weights_only=True)
 
@@ -74,6 +75,30 @@ def test_start_with_a_new_head(kind: str, num_classes: int, tmp_path: Path) -> N
     for name, tensor in model.state_dict().items():
         wanted = head[name[5:]] if name.startswith("head.") else expected.state_dict()[name]
         assert tensor.equal(wanted), name
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "safetensors", "folder", "run"])
+def test_start_from_weights_whose_shapes_others_have_too(kind: str, data_dir: Path, tmp_path: Path) -> None:
+    """The projection of patches of 16 and moves in 64 values is as wide as one that is guessed with the usual 256."""
+    sizes = {"dim": 16, "depth": 1, "d_state": 4, "headdim": 8, "move_embedding_dim": 64}
+    model, other = MambaEye(num_classes=10, **sizes), MambaEye(num_classes=10, **sizes)
+    if kind == "folder":
+        save(model, tmp_path)
+        path = tmp_path / "model.safetensors"
+    elif kind == "run":
+        where = f"--data.data_dir={data_dir} --run_dir={tmp_path}/run --trainer.max_steps=1 --trainer.logger=false"
+        told = " ".join(f"--model.encoder.{name}={value}" for name, value in sizes.items())
+        main(["fit", *f"{where} {told} --trainer.accelerator=cpu --trainer.limit_val_batches=0".split()])
+        path = tmp_path / "run/checkpoints/last.ckpt"
+        model = load(path)
+    else:
+        path = saved_as(kind, model, tmp_path)
+    init_from(other, path)
+    assert all(tensor.equal(model.state_dict()[name]) for name, tensor in other.state_dict().items())
+    if kind in ("folder", "run"):
+        same_shapes = MambaEye(num_classes=10, **sizes | {"patch_size": 12, "move_embedding_dim": 232})
+        with pytest.raises(InputError, match="has .*64.*, the config .*232.*: leave that out, for weights bring"):
+            init_from(same_shapes, path)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])

@@ -8,7 +8,8 @@ from mambaeye.evaluation.metrics import StepMetrics, condition_result, reported_
 from mambaeye.evaluation.result import ValidationResult
 
 CLASSES, BINS = 10, 15
-RULES = [Rule("confidence", 0.3), Rule("confidence", 0.6), Rule("stable", 2), Rule("entropy", 1.5)]
+SURE = [Rule("confidence", 0.3), Rule("confidence", 0.6)]
+RULES = [*SURE, Rule("stable", 2), Rule("entropy", 1.5), Rule("value", 0.5)]
 
 
 def validation(
@@ -46,7 +47,7 @@ def validation(
         conditions.append(condition_result(condition, metrics.finish(), CLASSES, report_at))
         if rules:
             state = EarlyExitState(rules, images, logits)
-            state.update(logits)
+            state.update(logits, value=1 - ratio)  # the less is left to see, the less is expected
             early = EarlyExitMetrics(rules, BINS)
             early.update(state, labels, ratio, valid)
             exits += early.results(condition)

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from callbacks.plots.panels import LEGEND, glimpse_axis, grid, legend_beside, marker_of, share_axis
 from mambaeye.evaluation.result import ValidationResult
 
-RULES = {"confidence": "tab:orange", "stable": "tab:green", "entropy": "tab:purple"}
+RULES = {"confidence": "tab:orange", "stable": "tab:green", "entropy": "tab:purple", "value": "tab:blue"}
 
 
 def early_exit(result: ValidationResult, metric: str, title: str) -> Figure:

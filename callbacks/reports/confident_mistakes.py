@@ -5,7 +5,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from jsonargparse.typing import NonNegativeInt
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
@@ -16,6 +15,7 @@ from callbacks.plots.panels import garbage_kept_young, save
 from callbacks.plots.wording import counted
 from callbacks.reports.class_report import classes_folder
 from callbacks.reports.due import draws_now
+from callbacks.reports.ranks import of_all_ranks
 from callbacks.reports.tables import write_csv
 from callbacks.reports.tensorboard import add_figure
 from mambaeye.batch import CanvasBatch
@@ -117,12 +117,3 @@ def small_image(batch: CanvasBatch, row: int) -> np.ndarray:
 def surest(mistakes: Sequence[Mistake], most: int) -> list[Mistake]:
     """Return the most confident; among equals those whose keys come first, whoever found them."""
     return sorted(mistakes, key=lambda one: (-one.confidence, one.key))[:most]
-
-
-def of_all_ranks(mistakes: list[Mistake]) -> list[Mistake]:
-    """Return the mistakes of all processes; to be called by all of them."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return mistakes
-    found: list[list[Mistake]] = [[] for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather_object(found, mistakes)
-    return [one for of_rank in found for one in of_rank]

@@ -30,8 +30,8 @@ WIDTH = 110
 OF_A_CHECKPOINT = (
     *("ckpt_path", "run_dir", "config", "data.val_shards", "data.data_dir", "data.resolutions", "data.scans"),
     *("data.evaluate.num_glimpses", "data.evaluate.resize", "data.loader.batch_size", "data.loader.micro_batch_size"),
-    *("data.loader.num_workers", "model.init_from", "model.calibrated", "report.plots", "trainer.accelerator"),
-    "trainer.devices",
+    *("data.loader.num_workers", "model.init_from", "model.calibrated", "report.plots", "answers.write"),
+    *("trainer.accelerator", "trainer.devices"),
 )
 # the flags that people change, by command
 COMMON = {
@@ -48,7 +48,8 @@ COMMON = {
     "predict": (
         *("ckpt_path", "data.images", "pictures", "animate", "run_dir", "config", "data.scans"),
         *("data.evaluate.num_glimpses", "data.predict.resize", "model.exit_criteria.confidence"),
-        *("model.exit_criteria.stable", "model.exit_criteria.entropy", "data.loader.max_pixels"),
+        *("model.exit_criteria.stable", "model.exit_criteria.entropy", "model.exit_criteria.value"),
+        "data.loader.max_pixels",
         *("data.loader.num_workers", "model.init_from", "model.calibrated", "trainer.accelerator", "trainer.devices"),
     ),
     "calibrate": (

@@ -10,6 +10,7 @@ import yaml
 from mambaeye.errors import InputError
 
 IMAGES = "--data.images"
+POLICY_ARGUMENT = "--model.policy."
 CONFIGS = ("--config", "-c")
 
 
@@ -23,6 +24,21 @@ def split_images(words: list[str]) -> tuple[list[str], list[str]]:
     if len(paths) == 1 and paths[0].startswith("["):  # is a list already
         return words, []
     return words[: start - 1] + words[end:], paths
+
+
+def without_policy_arguments(words: list[str]) -> list[str]:
+    """Leave out arguments of a policy: --model.policy.candidates 16, whose class a checkpoint may bring."""
+    kept: list[str] = []
+    value_follows = False
+    for word in words:
+        if value_follows and not word.startswith("--"):
+            value_follows = False
+        elif word.startswith(POLICY_ARGUMENT):
+            value_follows = "=" not in word
+        else:
+            value_follows = False
+            kept.append(word)
+    return kept
 
 
 def require_command(words: list[str], commands: Iterable[str]) -> None:

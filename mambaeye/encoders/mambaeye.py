@@ -26,8 +26,10 @@ from mambaeye.ops.kernels import (
 )
 from mambaeye.ops.mamba2 import Mamba2, MixerState, require_mixer
 from mambaeye.ops.precision import wide
+from mambaeye.ops.registers import with_registers
 from mambaeye.ops.shapes import require_sizes
 
+STD = 0.02  # that a register starts with
 DEPTHS = {"tiny": 12, "small": 24, "base": 48}
 # the published files' names -> ours; below a block the names agree
 PUBLISHED = {
@@ -67,6 +69,8 @@ class EncoderConfig:
     coordinates: Coordinates = "moves"
     """Place of a glimpse, as the model is told: its move from the one before (the paper), or its position on the canvas
     (an ablation)."""
+    registers_every: int = 0
+    """Glimpses between registers, learned tokens that answer nothing (an ablation); 0 for none (the paper)."""
 
     @classmethod
     def named(cls, size: str, **changes: Any) -> "EncoderConfig":
@@ -76,10 +80,15 @@ class EncoderConfig:
         return replace(cls(depth=DEPTHS[size]), **changes)
 
     def __post_init__(self) -> None:
-        require_sizes(**{name: value for name, value in vars(self).items() if name != "coordinates"})
+        sizes = {name: value for name, value in vars(self).items() if name not in ("coordinates", "registers_every")}
+        require_sizes(**sizes)
         if self.coordinates not in get_args(Coordinates):
             raise InputError(
                 f"encoder.coordinates is {self.coordinates!r}: choose one of {', '.join(get_args(Coordinates))}"
+            )
+        if self.registers_every < 0:
+            raise InputError(
+                f"encoder.registers_every is {self.registers_every}: give 0 for none, or the glimpses between two"
             )
         if self.move_embedding_dim % 2:
             raise InputError(
@@ -140,6 +149,7 @@ class MambaEye(CausalEncoder):
         self.norm = nn.RMSNorm(config.dim, eps=1e-5)
         self.head = nn.Linear(config.dim, config.num_classes)
         self.reset_residuals()
+        self.register = nn.Parameter(STD * torch.randn(config.dim)) if config.registers_every else None
 
     @torch.no_grad()
     def reset_residuals(self) -> None:
@@ -164,7 +174,7 @@ class MambaEye(CausalEncoder):
             InputError: shapes or dtypes are others than these.
         """
         self._check(patches, positions)
-        return self._run(patches, positions, None)[0]
+        return self._run(patches, positions, None, 0)[0]
 
     def layers(self) -> Iterator[Block]:
         """Yield the blocks, the first one first."""
@@ -197,7 +207,16 @@ class MambaEye(CausalEncoder):
         """
         self._check(patches, positions)
         self._check_state(state, patches.shape[0])
-        features, layers = self._run(patches, positions, state)
+        every = self.config.registers_every
+        phases = sorted(set((state.steps % every).tolist())) if every else [0]
+        if len(phases) > 1:  # these images' registers come after other glimpses
+            runs = [(state.steps % every == phase).nonzero().squeeze(1) for phase in phases]
+            parts = [self.stream_features(patches[rows], positions[rows], state.rows(rows)) for rows in runs]
+            order = torch.cat(runs).argsort()
+            states = zip(*(state for _, state in parts), strict=True)
+            state = EncoderState(*(torch.cat(of_rows) for of_rows in states)).rows(order)
+            return torch.cat([features for features, _ in parts])[order], state
+        features, layers = self._run(patches, positions, state, phases[0] if phases else 0)
         assert layers is not None
         return features, EncoderState(state.steps + positions.shape[1], positions[:, -1].long(), *layers)
 
@@ -242,13 +261,17 @@ class MambaEye(CausalEncoder):
         except InputError:
             return None
         del told["coordinates"]  # which no shape tells
+        if "register" in tensors:
+            del told["registers_every"]  # nor of registers that there are how many
         return told
 
     def _run(
-        self, patches: Tensor, positions: Tensor, state: EncoderState | None
+        self, patches: Tensor, positions: Tensor, state: EncoderState | None, phase: int
     ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """Return features (B, T, D), and with a state its new convolution and SSM parts."""
+        """Return features (B, T, D), and with a state its new convolution and SSM parts; phase is that of registers."""
         x, residual = self.embed(patches, positions, state), None  # (B, T, D)
+        if self.register is not None:
+            x, places = with_registers(x, self.register, self.config.registers_every, phase)  # (B, T + E, D)
         kernels = select_backend(self.kernels, x, self.unsupported_reason)
         layers: list[MixerState | None] = [None] * len(self.blocks)
         if state is not None:
@@ -259,6 +282,8 @@ class MambaEye(CausalEncoder):
         for i, block in enumerate(self.layers()):
             x, residual, layers[i] = block(x, residual, layers[i], kernels)
         x, _ = add_norm(x, residual, self.norm)
+        if self.register is not None:
+            x = x[:, places]  # (B, T, D)
         if state is None:
             return x, None
         if not overwritten:

@@ -4,13 +4,16 @@ A rule is met after the first glimpse at which
 
     confidence    the largest probability is at least the threshold (tau);
     stable        the predicted class has been the same for that many glimpses in a row (k);
-    entropy       the prediction's entropy, in nats, is at most the threshold (h).
+    entropy       the prediction's entropy, in nats, is at most the threshold (h);
+    value         the drop in cross entropy, in nats, that the policy expects of its best candidate for the next
+                  glimpse is at most the threshold (g).
 
-An image that never meets it is answered after its last glimpse.
+An image that never meets it is answered after its last glimpse. After that nothing is expected.
 
 Shapes: B images, t steps of a piece of the sequence, K rules, C classes.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
@@ -23,8 +26,10 @@ from mambaeye.errors import InputError
 from mambaeye.evaluation.metrics import MetricsConfig, StepMetrics
 from mambaeye.evaluation.result import METRICS, EarlyExitResult
 from mambaeye.ops.precision import wide
+from mambaeye.policies.base import Policy, ValuePolicy
 
-Kind = Literal["confidence", "stable", "entropy"]
+Kind = Literal["confidence", "stable", "entropy", "value"]
+AT_MOST = ("entropy", "value")  # kinds whose score must not be above the threshold
 
 
 class Rule(NamedTuple):
@@ -37,7 +42,7 @@ class Rule(NamedTuple):
         """Refuse a threshold that cannot be met, or says nothing; name says where it was given.
 
         Raises:
-            InputError: tau outside (0, 1], k below 1, h not above 0.
+            InputError: tau outside (0, 1], k below 1, h not above 0, g not finite.
         """
         if self.kind == "confidence" and not 0 < self.threshold <= 1:
             raise InputError(f"{name} has {self.threshold}: give confidences above 0 and up to 1")
@@ -45,6 +50,8 @@ class Rule(NamedTuple):
             raise InputError(f"{name} has {self.threshold}: give at least 1 glimpse")
         if self.kind == "entropy" and not self.threshold > 0:
             raise InputError(f"{name} has {self.threshold}: give an entropy above 0, in nats")
+        if self.kind == "value" and not math.isfinite(self.threshold):
+            raise InputError(f"{name} has {self.threshold}: give a drop in cross entropy, in nats, such as 0.01")
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,9 @@ class ExitCriteria:
     """Stop when the predicted class has been the same for so many glimpses in a row (k)."""
     entropy: float | None = None
     """Stop when the prediction's entropy, in nats, is at most this (h)."""
+    value: float | None = None
+    """Stop when a policy that estimates values expects of the next glimpse to lower the cross entropy by at most this,
+    in nats (g); only under the scan learned."""
 
     def __post_init__(self) -> None:
         for rule in self.rules:
@@ -78,6 +88,10 @@ class EarlyExitConfig:
     """Stop when the predicted class has been the same for so many glimpses in a row (k)."""
     entropy: tuple[float, ...] = (2.0, 1.5, 1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05)
     """Stop when the prediction's entropy, in nats, is at most this (h)."""
+    value: tuple[float, ...] = ()
+    """Stop when a policy that estimates values expects of the next glimpse to lower the cross entropy by at most this,
+    in nats (g); left out under other scans than learned. None unless given, for then the policy works after every
+    glimpse, also after those that it leads."""
 
     def __post_init__(self) -> None:
         for rule in self.rules:
@@ -87,6 +101,29 @@ class EarlyExitConfig:
     def rules(self) -> list[Rule]:
         """Return all rules, one kind after the other."""
         return [Rule(kind, threshold) for kind in get_args(Kind) for threshold in getattr(self, kind)]
+
+
+def go_by_value(rules: Sequence[Rule]) -> bool:
+    """Tell whether one of the rules goes by what a policy expects."""
+    return any(rule.kind == "value" for rule in rules)
+
+
+def rules_under(rules: Sequence[Rule], policy: Policy | None) -> list[Rule]:
+    """Return those of the rules that can be tried under a policy, None for fixed scans."""
+    return [rule for rule in rules if rule.kind != "value" or isinstance(policy, ValuePolicy)]
+
+
+def require_value(criteria: ExitCriteria, policy: Policy | None) -> None:
+    """Refuse to go by values where there are none.
+
+    Raises:
+        InputError: criteria have one, and no policy that estimates values leads.
+    """
+    if criteria.value is not None and not isinstance(policy, ValuePolicy):
+        raise InputError(
+            "model.exit_criteria.value goes by what a policy such as LearnedScan expects, and none leads here: give "
+            "--data.scans [learned] and a checkpoint with such a policy, or leave it out"
+        )
 
 
 class EarlyExitState:
@@ -113,10 +150,18 @@ class EarlyExitState:
         """Return the answers after these glimpses: (B, K, C)."""
         return torch.where(self.done[..., None], self.when_done, self.latest[:, None])
 
-    def update(self, logits: Tensor, first: int | None = None) -> None:
-        """Take the next piece of the sequence, (B, t, C); first is its first step's index, if some were left out."""
+    def update(self, logits: Tensor, first: int | None = None, value: Tensor | None = None) -> None:
+        """Take the next piece of the sequence.
+
+        Args:
+            logits: (B, t, C).
+            first: its first step's index, if some were left out.
+            value: (B, t), what the policy expects of the next glimpse; None if no rule goes by it.
+        """
         self.seen = self.seen if first is None else first
         scores = self._scores(logits)
+        if value is not None:
+            scores["value"] = value
         met = torch.stack([self._met(rule, scores) for rule in self.rules], dim=-1)  # (B, t, K)
         image, rule = (met.any(1) & ~self.done).nonzero(as_tuple=True)  # that are met now, for the first time
         step = met.int().argmax(1)[image, rule]
@@ -140,7 +185,7 @@ class EarlyExitState:
     @staticmethod
     def _met(rule: Rule, scores: dict[str, Tensor]) -> Tensor:
         score = scores[rule.kind]
-        return score <= rule.threshold if rule.kind == "entropy" else score >= rule.threshold
+        return score <= rule.threshold if rule.kind in AT_MOST else score >= rule.threshold
 
     def rows(self, index: Tensor) -> "EarlyExitState":
         """Return the state of some of the images, to go on with: index is what a tensor takes along its first axis."""

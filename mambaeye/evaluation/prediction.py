@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mambaeye.batch import Scene
 from mambaeye.encoders.base import Encoder, GlimpseEncoder
-from mambaeye.evaluation.early_exit import EarlyExitState, Rule
+from mambaeye.evaluation.early_exit import EarlyExitState, Rule, go_by_value
 from mambaeye.geometry.box import Box
 from mambaeye.geometry.coverage import share_seen
 from mambaeye.policies.base import Policy
@@ -66,7 +66,7 @@ def predict(
         encoder: in evaluation, on the device of the scene.
         scene: B images, with T planned glimpses from 1 up.
         policy: decides where to look; None follows the plan.
-        rules: any of which ends an image; none for all glimpses of all.
+        rules: any of which ends an image; none for all glimpses of all. One of values wants a ValuePolicy.
         temperature: that confidence is tempered by; None for as it is.
     """
     images = max(1, NUMBERS // (GLIMPSES_AT_ONCE * encoder.num_classes))
@@ -82,7 +82,7 @@ def _predict(
 ) -> list[Prediction]:
     """Predict as many images as there is memory for."""
     at_once = AT_ONCE_IF_STOPPING if rules else GLIMPSES_AT_ONCE
-    walk = Rollout(encoder, scene, policy, at_once=at_once, temperature=temperature)
+    walk = Rollout(encoder, scene, policy, at_once=at_once, temperature=temperature, valued=go_by_value(rules))
     images, num_glimpses, classes = len(scene.canvases), walk.num_glimpses, encoder.num_classes
     steps = kept_steps(num_glimpses)
     asked_once = len(encoder.answers_at(num_glimpses)) == 1
@@ -96,7 +96,7 @@ def _predict(
     predictions: dict[int, Prediction] = {}
     for step in walk:
         logits = step.logits.float()
-        state.update(logits, step.first)
+        state.update(logits, step.first, step.value)
         probabilities = logits.softmax(-1)  # (b, t, C)
         taken.append(step.positions.long().cpu())
         seen = step.first + logits.shape[1]

@@ -215,11 +215,11 @@ class Coverage:
                 integral = integral.cumsum(axis, dtype=torch.int32)
             self._integral = integral
         strides = torch.tensor(self._integral.stride()[1:], device=low.device)
+        ends = (low * strides).unbind(-1), (high * strides).unbind(-1)  # K of (B, n) each
         integral, unseen = self._integral.flatten(1), torch.zeros_like(low[..., 0])
-        for corner in product((False, True), repeat=axes):
-            at = torch.where(torch.tensor(corner, device=low.device), high, low)
-            sign = (-1) ** (axes - sum(corner))
-            unseen += sign * integral.gather(1, (at * strides).sum(-1))
+        for corner in product((0, 1), repeat=axes):
+            at = torch.stack([ends[end][axis] for axis, end in enumerate(corner)]).sum(0)
+            unseen += (-1) ** (axes - sum(corner)) * integral.gather(1, at)
         return unseen
 
     def _window(self, positions: Tensor) -> tuple[Tensor, Tensor]:

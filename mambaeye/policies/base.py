@@ -1,15 +1,25 @@
 """Policies as the harness knows them: each says where the next glimpses fall. A new one is a subclass in its own file.
 
-Shapes: B images, n glimpses that are decided now, K axes of a position, D feature width.
+Shapes: B images, n glimpses that are decided at once, K axes of a position, D feature width.
 """
 
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from mambaeye.configurable import Configurable
 from mambaeye.geometry.coverage import Coverage
+
+
+class Best(NamedTuple):
+    """The place that a policy expects most of, among those that it may choose from."""
+
+    places: Tensor
+    """(B, K) int64."""
+    gains: Tensor
+    """(B,): the drop in cross entropy that is expected there, in nats."""
 
 
 class Observation(NamedTuple):
@@ -31,24 +41,23 @@ class Observation(NamedTuple):
     """(B,) int64: what random draws must depend on, besides the step."""
     patch_size: int
     """Side of a glimpse, pixels."""
+    best: Best | None = None
+    """What a policy that estimates values expects most of, where the walk has asked for it already."""
 
 
 class Policy(Configurable, ABC):
-    """Says where the next glimpses of some images fall, from what was seen of them so far.
-
-    Attributes:
-        horizon: how many glimpses it decides at once from the same knowledge.
-    """
-
-    horizon: int = 1
+    """Says where the next glimpses of some images fall, from what was seen of them so far."""
 
     @abstractmethod
     def act(self, seen: Observation, count: int) -> Tensor:
         """Return the positions of the next glimpses: (B, n, K) integers, every glimpse wholly on its canvas.
 
+        They are taken in one chunk, and then it is asked again. So a policy that goes by what it sees returns one, and
+        one that has nothing more to decide as many as it may, which costs much less.
+
         Args:
             seen: what is known; batched, on the device of the canvases.
-            count: n, at most the horizon.
+            count: n at most, from 1 up.
         """
 
     def suit(self, feature_dim: int, num_classes: int, axes: int) -> None:
@@ -92,3 +101,16 @@ class ValuePolicy(Policy):
             seen: what is known, of one glimpse at least; no gradient reaches it.
             candidates: (B, n, K) integers.
         """
+
+    @torch.no_grad()
+    def best(self, seen: Observation) -> Best:
+        """Return the candidate for the next glimpse that it expects most of, and what it expects there.
+
+        Args:
+            seen: what is known, of one glimpse at least and before the plan's last.
+        """
+        if seen.best is not None:
+            return seen.best
+        offered = self.candidates(seen, self.offered)
+        gains, best = self.gains(seen, offered).max(1)  # (B,) each
+        return Best(offered.take_along_dim(best[:, None, None], dim=1)[:, 0], gains)

@@ -1,7 +1,5 @@
 """Fixed scans as a policy: what the data planned, whatever is seen."""
 
-import sys
-
 from torch import Tensor
 
 from mambaeye.policies.base import Observation, Policy
@@ -12,8 +10,6 @@ class FixedScan(Policy):
 
     A rollout asks it nothing, and takes the plan as it is.
     """
-
-    horizon = sys.maxsize
 
     def act(self, seen: Observation, count: int) -> Tensor:
         return seen.planned[:, seen.step : seen.step + count]

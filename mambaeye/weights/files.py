@@ -9,14 +9,14 @@ from typing import Any
 from torch import Tensor
 
 from mambaeye.atomic import atomic_write
-from mambaeye.checkpoints import MODEL, encoder_of, read_checkpoint
+from mambaeye.checkpoints import MODEL, checkpoint_in, encoder_of, is_of_run, read_checkpoint
 from mambaeye.encoders.base import Encoder
 from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.errors import InputError
 from mambaeye.saved_values import shown
 from mambaeye.weights.fitting import blank, build, load_matching, require_fit
 from mambaeye.weights.published import published_in
-from mambaeye.weights.tensor_files import read_tensors, save_safetensors
+from mambaeye.weights.tensor_files import read_content, read_tensors, save_safetensors, tensors_in
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 HUB = re.compile(r"hf://(?P<repo_id>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?/(?P<filename>.+)")
@@ -96,8 +96,9 @@ def init_from(encoder: Encoder, source: str | Path, new_head: bool | None = Fals
     Raises:
         InputError: the file cannot be read as tensors, or does not fit; the encoder is left as it was.
     """
-    where = str(source)
-    tensors = read_tensors(local_path(where))
+    where, path = str(source), local_path(str(source))
+    content = read_content(path)
+    tensors = tensors_in(content, path)
     published = encoder.from_published(tensors, where)
     state = encoder_tensors(tensors) if published is None else published.tensors
     own = encoder.state_dict()
@@ -109,8 +110,9 @@ def init_from(encoder: Encoder, source: str | Path, new_head: bool | None = Fals
         )
     if not own.keys() & state.keys():
         raise InputError(f"{where} holds weights of another program: {first_of(state)}")
-    told = encoder.settings_in(state) if published is None else published.settings
-    require_sizes(encoder, told or {}, where)
+    require_sizes(
+        encoder, sizes_told(encoder, state, content, path) if published is None else published.settings, where
+    )
     classes = len(state[HEAD_WEIGHT]) if HEAD_WEIGHT in state and state[HEAD_WEIGHT].ndim else encoder.num_classes
     if new_head is None:
         new_head = classes != encoder.num_classes
@@ -124,6 +126,21 @@ def init_from(encoder: Encoder, source: str | Path, new_head: bool | None = Fals
         )
     load_matching(encoder, state, where)
     return new_head
+
+
+def sizes_told(encoder: Encoder, state: Mapping[str, Tensor], content: Any, path: Path) -> dict[str, Any]:
+    """Return the sizes of the encoder that a file of ours is of: as it states them, or as shapes that differ tell."""
+    guessed = encoder.settings_in(state) or {}
+    if is_of_run(content):
+        stated = encoder_of(checkpoint_in(content, str(path)))["init_args"]
+    elif path.name == WEIGHTS and (path.parent / CONFIG).exists():
+        stated = read_description(path.parent / CONFIG)["init_args"]
+    else:  # several sizes have the same shapes: those that fit are the encoder's
+        own = encoder.state_dict()
+        shapes = {name: (tensor.shape, own[name].shape) for name, tensor in state.items() if name in own}
+        differ = any(one != other for name, (one, other) in shapes.items() if not name.startswith(HEAD))
+        return guessed if differ else {}
+    return {name: stated[name] for name in guessed.keys() & stated.keys()}
 
 
 def first_of(state: Mapping[str, Tensor]) -> str:

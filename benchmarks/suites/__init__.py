@@ -1,0 +1,20 @@
+"""Suites by name; a suite is a file of plain data."""
+
+from benchmarks.suites.any_scan import ANY_SCAN, ANY_SCAN_FASHION
+from benchmarks.suites.cifar10 import CIFAR10
+from benchmarks.suites.comparison import COMPARISON, COMPARISON_FASHION, DIRECTIONS
+from benchmarks.suites.digits import DIGITS
+from benchmarks.suites.learned_scan import LEARNED_DIGITS, LEARNED_FASHION
+from benchmarks.suites.suite import Suite
+
+SUITES: dict[str, Suite] = {
+    "digits": DIGITS,
+    "cifar10": CIFAR10,
+    "any_scan": ANY_SCAN,
+    "any_scan_fashion": ANY_SCAN_FASHION,
+    "learned_digits": LEARNED_DIGITS,
+    "learned_fashion": LEARNED_FASHION,
+    "comparison": COMPARISON,
+    "comparison_fashion": COMPARISON_FASHION,
+    "comparison_directions": DIRECTIONS,
+}

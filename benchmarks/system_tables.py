@@ -1,0 +1,44 @@
+"""Tables of claims about several encoders (benchmarks/suites/comparison.py)."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from benchmarks.curves import Curves
+from benchmarks.markdown import markdown, percent
+from benchmarks.suites.suite import Claim, Suite
+
+EVALUATION = "resolutions"
+CANVAS = "canvas"  # what takes whole canvases has for its scan
+SHORTER = (16, 4)  # parts of the length at which answers are tabulated, too
+
+
+def answers(curves: Curves, variant: str, side: int, scan: str, step: int) -> np.ndarray:
+    """Return top-1 of a variant at a canvas side after so many glimpses, by the seeds that there are: (seeds,)."""
+    found = []
+    for seed in curves.seeds(variant, EVALUATION):
+        condition = curves.measured[variant, seed, EVALUATION, side, scan]
+        found.append(condition["top1"][condition["steps"].index(step)])
+    return np.array(found)
+
+
+def views_of(curves: Curves, variant: str) -> list[tuple[str, list[int]]]:
+    """Return the scans that a variant was measured by, in their own order, and when it answered, increasing."""
+    found: dict[str, list[int]] = {}
+    for key, condition in curves.measured.items():
+        if (key[0], key[2]) == (variant, EVALUATION):
+            found.setdefault(key[4], condition["steps"])
+    return [*found.items()]
+
+
+def system_tables(suite: Suite, claim: Claim, curves: Curves) -> Iterator[tuple[str, str]]:
+    """Tabulate top-1 by canvas side in test, a line for each variant and scan, and for fewer glimpses of it."""
+    sides = curves.resolutions(EVALUATION)
+    rows: list[list[object]] = []
+    for variant, label in claim.variants.items():
+        for scan, steps in views_of(curves, variant):
+            for step in [step for step in steps if step in (*(steps[-1] // part for part in SHORTER), steps[-1])]:
+                seen = scan if scan == CANVAS else f"{step} {scan}"
+                of_sides = (percent(answers(curves, variant, side, scan, step)) for side in sides)
+                rows.append([label, seen, *of_sides])
+    yield "canvas", markdown("Top-1 (%) by canvas side in test (pixels):", ["", "sees", *sides], rows)
