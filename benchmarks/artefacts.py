@@ -233,13 +233,13 @@ def draw(encoders: dict[str, Looker], images: list[Image], side: int, num_glimps
         views = views_of(encoder, images, side, num_glimpses)
         last = see(encoder, views).norms[:, -1]
         for row in range(SHOWN):
-            shown = panels[row, column].imshow(painted(views, last / last.median(), row), vmin=0, vmax=OUTLYING)
+            shown = panels[row, column].imshow(painted(views, last / last.median(), row), vmin=0.5, vmax=1.5)
             panels[row, 0].imshow(views.canvases[row].numpy())
         panels[0, column].set_title(name, fontsize=9)
     panels[0, 0].set_title(f"{side} px", fontsize=9)
     for axes in panels.ravel():
         axes.set_axis_off()
-    figure.colorbar(shown, ax=panels, shrink=0.5, label="norm / median, after the last block")
+    figure.colorbar(shown, ax=panels, shrink=0.5, extend="both", label="norm / median, after the last block")
     return figure
 
 
@@ -268,7 +268,7 @@ def main() -> None:
     parser.add_argument("models", nargs="+", help="NAME=CHECKPOINT")
     parser.add_argument("--output", type=Path, default=Path("artefacts"), help="stem of the JSON and the PNG")
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="where the embedded digits are")
-    parser.add_argument("--sides", type=int, nargs="+", default=[64, 96], help="canvas sides, pixels")
+    parser.add_argument("--sides", type=int, nargs="+", default=[64], help="canvas sides, pixels")
     parser.add_argument("--num_glimpses", type=int, default=64, help="glimpses an image")
     args = parser.parse_args()
     torch.set_num_threads(1)

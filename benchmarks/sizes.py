@@ -186,10 +186,11 @@ def beyond(before: Line, size: int, longest: float, most_mib: float) -> bool:
 
 
 def count(path: Path, models: list[str]) -> None:
-    """Count the operations that the file lacks."""
+    """Count the operations of what was measured, where the file lacks them."""
     for model in models:
         encoder = build(model)
-        for size in sizes_of(encoder):
+        measured = {size_in(line) for line in read(path) if line["model"] == model}
+        for size in sorted(measured):
             asked = {"model": model, "mode": COUNTED, kind_of(encoder): size}
             if not any(asked.items() <= line.items() for line in read(path)):
                 add(path, asked | {"gflops": round(operations(model, size) / 1e9, 2)})
@@ -236,7 +237,11 @@ def curves_of(lines: list[Line], mode: str) -> dict[str, dict[int | None, Line]]
 
 
 def draw(lines: list[Line]) -> Figure:
-    """Draw seconds and memory against the canvas side, a row of panels a mode; what takes glimpses is level."""
+    """Draw seconds and memory against the canvas side, a row of panels a mode; what takes glimpses is level.
+
+    Models with arguments of their own are left to the tables.
+    """
+    lines = [line for line in lines if line["model"] in TITLES]
     figure = Figure(figsize=(10, 7), layout="constrained")
     grid = figure.subplots(2, 2, sharex=True)
     for mode, panels in zip(MODES, grid, strict=True):
