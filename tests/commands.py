@@ -34,6 +34,7 @@ TINY = {
     "seed_everything": 3,
     "trainer.max_epochs": 1,
     "trainer.log_every_n_steps": 10,
+    "trainer.num_sanity_val_steps": 0,
     "trainer.accelerator": "cpu",
     "trainer.enable_progress_bar": "false",
     "trainer.enable_model_summary": "false",

@@ -46,7 +46,7 @@ fit --ckpt_path text.ckpt :: --ckpt_path text.ckpt
 fit --ckpt_path folder :: --ckpt_path folder
 fit --ckpt_path foreign.ckpt :: --ckpt_path foreign.ckpt
 fit --data.train_shards 'x-{3..1' --data.val_shards nowhere :: the index ./index.json cannot be read
-fit --data.train.canvas '[8,64]' :: data.train.canvas is 8..64 pixels and a glimpse 16
+fit --data.train.canvas '[8,64]' :: data.train.canvas is 8..64 pixels and a glimpse 16: give two sides
 fit --data.loader.batch_size 0 :: data.loader.batch_size is 0: give at least 1
 fit --trainer.accelerator abacus :: the trainer's arguments cannot be: You selected an invalid accelerator name
 fit --trainer.num_nodes 0 :: the trainer's arguments cannot be: `num_nodes` must be a positive integer
@@ -64,8 +64,8 @@ fit --film_strip.images -1 :: images
 fit --nonfinite.patience x :: patience
 fit --preemption.time_limit soon :: time_limit
 fit --data.train_scan zigzag :: no scan pattern is called 'zigzag': choose one of random
-fit --data.scans '[zigzag]' :: no scan pattern is called 'zigzag': choose one of random
-fit --data.scans '[learned]' :: data.scans has learned, and the model has no policy:
+fit --data.scans '[zigzag]' :: no scan pattern is called 'zigzag': choose one of random, random_grid,
+fit --data.scans '[learned]' :: data.scans has learned, and the model has no policy: give --model.policy
 fit --data.train_scan '{random: 3, learned: 1}' :: data.train_scan has learned, and the model has no policy
 fit --model.policy LearnedScan --model.policy.sees '[labels]' :: model.policy.sees
 fit --model.policy LearnedScan --model.policy.candidates 0 :: model.policy.candidates is 0: give a number from 1 to 4096
@@ -95,9 +95,9 @@ fit --data.predict.resize 0 :: data.predict.resize is 0: give a canvas side in p
 fit --data.predict.resize 8 :: data.predict.resize is 8, less than a glimpse of 16 pixels
 fit --data.num_classes 7 :: index and data.num_classes is 7: set --data.num_classes 10
 fit --data.train_shards nowhere --data.val_shards nowhere :: nowhere does not exist: give a folder of shards, or of
-fit --data.train_shards nowhere :: data.train_shards is given and data.val_shards is not
-fit --data.val_shards nowhere :: data.val_shards is given and data.train_shards is not
-fit --model.encoder Nobody :: no encoder is called 'Nobody': choose one of Adventurer
+fit --data.train_shards nowhere :: data.train_shards is given and data.val_shards is not,
+fit --data.val_shards nowhere :: data.val_shards is given and data.train_shards is not,
+fit --model.encoder Nobody :: no encoder is called 'Nobody': choose one of Adventurer,
 fit --model.policy Nobody :: no policy is called 'Nobody': choose one of
 fit --model.encoder.headdim 7 :: headdim is 7, which does not divide expand * dim = 32
 fit --model.encoder.depth 0 :: encoder.depth is 0: give at least 1

@@ -234,7 +234,7 @@ def test_glimpses_that_a_rule_takes_to_an_accuracy_are_interpolated_between_its_
     rows = [{"variant": "learned", "seed": 0, "evaluations": {"stopping": {"conditions": [condition, random]}}}]
     (table,) = dict(stopping_tables(suite, suite.claims["stopping"], Curves(rows))).values()
     assert "| 48 | Sobol, confidence | 3.8 | 5.6 | 14.0 | never |" in table  # 2 + 4 * 10/22, 2 + 4 * 20/22, 6 + 8
-    assert "| 48 | Sobol, stable | never | never | never | never |" in table
+    assert "stable" not in table  # it comes to none of these
     assert "random" not in table
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from mambaeye import weights
 from mambaeye.module import ClassifierModule
 from train import main
 
-DRAWN = {"figures.every": 1, "classes.every": 1, "film_strip.images": 3}
+# with Lightning's rehearsal of a validation, which no report may take for one
+DRAWN = {"figures.every": 1, "classes.every": 1, "film_strip.images": 3, "trainer.num_sanity_val_steps": 2}
 QUIET = flags(NO_PICTURES)
 
 
@@ -186,7 +188,8 @@ def test_validate_needs_only_the_checkpoint(trained: Path, capsys: pytest.Captur
 
 def test_flags_win_over_the_checkpoint(trained: Path) -> None:
     last = f"--ckpt_path={trained}/checkpoints/last.ckpt"
-    main(["validate", *QUIET, last, "--run_dir=elsewhere", "--data.resolutions=[56]", "--data.loader.batch_size=100"])
+    few = ["--data.loader.batch_size=100", "--trainer.limit_val_batches=1"]
+    main(["validate", *QUIET, last, "--run_dir=elsewhere", "--data.resolutions=[56]", *few])
     assert {(row["resolution"], row["scan"]) for row in rows(Path("elsewhere"))} == {(56, "random"), (56, "row_raster")}
 
 
@@ -284,16 +287,18 @@ def test_a_module_loads_from_its_checkpoint(trained: Path) -> None:
 def test_a_checkpoint_says_what_the_model_is_told_of_where_it_looks(
     trained: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    short = {"trainer.limit_train_batches": 2, "run_dir": "there", "data.data_dir": data_dir}
-    main(["fit", *flags(TINY | short), "--model.encoder.coordinates=positions", "--data.train_scan=hilbert"])
+    short = {"trainer.limit_train_batches": 2, "trainer.limit_val_batches": 1}
+    there = {"run_dir": "there", "data.data_dir": data_dir}
+    main(["fit", *flags(TINY | short | there), "--model.encoder.coordinates=positions", "--data.train_scan=hilbert"])
     last = Path("there/checkpoints/last.ckpt")
     assert ClassifierModule.load_from_checkpoint(last).encoder.config.coordinates == "positions"
     before = rows(Path("there"))
     capsys.readouterr()
-    main(["validate", *QUIET, f"--ckpt_path={last}", "--trainer.accelerator=cpu"])
+    again = ["validate", *QUIET, f"--ckpt_path={last}", "--trainer.accelerator=cpu", "--trainer.limit_val_batches=1"]
+    main(again)
     assert rows(Path("there")) == before
     assert "not as in the checkpoint" not in capsys.readouterr().out
-    main(["validate", *QUIET, f"--ckpt_path={last}", "--trainer.accelerator=cpu", "--model.encoder.coordinates=moves"])
+    main([*again, "--model.encoder.coordinates=moves"])
     assert "  model.encoder.coordinates: positions -> moves\n" in capsys.readouterr().out
     assert rows(Path("there")) != before
     older = torch.load(trained / "checkpoints/last.ckpt", weights_only=True)  # from before there was the choice
@@ -310,29 +315,17 @@ def test_a_checkpoint_says_what_the_model_is_told_of_where_it_looks(
 NOWHERE = ["--data.train_shards=nowhere", "--data.val_shards=nowhere"]
 
 
+# one of every moment at which a mistake is noticed; tests/test_bad_inputs.py has them all
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["validate"], "validate has no weights (runs/default/checkpoints/last.ckpt may be some): give --ckpt_path"),
-        (["predict", "--ckpt_path=x.ckpt"], "--ckpt_path x.ckpt does not exist"),
         (["fit", "--data.train_scan=zigzag"], "no scan pattern is called 'zigzag': choose one of random, "),
-        (["fit", "--data.scans=[zigzag]"], "no scan pattern is called 'zigzag': choose one of random, random_grid, "),
-        (["fit", "--data.patch_size=40"], "data.train.canvas is 32..64 pixels and a glimpse 40: give two sides"),
-        (["fit", "--data.train.canvas=[8,64]"], "data.train.canvas is 8..64 pixels and a glimpse 16: give two sides"),
         (["fit", "--model.encoder=Nobody"], "no encoder is called 'Nobody': choose one of Adventurer, "),
-        (["fit", "--model.policy", "Nobody"], "no policy is called 'Nobody': choose one of "),
-        (["fit", "--model.encoder.dpeth=3"], "dpeth"),
-        (["fit", "--data.scans=[learned]"], "data.scans has learned, and the model has no policy: give --model.policy"),
         (["fit", "--data.patch_size=32"], None),
-        (["fit", "--data.resolutions=[8]"], "data.resolutions has 8, less than a glimpse of 16 pixels"),
-        (["fit", "--data.train.inside_prob=1.5"], "data.train.inside_prob is 1.5: give a probability, 0 to 1"),
         (["fit", "--data.train.num_glimpses=0"], "data.train.num_glimpses is 0: give at least 1"),
         (["fit", "--data.loader.batch_size=5000"], "has 1400 samples, less than the 5000 of one optimizer step"),
-        (["fit", "--data.num_classes=7"], "index and data.num_classes is 7: set --data.num_classes 10"),
-        (["fit", "--data.train_shards=nowhere"], "data.train_shards is given and data.val_shards is not,"),
-        (["fit", "--data.val_shards=nowhere"], "data.val_shards is given and data.train_shards is not,"),
         (["fit", *NOWHERE], "nowhere does not exist: give a folder of shards, or of class folders with --data.folder"),
-        (["fit", "--model.encoder.headdim=7"], "headdim is 7, which does not divide expand * dim = 32"),
         (["fit", "--no.such.flag=1"], "no.such.flag"),
     ],
     ids=str,
@@ -362,8 +355,10 @@ def test_checkpoints_that_cannot_be_used(trained: Path, capsys: pytest.CaptureFi
     assert "the checkpoint does not fit this encoder: encoder.projection.weight is (16, 1280), not (24, 1280)" in said
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("damage", ["missing", "shorter", "swapped", "undecodable", "label"])
+@pytest.mark.parametrize(
+    ("damage", "workers"),  # those of the second line come to light in who reads
+    [*(("missing", 0), ("shorter", 0), ("label", 0)), *product(["swapped", "undecodable"], [0, 2])],
+)
 def test_damaged_shards(
     damage: str, workers: int, trained: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
