@@ -99,7 +99,12 @@ A_FIFTH = {  # of the 60,000 pictures, once: 375 steps, about as many as of the 
 LEARNED_FASHION = replace(
     LEARNED_DIGITS,
     config="configs/fashion.yaml",
-    validate=LEARNED_DIGITS.validate | {"data.val_shards": "data/fashion/val", "trainer.limit_val_batches": "8"},
+    validate=LEARNED_DIGITS.validate
+    | {
+        "data.val_shards": "data/fashion/val",
+        "data.loader.batch_size": "64",  # whatever that was in training, so that all see the same pictures:
+        "trainer.limit_val_batches": "8",  # 512
+    },
     variants={"base": {}, **{name: FROM_BASE[name] | A_FIFTH for name in ON_FASHION}},
     configs=dict.fromkeys(ON_FASHION, ("configs/fashion.yaml", CONFIG)),
     starts=dict.fromkeys(ON_FASHION, "base"),
