@@ -59,7 +59,7 @@ LEARNED_DIGITS = Suite(
     },
     stopping=("stopping",),
     side=64,
-    page="docs/learned-scan.md",
+    page="docs/learned-scan-results.md",
     measured={
         "fixed": ("fixed",),
         "led": ("led",),
