@@ -45,17 +45,21 @@ def lanczos(length: int, to: int) -> np.ndarray:
 @settings(deadline=None)
 @given(height=SIDES, width=SIDES, side=SIDES, seed=st.integers(0, 9))
 def test_lanczos_is_its_definition_to_a_grey_level(height: int, width: int, side: int, seed: int) -> None:
-    """In float64, each axis rounded to eight bits: columns before rows, or after where an image is tall and thin."""
+    """In float64, each axis rounded to eight bits: columns before rows, or after where an image is tall and thin.
+
+    A value between two levels may be rounded otherwise after the first axis, and count more than once in the second.
+    """
     image = noise(height, width, seed)
     got = resized(image, side, "fit", "lanczos")
     along = {"yh,hwc->ywc": lanczos(height, len(got)), "xw,hwc->hxc": lanczos(width, got.shape[1])}
-    distances = []
+    is_near = []
     for order in (list(along), list(along)[::-1]):
         expected = image
         for axis in order:
             expected = np.einsum(axis, along[axis], expected).round().clip(0, 255)
-        distances.append(np.abs(got - expected).max())
-    assert distances[1] <= 1 or (height > 2 * width and distances[0] <= 1)
+        distance = np.abs(got - expected)
+        is_near.append(distance.max() <= 2 and (distance > 1).sum() <= 0.01 * distance.size + 1)
+    assert is_near[1] or (height >= 2 * width and is_near[0])
 
 
 @settings(deadline=None)

@@ -133,7 +133,7 @@ def test_pooling_loses_no_large_share() -> None:
 def test_of_too_many_classes_there_is_no_report(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mambaeye.module.MOST_CLASSES", 9)
+    monkeypatch.setattr("mambaeye.evaluation.sums.MOST_CLASSES", 9)
     keep = KeepResults()
     fit(tmp_path, data_dir, keep, ClassReport(), limit_val_batches=1)
     assert [one.confusion for one in keep.results[0].conditions] == [None, None]

@@ -140,7 +140,7 @@ def sizes_told(encoder: Encoder, state: Mapping[str, Tensor], content: Any, path
         shapes = {name: (tensor.shape, own[name].shape) for name, tensor in state.items() if name in own}
         differ = any(one != other for name, (one, other) in shapes.items() if not name.startswith(HEAD))
         return guessed if differ else {}
-    return {name: stated[name] for name in guessed.keys() & stated.keys()}
+    return {name: stated[name] for name in guessed if name in stated}
 
 
 def first_of(state: Mapping[str, Tensor]) -> str:
