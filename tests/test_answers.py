@@ -81,6 +81,7 @@ def test_what_is_counted_in_the_tables_is_what_was_measured(
         assert confidence == pytest.approx(measured["confidence"], abs=5e-5)
 
 
+@pytest.mark.long
 def test_nobody_who_does_not_ask_gets_them(trained: Path) -> None:
     """Nor does a fit, whose fixture has asked."""
     main(["validate", f"--ckpt_path={trained}", "--run_dir=run", *QUIET, "--trainer.limit_val_batches=1"])
@@ -88,6 +89,7 @@ def test_nobody_who_does_not_ask_gets_them(trained: Path) -> None:
     assert not [*Path("run").rglob("answers"), *trained.parents[1].rglob("answers")]
 
 
+@pytest.mark.long
 def test_an_encoder_that_answers_once_has_one_reported_step() -> None:
     settings = {name: value for name, value in TINY.items() if not name.startswith("model.encoder")}
     settings |= FEW_STEPS | {"model.encoder": "ViT", "run_dir": "run"}

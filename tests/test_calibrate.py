@@ -93,6 +93,7 @@ def test_the_checkpoint_beside_is_the_same_but_for_the_temperature(trained: Path
     assert not list(trained.glob("validation*"))
 
 
+@pytest.mark.long
 def test_validate_uses_it_unless_told_otherwise_and_top1_stays(trained: Path) -> None:
     """In a process of its own, too."""
     command = [sys.executable, str(ROOT / "train.py"), "validate", f"--ckpt_path={checkpoint(trained)}"]

@@ -229,6 +229,7 @@ def test_without_figures_no_history(data_dir: Path, tmp_path: Path) -> None:
     assert figures.state_dict() == {}
 
 
+@pytest.mark.long
 def test_a_validation_shows_the_training_that_led_there(data_dir: Path, tmp_path: Path) -> None:
     """Drawn by who owns curves.jsonl, from it alone; a directory without one has no training to show."""
     trainer = fit(tmp_path, data_dir, CurveRecords(), ValidationReport(), limit_val_batches=1, max_epochs=2, lr=0.01)
@@ -245,6 +246,7 @@ def test_a_validation_shows_the_training_that_led_there(data_dir: Path, tmp_path
     assert not (tmp_path / "test" / "training.png").exists()
 
 
+@pytest.mark.long
 def test_every_report_copes_with_an_encoder_that_answers_once(
     data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -47,6 +47,7 @@ def keys() -> list[str]:
     return sorted(key for shard in json.loads(Path("out/index.json").read_text())["shards"] for key in shard["keys"])
 
 
+@pytest.mark.long
 def test_odd_names_go_all_the_way(recwarn: pytest.WarningsRecorder) -> None:
     for folder in CLASSES:
         for name in FILES:

@@ -217,6 +217,7 @@ def run_until() -> Iterator[Callable[..., bool]]:
         server.stdin.close()
 
 
+@pytest.mark.long
 def test_killed_at_any_moment_it_continues_to_the_same_bytes(
     run_until: Callable[..., bool], images: Path, tmp_path: Path
 ) -> None:
@@ -249,6 +250,7 @@ def test_other_arguments_do_not_mix_with_an_unfinished_packing(
         assert packed(out) == packed(tmp_path / "whole")
 
 
+@pytest.mark.long
 def test_unfinished_packings_of_two_seeds_and_lengths(
     run_until: Callable[..., bool], images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -335,6 +337,7 @@ def test_unreadable_images_are_left_out_if_told(
     check([str(tmp_path / "out"), "--decode"])
 
 
+@pytest.mark.long
 def test_what_was_left_out_before_an_interruption_is_not_taken_for_whole(
     run_until: Callable[..., bool], images: Path, tmp_path: Path
 ) -> None:
