@@ -71,7 +71,7 @@ class Views(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What a model makes of images."""
+    """A model's tokens and answers for some images."""
 
     norms: Tensor
     """(N, layers, T), after each block."""

@@ -1,4 +1,4 @@
-"""What jsonargparse asks for again and again, remembered: a command line is parsed some hundreds of times by the tests.
+"""Look-ups of jsonargparse, remembered: a command line is parsed some hundreds of times by the tests.
 
 Nothing is parsed otherwise: what is remembered is read from sources, or found in a list that has not changed since.
 """

@@ -49,7 +49,7 @@ def table(path: Path) -> list[dict[str, str]]:
 
 
 def labels_by_key(data_dir: Path) -> dict[str, int]:
-    """What the shards' index says of the validation images."""
+    """Keys and labels of the validation images, from the shards' index."""
     shards = json.loads((data_dir / "digits/val/index.json").read_text())["shards"]
     return {key: label for shard in shards for key, label in zip(shard["keys"], shard["labels"], strict=True)}
 

@@ -1,4 +1,4 @@
-"""What was answered to every image of a validation, from all processes."""
+"""Answers to every image of a validation, from all processes."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence

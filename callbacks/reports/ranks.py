@@ -1,4 +1,4 @@
-"""What the processes of a run have found, put together."""
+"""Findings of all processes of a run, put together."""
 
 from typing import TypeVar
 

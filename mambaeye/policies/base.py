@@ -42,7 +42,7 @@ class Observation(NamedTuple):
     patch_size: int
     """Side of a glimpse, pixels."""
     best: Best | None = None
-    """What a policy that estimates values expects most of, where the walk has asked for it already."""
+    """The best candidate of a policy that estimates values, where the walk has asked for it already."""
 
 
 class Policy(Configurable, ABC):
