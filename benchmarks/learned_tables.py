@@ -29,17 +29,15 @@ CONTROLS = [
     for scan, title in (("random", "random"), ("varied", "varied"), ("random_grid", "random grid"), ("sobol", "Sobol"))
 ]
 SOBOL = CONTROLS[-1]
-LED = [
-    Arm("blind", "led", "learned", "content-blind, frozen"),
-    Arm("frozen", "led", "learned", "learned, frozen"),
-    Arm("learned", "led", "learned", "learned, co-trained"),
-]
-ARMS = [*CONTROLS, *LED]
+BLIND = Arm("blind", "led", "learned", "content-blind, frozen")
+FROZEN = Arm("frozen", "led", "learned", "learned, frozen")
+LEARNED = Arm("learned", "led", "learned", "learned, co-trained")
+ARMS = [*CONTROLS, BLIND, FROZEN, LEARNED]
 PAIRS = [
-    (Arm("learned", "led", "learned", "learned, co-trained"), SOBOL),
-    (Arm("frozen", "led", "learned", "learned, frozen"), SOBOL),
-    (Arm("frozen", "led", "learned", "learned, frozen"), Arm("base", "fixed", "sobol", "Sobol, before")),
-    (Arm("frozen", "led", "learned", "learned, frozen"), Arm("blind", "led", "learned", "content-blind, frozen")),
+    (LEARNED, SOBOL),
+    (FROZEN, SOBOL),
+    (FROZEN, Arm("base", "fixed", "sobol", "Sobol, before")),
+    (FROZEN, BLIND),
     (Arm("learned", "fixed", "sobol", "Sobol, co-trained"), SOBOL),
     (Arm("learned", "fixed", "random", "random, co-trained"), CONTROLS[0]),
 ]
@@ -65,14 +63,15 @@ def led_tables(suite: Suite, claim: Claim, curves: Curves) -> Iterator[tuple[str
             steps = curves.steps(arm.evaluation)
             if len(values):
                 of_steps = [percent(values[:, steps.index(step)]) for step in POWERS]
-                rows.append([side, arm.title, *of_steps, percent(area(values, steps)), counted(values, steps)])
+                reached = summed(glimpses_to(values, steps))
+                rows.append([side, arm.title, *of_steps, percent(area(values, steps)), reached])
     heading = ["side", "scan, encoder", *POWERS, "mean over log2", f"glimpses to {REACHED:.0%}"]
     yield "top1", markdown("Top-1 (%) after so many glimpses:", heading, rows)
     rows = []
     for side in curves.resolutions("led"):
         for one, other in PAIRS:
-            if cells := [paired(curves, one, other, side, step) for step in POWERS if step > 1]:
-                rows.append([side, f"{one.title} - {other.title}", *cells])
+            cells = [paired(curves, one, other, side, step) for step in POWERS[1:]]
+            rows.append([side, f"{one.title} - {other.title}", *cells])
     title = "Difference in points, paired by image: mean, its 95% interval over images, and the seeds' range:"
     if any(cell for row in rows for cell in row[2:]):
         yield "paired", markdown(title, ["side", "difference", *POWERS[1:]], rows)
@@ -96,11 +95,6 @@ def glimpses_to(values: np.ndarray, steps: Sequence[float], share: float = REACH
         else:
             found.append(float(np.interp(share, curve[at - 1 : at + 1], steps[at - 1 : at + 1])))
     return np.array(found)
-
-
-def counted(values: np.ndarray, steps: list[int]) -> str:
-    """Format the glimpses to reach the share, over seeds that all reach it."""
-    return summed(glimpses_to(values, steps))
 
 
 def summed(found: np.ndarray) -> str:

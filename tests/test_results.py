@@ -18,7 +18,7 @@ from commands import TINY, flags
 
 from benchmarks.curves import Curves
 from benchmarks.drawing import draw
-from benchmarks.learned_tables import Arm, area, counted, glimpses_to, paired, stopping_tables
+from benchmarks.learned_tables import Arm, area, glimpses_to, paired, stopping_tables, summed
 from benchmarks.results import Bench, correct, read_entries, run, words
 from benchmarks.suites import SUITES
 from benchmarks.suites.suite import Claim, Suite
@@ -221,8 +221,8 @@ def test_the_glimpses_to_an_accuracy_its_area_and_pairs_are_as_worked_out_by_han
     steps = [1, 2, 4, 16]
     values = np.array([[0.1, 0.5, 0.8, 1.0], [0.9, 0.2, 0.2, 0.2], [0.1, 0.1, 0.1, 0.1]])
     assert glimpses_to(values, steps).tolist() == pytest.approx([10.0, 1.0, np.nan], nan_ok=True)
-    assert counted(values, steps) == "2 of 3 seeds do"
-    assert counted(values[:2], steps) == "5.5 ± 6.4"
+    assert summed(glimpses_to(values, steps)) == "2 of 3 seeds do"
+    assert summed(glimpses_to(values[:2], steps)) == "5.5 ± 6.4"
     assert area(values, steps).tolist() == pytest.approx([(0.3 + 0.65 + 2 * 0.9) / 4, (0.55 + 0.6) / 4, 0.1])
 
 
