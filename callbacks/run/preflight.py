@@ -17,6 +17,7 @@ from mambaeye.errors import InputError, on_all_ranks
 COPIES = 3  # checkpoints at a time: last, best, and the one being written
 MOMENTS = 2  # that AdamW keeps for every parameter
 NOTICED = 0.05  # of the samples, left out of an epoch
+PRODUCTS = {"highest": "float32 products", "high": "float32 products in TF32", "medium": "float32 products in bf16"}
 EXAMPLES = 3  # shards that are named, of many
 
 Line = tuple[str, str]
@@ -48,10 +49,12 @@ def processes(trainer: Trainer, model: ModelSpec, data: DataSpec) -> list[Line]:
     device = trainer.strategy.root_device
     if device.type == "cuda" and "bf16" in trainer.precision and not torch.cuda.is_bf16_supported(False):
         raise InputError(f"trainer.precision is {trainer.precision}, which {device} does not have: choose 32-true")
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    name, products = device.type, ""
+    if device.type == "cuda":
+        name, products = torch.cuda.get_device_name(device), f", {PRODUCTS[torch.get_float32_matmul_precision()]}"
     images, micro_batch, accumulation = data.optimizer_step
     return [
-        ("processes", f"{trainer.world_size} on {trainer.num_nodes} nodes, {name}, {trainer.precision}"),
+        ("processes", f"{trainer.world_size} on {trainer.num_nodes} nodes, {name}, {trainer.precision}{products}"),
         ("encoder", model.backend),
         (
             "optimizer step",
