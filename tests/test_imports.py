@@ -91,6 +91,7 @@ ONLY_IN = {
     "torchmetrics": ("mambaeye.evaluation.metrics",),
     "mamba_ssm": ("mambaeye.ops.kernels",),
     "causal_conv1d": ("mambaeye.ops.kernels",),
+    "selective_scan_cuda": ("mambaeye.ops.kernels",),
     "webdataset": ("datamodules",),
     "urllib3": ("datamodules.storage.web",),
     "fsspec": ("datamodules.storage.objects",),
