@@ -124,7 +124,18 @@ def tests(run: Run) -> None:
     """Count what the tests marked cuda came to; failures are a result, too."""
     report = made(run).with_suffix(".xml")
     workers = "0" if run.settings.dry else str(min(TESTS_AT_ONCE, os.cpu_count() or 1))
-    command = [*PYTHON, "pytest", "-m", "cuda", "-p", "no:cacheprovider", "-n", workers, f"--junitxml={report}"]
+    command = [
+        *PYTHON,
+        "pytest",
+        "-m",
+        "cuda",
+        "--continue-on-collection-errors",
+        "-p",
+        "no:cacheprovider",
+        "-n",
+        workers,
+        f"--junitxml={report}",
+    ]
     try:
         run.call(*command, "tests/test_kernels.py" if run.settings.dry else "tests", MAMBA_DETERMINISTIC="1")
     except PartError:
