@@ -258,8 +258,10 @@ class ClassifierModule(LightningModule):
     def _ratio_at_answers(self, batch: GlimpseBatch | CanvasBatch) -> Tensor:
         """Return the information ratio after every glimpse that the encoder answers after: (B, A)."""
         ratio = batch.information_ratio
-        answers = self.encoder.answers_at(ratio.shape[1]).to(ratio.device)
-        return ratio if len(answers) == ratio.shape[1] else ratio[:, answers - 1]
+        answers = self.encoder.answers_at(ratio.shape[1])
+        if len(answers) == ratio.shape[1]:
+            return ratio
+        return ratio[:, (answers - 1).to(ratio.device, non_blocking=True)]
 
     def validation_step(self, batch: CanvasBatch, batch_idx: int) -> dict[str, Tensor]:
         """Measure a batch under its condition, and return its answers for callbacks: see ConditionSums.update."""
