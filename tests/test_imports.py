@@ -41,6 +41,7 @@ MAY_IMPORT = {
     "mambaeye.loss": ("mambaeye.ops",),
     "mambaeye.optim": ("mambaeye.errors",),
     "mambaeye.flops": ("mambaeye.batch", "mambaeye.encoders.base"),
+    "mambaeye.blocks": ("mambaeye.batch", "mambaeye.encoders.base"),
     "mambaeye.temperature": ("mambaeye.errors",),
     "mambaeye.policy_learning": (*BELOW, *WALK, "mambaeye.loss"),
     "mambaeye.rollout": (
@@ -58,7 +59,8 @@ MAY_IMPORT = {
     "mambaeye.weights": (*FILES_OF, "mambaeye.encoders", "mambaeye.errors"),
     "mambaeye.contracts": MODEL,
     "mambaeye.module": (
-        *(*MODEL, *FILES_OF, "mambaeye.contracts", "mambaeye.flops", "mambaeye.optim", "mambaeye.temperature"),
+        *(*MODEL, *FILES_OF, "mambaeye.contracts", "mambaeye.blocks", "mambaeye.flops", "mambaeye.optim"),
+        "mambaeye.temperature",
     ),
     "mambaeye.calibrating": (
         *(*BATCH, "mambaeye.checkpoints", "mambaeye.contracts", "mambaeye.module", "mambaeye.temperature"),

@@ -5,6 +5,7 @@ import os
 import pickle
 import resource
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import start
+from commands import ROOT, start
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -30,6 +31,7 @@ from datamodules.loading.stream import collate
 from datamodules.loading.workers import load
 from datamodules.views.samples import row_of
 from mambaeye.batch import CanvasBatch, GlimpseBatch, Scene
+from mambaeye.errors import InputError
 
 if __name__ in ("__main__", "__mp_main__"):  # what is started below waits less long, in every process of it
     workers.PATIENCE = 1
@@ -264,6 +266,25 @@ def test_a_pass_that_ends_early_leaves_its_batches_whole() -> None:
         del kept, batch
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) <= pipes + 2
+
+
+def in_small_shared_memory() -> None:
+    """Load what is more than there is room for: in a process of its own, with 1 MiB at /dev/shm."""
+    with pytest.raises(InputError, match=r"^a batch of numbers finds no room in shared memory"):
+        list(batches_of(Samples(large, 40), 1))
+
+
+def test_shared_memory_that_is_too_small_ends_a_pass_in_one_sentence() -> None:
+    small = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "$@"', "sh"]
+    if subprocess.run([*small, "true"], capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount anything")
+    code = "from test_slots import in_small_shared_memory; in_small_shared_memory()"
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    done = subprocess.run(
+        [*small, sys.executable, "-c", code],
+        capture_output=True, text=True, timeout=120, env=os.environ | {"PYTHONPATH": path},
+    )  # fmt: skip
+    assert not done.returncode, done.stderr
 
 
 def of_worker(number: int) -> GlimpseBatch:
