@@ -214,8 +214,11 @@ class ShardDataModule(LightningDataModule):
 
     @property
     def largest_sample(self) -> GlimpseBatch | CanvasBatch:
-        """Return a training batch of one image, black and of the largest size that there is; after setup for fit."""
-        return collate([self.samples.filler("", self.train.canvas[1])])
+        """Return a training batch of one image, noise of the largest size that there is; after setup for fit."""
+        batch = collate([self.samples.filler("", self.train.canvas[1])])
+        pixels = batch.patches if isinstance(batch, GlimpseBatch) else batch.scene.canvases
+        pixels.random_(256, generator=torch.Generator().manual_seed(self.seed))
+        return batch
 
     @property
     def train_batches(self) -> int:

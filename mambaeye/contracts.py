@@ -71,7 +71,7 @@ class DataSpec(Protocol):
     def optimizer_step(self) -> OptimizerStep: ...
     @property
     def largest_sample(self) -> GlimpseBatch | CanvasBatch:
-        """A training batch of one image, black and of the largest size that there is; after setup for fit."""
+        """A training batch of one image, noise of the largest size that there is; after setup for fit."""
 
     @property
     def train_batches(self) -> int:

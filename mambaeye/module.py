@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from mambaeye import weights
 from mambaeye.batch import POLICY, REMEDY, CanvasBatch, EvaluationCondition, FileBatch, GlimpseBatch, Takes
-from mambaeye.blocks import checkpoint_blocks, kept_bytes
+from mambaeye.blocks import checkpoint_blocks, compile_blocks, kept_bytes
 from mambaeye.contracts import data_of, limited
 from mambaeye.encoders.base import Encoder, GlimpseEncoder
 from mambaeye.errors import InputError
@@ -63,6 +63,8 @@ class ClassifierModule(LightningModule):
         exit_criteria: When predict stops looking at an image before its last glimpse.
         checkpoint_activations: Compute every block of the encoder again in the backward pass instead of keeping what is
             in it: much less memory, the same gradients, and a forward pass more.
+        compile: Compile every block of the encoder with torch.compile, in plain torch. The first steps take a minute
+            longer, and a CPU needs a C++ compiler.
         calibrated: Temper answers in validate, test and predict if the checkpoint is of `calibrate`.
     """
 
@@ -81,6 +83,7 @@ class ClassifierModule(LightningModule):
         early_exit: EarlyExitConfig = EarlyExitConfig(),
         exit_criteria: ExitCriteria = ExitCriteria(),
         checkpoint_activations: bool = False,
+        compile: bool = False,  # noqa: A002  # named for its flag
         calibrated: bool = True,
     ) -> None:
         super().__init__()
@@ -113,6 +116,8 @@ class ClassifierModule(LightningModule):
         if head_only:
             for parameter in self.backbone():
                 parameter.requires_grad_(False)
+        if compile:
+            compile_blocks(encoder)
         if checkpoint_activations:
             checkpoint_blocks(encoder)
         self.optimizer_config = optimizer
@@ -262,8 +267,10 @@ class ClassifierModule(LightningModule):
     def _ratio_at_answers(self, batch: GlimpseBatch | CanvasBatch) -> Tensor:
         """Return the information ratio after every glimpse that the encoder answers after: (B, A)."""
         ratio = batch.information_ratio
-        answers = self.encoder.answers_at(ratio.shape[1]).to(ratio.device)
-        return ratio if len(answers) == ratio.shape[1] else ratio[:, answers - 1]
+        answers = self.encoder.answers_at(ratio.shape[1])
+        if len(answers) == ratio.shape[1]:
+            return ratio
+        return ratio[:, (answers - 1).to(ratio.device, non_blocking=True)]
 
     def validation_step(self, batch: CanvasBatch, batch_idx: int) -> dict[str, Tensor]:
         """Measure a batch under its condition, and return its answers for callbacks: see ConditionSums.update."""

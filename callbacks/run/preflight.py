@@ -166,8 +166,8 @@ def memory(trainer: Trainer, pl_module: LightningModule, room: int | None) -> li
     text = f"{total / 2**30:.1f} of {room / 2**30:.1f} GiB, {kept / 2**30:.1f} of them activations"
     if total > room:
         text += (
-            " [yellow]which is more than there is: set a smaller data.loader.micro_batch_size (the optimizer step stays as "
-            "it is), model.checkpoint_activations true, or trainer.precision bf16-mixed"
+            " [yellow]which is more than there is: set a smaller data.loader.micro_batch_size (the optimizer step is "
+            "the same then), model.checkpoint_activations true, or trainer.precision bf16-mixed"
         )
     return [("memory of a step", text)]
 

@@ -163,8 +163,13 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor) -
         (B, T, X) and the last W - 1 inputs.
     """
     x = torch.cat((state.to(x.dtype).transpose(1, 2), x), dim=1)  # (B, W - 1 + T, X)
+    last = x[:, x.shape[1] - state.shape[2] :].transpose(1, 2)
+    if torch.compiler.is_dynamo_compiling():  # products that are fused; the compiler's convolution is for one length
+        steps, taps = x.shape[1] - state.shape[2], weight.squeeze(1).to(x.dtype).unbind(1)
+        y = torch.stack([x[:, tap : tap + steps] * of_tap for tap, of_tap in enumerate(taps)]).sum(0)
+        return (y if bias is None else y + bias.to(x.dtype)), last
     # as a two-dimensional convolution of height one, which takes channels last without a copy; the weight by way of
     # (X, W), so that its gradient comes back with the strides that DDP's buckets have
     weight = weight.squeeze(1)[:, None, None]  # (X, 1, 1, W)
     y = F.conv2d(x.transpose(1, 2).unsqueeze(2), weight, bias, groups=weight.shape[0])  # (B, X, 1, T)
-    return y.squeeze(2).transpose(1, 2), x[:, x.shape[1] - state.shape[2] :].transpose(1, 2)
+    return y.squeeze(2).transpose(1, 2), last

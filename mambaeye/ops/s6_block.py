@@ -45,7 +45,7 @@ class Sequences(NamedTuple):
 
     def to(self, device: torch.device) -> Self:
         """Return the sequences on another device."""
-        return type(self)(self.tokens.to(device), self.steps.to(device))
+        return type(self)(*(part.to(device, non_blocking=True) for part in self))
 
 
 class ChannelGate(nn.Module):
