@@ -152,9 +152,9 @@ def compare_compiled(device: str) -> None:
         batch = of_length(length)
         batch = batch._replace(patches=batch.patches.to(device), positions=batch.positions.to(device))
         (logits, gradients), (expected, others) = (answered(one, batch) for one in (compiled, encoder))
-        torch.testing.assert_close(logits, expected, **CLOSE)
-        for name, gradient in gradients.items():
-            torch.testing.assert_close(gradient, others[name], atol=1e-4, rtol=1e-3, msg=name)
+        share = 1e-4 if device == "cpu" else 2e-2  # the other's convolution may be in TF32 on a GPU
+        for one, other in ((logits, expected), *((gradients[name], others[name]) for name in others)):
+            assert (one - other).abs().max() <= share * other.abs().max()
 
 
 @pytest.mark.long

@@ -23,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from datamodules.loading import slots as module
 from datamodules.loading import workers
@@ -180,6 +181,19 @@ def test_slots_come_back_when_the_last_tensor_is_gone() -> None:
     del last
     assert isinstance(slots(samples).patches, InSlot)
     assert isinstance(slots(samples).patches, Tensor)
+
+
+@pytest.mark.usefixtures("as_worker")
+def test_a_batch_that_is_copied_to_pinned_memory_frees_its_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the thread does that pins batches for a GPU; without one, a copy stands for it."""
+    monkeypatch.setattr(Tensor, "pin_memory", lambda tensor, _=None: tensor.clone())
+    slots, pinned = Slots(1, collate), []
+    for number in range(3 * SLOTS):
+        made = slots([glimpses(number)])
+        assert isinstance(made.patches, InSlot)
+        pinned.append(pin_memory(there_and_back(made)))
+    for number, batch in enumerate(pinned):
+        assert_same(batch, collate([glimpses(number)]))
 
 
 @pytest.mark.usefixtures("as_worker")

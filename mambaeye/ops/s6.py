@@ -80,7 +80,8 @@ class _SelectiveScan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of forward's arguments."""
-        return *gradients_of_chunks(g, *ctx.saved_tensors, chunk=ctx.chunk), None
+        x, dt, A, B, C, starts = ctx.saved_tensors
+        return *gradients_of_chunks(g, x, dt, A, B, C, starts, ctx.chunk), None
 
 
 @exact_products()

@@ -183,7 +183,8 @@ def recurrence(
         y (B, T, H, P), the last state, and what over_chunks returns besides, each with a single axis: how many chunks
         there are is nothing that is compiled for.
     """
-    y, state, *kept = over_chunks(*(in_chunks(part, chunk) for part in (w, log_decay, B, C)), state)
+    of_w, of_decay, of_B, of_C = (in_chunks(part, chunk) for part in (w, log_decay, B, C))
+    y, state, *kept = over_chunks(of_w, of_decay, of_B, of_C, state)
     y = y.flatten(1, 2)[:, : w.shape[1]].contiguous()
     return y, state.contiguous(), *(part.flatten() for part in kept)  # type: ignore[return-value]
 
