@@ -1,4 +1,4 @@
-"""H-Net over glimpses: one answer whatever the split; routers and smoothing against loops; re-summed moves; its loss."""
+"""H-Net over glimpses: one answer for any split; routers and smoothing against loops; re-summed moves; its loss."""
 
 import math
 from itertools import pairwise
