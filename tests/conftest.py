@@ -5,6 +5,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: on te
 import gc
 from pathlib import Path
 
+import exports
 import hypothesis
 import pytest
 import quick_parsing
@@ -28,3 +29,15 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     ensure_digits(folder / "digits")
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of a model that was trained for a step, with a learned scan."""
+    return exports.train_small(tmp_path_factory.mktemp("exports") / "run", data_dir)
+
+
+@pytest.fixture(scope="session")
+def exported(small_checkpoint: Path) -> Path:
+    """What export makes of it."""
+    return exports.export_small(small_checkpoint)
