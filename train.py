@@ -1,4 +1,4 @@
-"""MambaEye on the command line: python train.py {fit,validate,test,predict,calibrate,export} --help"""
+"""MambaEye on the command line: python train.py {fit,validate,test,predict,calibrate,export,demo} --help"""
 
 import logging
 import os

@@ -122,7 +122,7 @@ def test_what_does_not_parse_is_answered_in_two_lines(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["foo"], "'foo' is no command: give one of fit, validate, test, predict, calibrate, export first, or --help"),
+        (["foo"], f"'foo' is no command: give one of {', '.join((*COMMANDS, *WITHOUT_TRAINER))} first, or --help"),
         (["vaildate"], "'vaildate' is no command: did you mean validate, or --help"),
         (["fit", "--config=empty.yaml"], "--config empty.yaml is empty: give a file such as configs/quickstart.yaml"),
         (["fit", "--config", "list.yaml"], "--config list.yaml has no flags by name"),

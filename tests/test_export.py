@@ -148,7 +148,7 @@ def test_what_a_card_says_to_do_works(exported: Path, monkeypatch: pytest.Monkey
 
 def test_no_file_tells_where_it_was_made(small_checkpoint: Path, exported: Path) -> None:
     places = [str(small_checkpoint.parents[1]), os.getcwd(), str(Path(mambaeye.__file__).parent), "site-packages"]
-    for path in exported.iterdir():
+    for path in filter(Path.is_file, exported.rglob("*")):
         content = path.read_bytes()
         assert not [place for place in places if place.encode() in content], path
 

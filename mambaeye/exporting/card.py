@@ -71,6 +71,7 @@ print(told["classes"][logits.argmax()])
 ```
 
 With the project installed, `mambaeye.from_pretrained(folder or name on the hub)` gives the encoder in torch.
+`python -m http.server` here shows index.html, which looks at pictures in the browser and sends nothing.
 """
 
 
@@ -151,7 +152,8 @@ def limits(trained: Trained, manifest: dict[str, Any]) -> str:
     else:
         lines.append(
             "logits are as the network gives them. The temperature that `calibrate` found depends on what was seen, "
-            "which no step knows: it is in export.json (`temperature`; docs/calibration.md has the formula)."
+            "which no step knows: it is in export.json (`temperature`; docs/calibration.md has the formula), and "
+            "index.html uses it."
         )
     lines.append(
         f"Each file was compared with torch on {IMAGES * GLIMPSES:,} random glimpses or more, logits and states, "

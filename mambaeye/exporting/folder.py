@@ -9,7 +9,7 @@ from mambaeye import weights
 from mambaeye.atomic import atomic_folder
 from mambaeye.checkpoints import DATA
 from mambaeye.errors import InputError
-from mambaeye.exporting import checking
+from mambaeye.exporting import checking, web
 from mambaeye.exporting.card import card
 from mambaeye.exporting.graphs import Graph, policy_graph, state_parts, stream_graph
 from mambaeye.exporting.onnx_files import require_onnx, write_onnx
@@ -19,6 +19,7 @@ from mambaeye.policies.learned import BLOCKS, LearnedScan
 MANIFEST = "export.json"
 CHUNK = 16  # glimpses that chunk.onnx takes at once
 LONGEST_CHUNK = 1024
+GLIMPSES = 256  # that the page takes by itself, where the checkpoint does not say how many validation takes
 
 
 class Checked(NamedTuple):
@@ -35,7 +36,7 @@ class Checked(NamedTuple):
 def export(
     ckpt_path: str | Path, output: str | Path, chunk: int = CHUNK, tell: Callable[[str], None] = print
 ) -> list[Checked]:
-    """Write a checkpoint's model into a folder: graphs, weights and a card.
+    """Write a checkpoint's model into a folder: graphs, weights, a card and a page.
 
     Args:
         ckpt_path: of a run's checkpoint, read without running code.
@@ -58,6 +59,7 @@ def export(
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         weights.save(trained.encoder, partial)
         (partial / "README.md").write_text(card(trained, manifest, Path(ckpt_path)), encoding="utf-8")
+        web.write_page(partial)
     return checked
 
 
@@ -120,6 +122,7 @@ def manifest_of(trained: Trained, chunk: int, checked: list[Checked]) -> dict[st
         else None,
         "temperature": None if trained.temperature is None else trained.temperature.saved(),
         "canvas": list(data.get("train", {}).get("canvas", ())),
+        "glimpses": data.get("evaluate", {}).get("num_glimpses", GLIMPSES),
         "resolutions": list(data.get("resolutions", ())),
         "files": [one._asdict() for one in checked],
     }
