@@ -23,6 +23,9 @@ from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.encoders.vit import ViT
 from mambaeye.errors import InputError
 from mambaeye.exporting import checking, export
+from mambaeye.exporting.graphs import stream_graph
+from mambaeye.exporting.narrow import round_matrices, store_narrow
+from mambaeye.exporting.onnx_files import write_onnx
 from mambaeye.exporting.trained import read_trained, require_exportable
 from mambaeye.geometry.coverage import Coverage
 from mambaeye.policies.base import Observation
@@ -172,6 +175,40 @@ def test_a_folder_of_something_else_is_left_alone(small_checkpoint: Path, tmp_pa
         export(small_checkpoint, tmp_path, tell=silent)
 
 
+@pytest.mark.parametrize(("weights", "share"), [("bfloat16", 0.6), ("int8", 0.4)])
+def test_narrow_matrices_do_what_torch_does_with_the_same_and_files_shrink(
+    tmp_path: Path, weights: Any, share: float
+) -> None:
+    """The step alone, of an encoder whose matrices are most of it."""
+    torch.manual_seed(0)
+    encoder = MambaEye(num_classes=7, dim=64, depth=2, d_state=8, headdim=16).eval()
+    sizes, found = [], {}
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    for kind in ("float32", weights):
+        round_matrices(encoder, kind)
+        path = tmp_path / f"{kind}.onnx"
+        write_onnx(stream_graph(encoder, None), path)
+        store_narrow(path, kind)
+        sizes.append(path.stat().st_size)
+        assert checking.check_stream(path, encoder, checking.seen_by_torch(encoder, 1), None) <= 1e-4
+        found = encoder.state_dict()
+    assert sizes[1] < share * sizes[0]
+    kinds = {tensor.data_type for tensor in onnx.load(path).graph.initializer if len(tensor.dims) == 2}
+    assert kinds & {onnx.TensorProto.BFLOAT16, onnx.TensorProto.INT8}
+    for name, value in before.items():
+        if value.ndim != 2:
+            assert value.equal(found[name]), name
+            continue
+        assert not value.equal(found[name]), name
+        row = value.abs().amax(1, keepdim=True)
+        step = row / 127 if weights == "int8" else value.abs() / 128
+        assert ((value - found[name]).abs() <= 0.5001 * step + 1e-9).all(), name
+        if weights == "int8":
+            whole = found[name] / row * 127
+            assert (whole - whole.round()).abs().max() < 1e-3
+            assert found[name].abs().amax(1).allclose(row[:, 0])
+
+
 @pytest.mark.parametrize(
     ("encoder", "reason"),
     [
@@ -216,15 +253,22 @@ def test_a_temperature_is_stated_and_logits_stay_as_they_are(small_checkpoint: P
 
 
 def test_the_command_says_what_it_wrote(
-    small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    small_checkpoint: Path,
+    exported: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = shutil.copy(small_checkpoint, tmp_path / "alone.ckpt")
-    main(["export", "--ckpt_path", str(path), "--output", "out", "--chunk", "2"])
+    main(["export", "--ckpt_path", str(path), "--output", "out", "--chunk", "2", "--weights", "int8"])
     lines = capsys.readouterr().out.splitlines()
     for name in ("step", "chunk", "policy"):
         assert any(re.fullmatch(rf"{name}.onnx: [\d.]+ MB, [\d.]+ ms in one thread, .* by \de-\d\d", x) for x in lines)
     assert told(tmp_path / "out")["chunk"] == 2
+    assert told(tmp_path / "out")["weights"] == "int8"
+    assert "rounded to int8, in model.safetensors too" in (tmp_path / "out/README.md").read_text()
+    assert (tmp_path / "out/step.onnx").stat().st_size < (exported / "step.onnx").stat().st_size
     assert "it is not known" in (tmp_path / "out/README.md").read_text()
 
 

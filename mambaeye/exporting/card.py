@@ -155,9 +155,14 @@ def limits(trained: Trained, manifest: dict[str, Any]) -> str:
             "which no step knows: it is in export.json (`temperature`; docs/calibration.md has the formula), and "
             "index.html uses it."
         )
+    if manifest["weights"] != "float32":
+        lines.append(
+            f"The encoder's matrices are rounded to {manifest['weights']}, in model.safetensors too; the accuracy "
+            "above is that of the checkpoint, whose are not."
+        )
     lines.append(
-        f"Each file was compared with torch on {IMAGES * GLIMPSES:,} random glimpses or more, logits and states, "
-        f"before it was put here: they differ by {worst:.0e} at most ({TOLERANCE:.0e} is allowed)."
+        f"Each file was compared with torch, the same weights, on {IMAGES * GLIMPSES:,} random glimpses or more, "
+        f"logits and states, before it was put here: they differ by {worst:.0e} at most ({TOLERANCE:.0e} is allowed)."
     )
     return "\n".join(f"- {line}" for line in lines) + "\n"
 

@@ -5,10 +5,11 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NoReturn
+from typing import NoReturn, get_args
 
 from mambaeye.errors import InputError
 from mambaeye.exporting.folder import CHUNK, MANIFEST, Checked, export
+from mambaeye.exporting.narrow import Weights
 from mambaeye.exporting.serving import PORT, serve, server_of
 
 
@@ -28,8 +29,14 @@ def export_command(words: list[str]) -> None:
         "--output", required=True, metavar="DIR", help="Folder to write; an earlier export is replaced."
     )
     parser.add_argument("--chunk", type=int, default=CHUNK, help=f"Glimpses that chunk.onnx takes (default: {CHUNK}).")
+    parser.add_argument(
+        "--weights",
+        choices=get_args(Weights),
+        default="float32",
+        help="Type that the encoder's matrices are rounded to and kept in (default: float32).",
+    )
     given = parser.parse_args(words)
-    print_checked(export(given.ckpt_path, given.output, given.chunk))
+    print_checked(export(given.ckpt_path, given.output, given.chunk, given.weights))
     print(
         f"{given.output} has them, weights, a card (README.md) and a page: python train.py demo --folder {given.output}"
     )

@@ -5,16 +5,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mambaeye import weights
 from mambaeye.atomic import atomic_folder
 from mambaeye.checkpoints import DATA
 from mambaeye.errors import InputError
 from mambaeye.exporting import checking, web
 from mambaeye.exporting.card import card
 from mambaeye.exporting.graphs import Graph, policy_graph, state_parts, stream_graph
+from mambaeye.exporting.narrow import Weights, round_matrices, store_narrow
 from mambaeye.exporting.onnx_files import require_onnx, write_onnx
 from mambaeye.exporting.trained import Trained, read_trained
 from mambaeye.policies.learned import BLOCKS, LearnedScan
+from mambaeye.weights import save
 
 MANIFEST = "export.json"
 CHUNK = 16  # glimpses that chunk.onnx takes at once
@@ -34,7 +35,11 @@ class Checked(NamedTuple):
 
 
 def export(
-    ckpt_path: str | Path, output: str | Path, chunk: int = CHUNK, tell: Callable[[str], None] = print
+    ckpt_path: str | Path,
+    output: str | Path,
+    chunk: int = CHUNK,
+    weights: Weights = "float32",
+    tell: Callable[[str], None] = print,
 ) -> list[Checked]:
     """Write a checkpoint's model into a folder: graphs, weights, a card and a page.
 
@@ -42,6 +47,7 @@ def export(
         ckpt_path: of a run's checkpoint, read without running code.
         output: the folder; an earlier export in it is replaced when the new one is complete.
         chunk: glimpses that chunk.onnx takes at once.
+        weights: what the encoder's matrices are rounded to and kept in.
         tell: takes lines for the user.
 
     Raises:
@@ -53,11 +59,12 @@ def export(
         raise InputError(f"--chunk is {chunk}: give a number of glimpses from 2 to {LONGEST_CHUNK}")
     require_replaceable(Path(output))
     trained = read_trained(ckpt_path)
+    round_matrices(trained.encoder, weights)
     with atomic_folder(output) as partial:
-        checked = write_graphs(trained, partial, chunk, tell)
-        manifest = manifest_of(trained, chunk, checked)
+        checked = write_graphs(trained, partial, chunk, weights, tell)
+        manifest = manifest_of(trained, chunk, weights, checked)
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-        weights.save(trained.encoder, partial)
+        save(trained.encoder, partial)
         (partial / "README.md").write_text(card(trained, manifest, Path(ckpt_path)), encoding="utf-8")
         web.write_page(partial)
     return checked
@@ -73,7 +80,9 @@ def require_replaceable(output: Path) -> None:
         raise InputError(f"--output {output} holds something else than an export: choose another folder")
 
 
-def write_graphs(trained: Trained, folder: Path, chunk: int, tell: Callable[[str], None]) -> list[Checked]:
+def write_graphs(
+    trained: Trained, folder: Path, chunk: int, weights: Weights, tell: Callable[[str], None]
+) -> list[Checked]:
     """Write step.onnx, chunk.onnx and, where there is one that values places, policy.onnx, and check each."""
     encoder, policy = trained.encoder, trained.policy
     seen = checking.seen_by_torch(encoder, chunk)
@@ -83,6 +92,7 @@ def write_graphs(trained: Trained, folder: Path, chunk: int, tell: Callable[[str
         tell(f"writing {name} ...")
         path = folder / name
         write_onnx(graph, path)
+        store_narrow(path, weights)
         checked.append(Checked(name, check(path), checking.latency(path, graph), path.stat().st_size))
 
     for name, glimpses in (("step.onnx", None), ("chunk.onnx", chunk)):
@@ -96,7 +106,7 @@ def write_graphs(trained: Trained, folder: Path, chunk: int, tell: Callable[[str
     return checked
 
 
-def manifest_of(trained: Trained, chunk: int, checked: list[Checked]) -> dict[str, Any]:
+def manifest_of(trained: Trained, chunk: int, weights: Weights, checked: list[Checked]) -> dict[str, Any]:
     """Return what whoever runs the files must know, as plain values."""
     encoder, policy, data = trained.encoder, trained.policy, trained.checkpoint[DATA]
     parts = state_parts(encoder)
@@ -112,6 +122,7 @@ def manifest_of(trained: Trained, chunk: int, checked: list[Checked]) -> dict[st
         ],
         "state_bytes": checking.state_bytes(encoder),
         "chunk": chunk,
+        "weights": weights,
         "policy": {
             "candidates": policy.offered,
             "leads": policy.leads,

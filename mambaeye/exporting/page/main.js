@@ -6,7 +6,8 @@ import { learned, random, randomOf, sobol, varied } from "./scans.js";
 import { Scene } from "./scene.js";
 
 const PAPER = 256; // pixels of what is drawn by hand
-const BRUSH = 30;
+const BRUSH = 34;
+const SOFT = 14; // pixels that edges of what was drawn are blurred by: the quickstart's digits were scanned at 8 x 8
 const TIMES = 50; // glimpses whose median time is shown
 const PLANNED = { random, sobol, varied };
 const NAMES = { random: "random", sobol: "Sobol", varied: "varied", learned: "the learned scan" };
@@ -144,7 +145,7 @@ function setDrawing(drawing) {
   else paint();
 }
 
-/** Return what was drawn, with as little black around it as a square has: models of digits know them so. */
+/** Return what was drawn, softly, with as little black around it as a square has: models of digits know them so. */
 function drawn() {
   if (!app.ink.length) return app.paper;
   const first = [0, 1].map((axis) => Math.min(...app.ink.map((point) => point[axis])) - BRUSH / 2);
@@ -155,6 +156,7 @@ function drawn() {
   const context = framed.getContext("2d");
   context.fillStyle = "black";
   context.fillRect(0, 0, PAPER, PAPER);
+  context.filter = `blur(${SOFT}px)`;
   context.drawImage(app.paper, left, top, side, side, 0, 0, PAPER, PAPER);
   return framed;
 }
