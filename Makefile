@@ -2,12 +2,14 @@
 # make test         lint, formatting, types and tests
 # make setup        the environment alone
 # make long         the tests that take minutes
+# make gpu          checks and measurements of a machine with a GPU, in ten minutes; without a network, with its own
+#                   torch and a folder of wheels: make gpu WHEELS=folder. GPU holds arguments of benchmarks/gpu.py
 
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: setup quickstart test long
+.PHONY: setup quickstart test long gpu
 
 setup: $(STAMP)
 
@@ -29,3 +31,13 @@ test: setup
 
 long: setup
 	$(BIN)/python -m pytest -m long
+
+gpu:
+ifdef WHEELS
+	$(PYTHON) -m pip install --quiet --no-index --no-deps --upgrade --target build/wheels $(WHEELS)/*.whl
+	PYTHONPATH=build/wheels:$(PYTHONPATH) $(PYTHON) -m benchmarks.gpu $(GPU)
+else
+	$(MAKE) setup
+	$(BIN)/python -m pip install --quiet --no-build-isolation '.[cuda]'
+	$(BIN)/python -m benchmarks.gpu $(GPU)
+endif

@@ -155,10 +155,10 @@ class MambaEyeCLI(LightningCLI):
         )
         parser.add_argument(
             "--float32_matmul_precision",
-            type=Literal["highest", "high", "medium"],
-            default="highest",
+            type=Literal["highest", "high", "medium"] | None,
             help="How exactly a GPU multiplies float32 matrices: highest, in float32; high, in TF32 (10 bits of "
-            "mantissa), as the authors do; medium, in bf16 (default: highest, as torch's).",
+            "mantissa), as the authors do; medium, in bf16. The recurrence stays float32 (default: high for fit on a "
+            "GPU, highest elsewhere).",
         )
         # two, for Lightning's save_last saves only when the best improves
         checkpoints: dict[str, tuple[type[ModelCheckpoint], dict[str, Any]]] = {
@@ -277,10 +277,7 @@ class MambaEyeCLI(LightningCLI):
         refuse_devices(trainer.accelerator, trainer.devices)  # here, for a config may be printed anywhere
         run_dir = self.config[self.subcommand].run_dir
         self.new_run = run_dir if make_run_dir(run_dir) else None
-        precision = self.config[self.subcommand].float32_matmul_precision
-        torch.set_float32_matmul_precision(precision)
-        if precision in PRODUCTS:
-            print_rank_zero(f"float32 matrices are multiplied in {PRODUCTS[precision]} where the device can")
+        set_products(self.config[self.subcommand].float32_matmul_precision or "highest")
         name = "config.yaml" if self.subcommand == "fit" else f"{self.subcommand}.yaml"
         self.save_config_kwargs = {"config_filename": name}
 
@@ -304,6 +301,8 @@ class MambaEyeCLI(LightningCLI):
     def before_fit(self) -> None:
         config = self.config["fit"]
         OneWriter(self.trainer, "fit", config.ckpt_path)
+        if not config.float32_matmul_precision and self.trainer.strategy.root_device.type == "cuda":
+            set_products("high")
         if not config.ckpt_path and (larger := gpu_overlay(config.config or (), self.trainer.strategy.root_device)):
             print_rank_zero(larger)
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # which Lightning declares nowhere
@@ -317,6 +316,13 @@ class MambaEyeCLI(LightningCLI):
 
     def before_predict(self) -> None:
         OneWriter(self.trainer, "predict", self.config["predict"].ckpt_path)
+
+
+def set_products(precision: str) -> None:
+    """Set how float32 matrices are multiplied, and say so if it is not as exactly as can be."""
+    torch.set_float32_matmul_precision(precision)
+    if precision in PRODUCTS:
+        print_rank_zero(f"float32 matrices are multiplied in {PRODUCTS[precision]} where the device can")
 
 
 def is_for_users(record: logging.LogRecord) -> bool:

@@ -1,16 +1,18 @@
 """Measure what the field's encoders cost by the size of the image: images a second and peak memory.
 
-    python -m benchmarks.sizes [--output docs/results/sizes] [--device cuda] [--models vit_tiny vim_tiny,directions=4]
+    python -m benchmarks.sizes [--output docs/results/sizes] [--models vit_tiny vim_tiny,directions=4]
+    python -m benchmarks.sizes --device cuda --precision bf16 --images 8 --output docs/results/sizes_gpu
 
 Models are named as their overlays in configs/encoders, with random weights; arguments of their own follow after commas.
 One that takes canvases is measured at every side; one that takes glimpses costs the same on any canvas, and is measured
 at every number of glimpses. Inference takes glimpses in chunks of 256 with carried state, as validation does; training
 is a forward and a backward pass of the loss of all answers, without an optimizer.
 
-Every cell is a process of its own, with one thread. Seconds are its CPU time, so that others on the machine disturb
-them less, the least of up to three runs after one at the smallest size; on a GPU, the clock's. Memory is the highest
-that the process held (on a GPU, that torch had allocated) less what it held before the model was built. Cells that
-would take longer or more memory than the limits, judged by the next smaller one, are left out.
+On a CPU every cell is a process of its own, with one thread. Seconds are its CPU time, so that others on the machine
+disturb them less, the least of up to three runs after one at the smallest size; on a GPU, the clock's. Memory is the
+highest that the process held (on a GPU, that torch had allocated) less what it held before the model was built. Cells
+that would take longer or more memory than the limits, judged by the next smaller one, are left out. bf16 is autocast's,
+as in training.
 
 Each cell is a line of OUTPUT.jsonl as soon as it is measured, and not measured again. Tables (Markdown, on the console)
 and OUTPUT.png are made of that file; --draw does nothing else.
@@ -52,6 +54,7 @@ SIDES = (224, 384, 512, 768, 1024, 1536)
 GLIMPSES = (256, 1024, 4096)
 CHUNK = 256  # glimpses that validation takes at once
 ROUNDS, LONG = 3, 4.0  # runs of a cell; one of so many seconds is the last
+FLOAT32 = "float32"
 MODES = ("inference", "training")
 COUNTED = "operations"
 Line = dict[str, Any]
@@ -94,24 +97,27 @@ def work(encoder: Encoder, batch: GlimpseBatch | CanvasBatch, mode: str) -> None
             encoder.logits(encoder.encode(batch))
 
 
-def measure(model: str, mode: str, size: int, images: int, device: str, rounds: int = ROUNDS) -> Line:
+def measure(
+    model: str, mode: str, size: int, images: int, device: str, precision: str = FLOAT32, rounds: int = ROUNDS
+) -> Line:
     """Measure one cell in this process, on one thread: the line of the file, without what it cost to count."""
     torch.set_num_threads(1)
     held = memory(device, reset=True)
     encoder = build(model).to(device)
     smallest = (GLIMPSES if isinstance(encoder, CausalEncoder) else SIDES)[0]
-    work(encoder, batch_of(encoder, min(size, smallest), images, device), mode)  # libraries allocate on first use
     batch = batch_of(encoder, size, images, device)
     times: list[float] = []
     clock = process_time if device == "cpu" else perf_counter
-    while len(times) < rounds and (not times or times[-1] < LONG):
-        synchronize(device)
-        start = clock()
-        work(encoder, batch, mode)
-        synchronize(device)
-        times.append(clock() - start)
+    with torch.autocast(device, torch.bfloat16, enabled=precision != FLOAT32):
+        work(encoder, batch_of(encoder, min(size, smallest), images, device), mode)  # libraries allocate on first use
+        while len(times) < rounds and (not times or times[-1] < LONG):
+            synchronize(device)
+            start = clock()
+            work(encoder, batch, mode)
+            synchronize(device)
+            times.append(clock() - start)
     return {
-        **cell(encoder, model, mode, size, images, device),
+        **cell(encoder, model, mode, size, images, device, precision),
         "seconds": round(min(times), 4),
         "runs": len(times),
         "peak_mib": round(memory(device) - held, 1),
@@ -121,9 +127,10 @@ def measure(model: str, mode: str, size: int, images: int, device: str, rounds: 
     }
 
 
-def cell(encoder: Encoder, model: str, mode: str, size: int, images: int, device: str) -> Line:
-    """Return what tells a cell from others."""
-    return {"model": model, "mode": mode, kind_of(encoder): size, "images": images, "device": device}
+def cell(encoder: Encoder, model: str, mode: str, size: int, images: int, device: str, precision: str) -> Line:
+    """Return what tells a cell from others; lines of float32 do not name it."""
+    told = {} if precision == FLOAT32 else {"precision": precision}
+    return {"model": model, "mode": mode, kind_of(encoder): size, "images": images, "device": device, **told}
 
 
 def operations(model: str, size: int) -> int:
@@ -159,7 +166,9 @@ def add(path: Path, line: Line) -> None:
     print(json.dumps(line), flush=True)
 
 
-def fill(path: Path, models: list[str], images: int, device: str, longest: float, most_mib: float) -> None:
+def fill(
+    path: Path, models: list[str], images: int, device: str, precision: str, longest: float, most_mib: float
+) -> None:
     """Measure what the file lacks, each model and mode from the smallest size up, as far as the limits allow."""
     context = multiprocessing.get_context("spawn")
     for model in models:
@@ -167,14 +176,18 @@ def fill(path: Path, models: list[str], images: int, device: str, longest: float
         for mode in MODES:
             before: Line | None = None
             for size in sizes_of(encoder):
-                asked = cell(encoder, model, mode, size, images, device)
+                asked = cell(encoder, model, mode, size, images, device, precision)
                 line = next((line for line in read(path) if asked.items() <= line.items()), None)
                 if line is None and before is not None and beyond(before, size, longest, most_mib):
                     print(f"left out: {asked}", flush=True)
                     break
                 if line is None:
-                    with context.Pool(1) as pool:
-                        line = pool.apply(measure, (model, mode, size, images, device))
+                    settings = (model, mode, size, images, device, precision)
+                    if device == "cpu":
+                        with context.Pool(1) as pool:
+                            line = pool.apply(measure, settings)
+                    else:  # torch tells what it allocated, so no process of its own is needed
+                        line = measure(*settings)
                     add(path, line)
                 before = line
 
@@ -270,13 +283,15 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--models", nargs="+", default=[*MODELS])
     parser.add_argument("--images", type=int, default=1, help="images at once")
+    parser.add_argument("--precision", choices=[FLOAT32, "bf16"], default=FLOAT32)
     parser.add_argument("--longest", type=float, default=60, help="seconds that a cell may take")
     parser.add_argument("--most_mib", type=float, default=8000, help="memory that a cell may take")
     parser.add_argument("--draw", action="store_true", help="tables and picture of what there is")
     given = parser.parse_args()
     path = given.output.with_suffix(".jsonl")
     if not given.draw:
-        fill(path, given.models, given.images, given.device, given.longest, given.most_mib)
+        limits = (given.longest, given.most_mib)
+        fill(path, given.models, given.images, given.device, given.precision, *limits)
         count(path, given.models)
     if lines := read(path):
         save(draw(lines), given.output.with_suffix(".png"))

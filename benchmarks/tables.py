@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from benchmarks.curves import Curves, Entry
+from benchmarks.equal_cost import compared_tables
 from benchmarks.learned_tables import fixed_tables, led_tables, offered_tables, stopping_tables, variants_led
 from benchmarks.markdown import markdown, percent
 from benchmarks.suites.suite import Claim, Suite
@@ -145,5 +146,5 @@ TABLES: dict[str, Callable[[Suite, Claim, Curves], Iterator[tuple[str, str]]]] =
     "tried": variants_led,
     "offered": offered_tables,
     "directions": system_tables,
-    "systems": system_tables,
+    "systems": compared_tables,
 }

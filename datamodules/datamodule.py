@@ -15,6 +15,7 @@ from datamodules.files import FoundFiles, find_images
 from datamodules.loading.config import LoaderConfig
 from datamodules.loading.files import FileLoader
 from datamodules.loading.loader import NO_EPOCH, EpochLoader, FixedLoader, ShardAccess
+from datamodules.loading.stream import collate
 from datamodules.shards.classes import relabel, require_count
 from datamodules.shards.held_out import without_held_out
 from datamodules.shards.index import ShardIndex
@@ -25,7 +26,7 @@ from datamodules.views.evaluate import EvaluateView, EvaluationCanvases, evaluat
 from datamodules.views.plan import AXES, TrainScan, require_scans, require_train_scan
 from datamodules.views.predict import FileCanvases, PredictView
 from datamodules.views.train import TrainView, training_samples
-from mambaeye.batch import EvaluationCondition
+from mambaeye.batch import CanvasBatch, EvaluationCondition, GlimpseBatch
 from mambaeye.contracts import DataSpec, ModelSpec, OptimizerStep, SplitSummary, limited, model_of
 from mambaeye.errors import InputError, on_all_ranks
 
@@ -210,6 +211,14 @@ class ShardDataModule(LightningDataModule):
     def optimizer_step(self) -> OptimizerStep:
         """Return how the images of an optimizer step are shared out."""
         return self.loader.optimizer_step(self._trainer.world_size)
+
+    @property
+    def largest_sample(self) -> GlimpseBatch | CanvasBatch:
+        """Return a training batch of one image, noise of the largest size that there is; after setup for fit."""
+        batch = collate([self.samples.filler("", self.train.canvas[1])])
+        pixels = batch.patches if isinstance(batch, GlimpseBatch) else batch.scene.canvases
+        pixels.random_(256, generator=torch.Generator().manual_seed(self.seed))
+        return batch
 
     @property
     def train_batches(self) -> int:

@@ -70,6 +70,10 @@ class DataSpec(Protocol):
     @property
     def optimizer_step(self) -> OptimizerStep: ...
     @property
+    def largest_sample(self) -> GlimpseBatch | CanvasBatch:
+        """A training batch of one image, noise of the largest size that there is; after setup for fit."""
+
+    @property
     def train_batches(self) -> int:
         """Training batches an epoch and process."""
 
@@ -134,6 +138,9 @@ class ModelSpec(Protocol):
 
     def training_flops(self, batch: GlimpseBatch | CanvasBatch) -> int:
         """Floating-point operations of forward and backward for one image of such a batch, measured."""
+
+    def kept_bytes(self, batch: GlimpseBatch | CanvasBatch) -> int:
+        """Return the bytes that a training step holds at once for the backward pass of such a batch, counted."""
 
     def per_step_loss(self, batch: GlimpseBatch | CanvasBatch, images: int) -> tuple[Tensor, Tensor, Tensor]:
         """Loss, confidence and information ratio of a batch's first images after every answer: (images, A) each."""

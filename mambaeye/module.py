@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from mambaeye import weights
 from mambaeye.batch import POLICY, REMEDY, CanvasBatch, EvaluationCondition, FileBatch, GlimpseBatch, Takes
+from mambaeye.blocks import checkpoint_blocks, kept_bytes
 from mambaeye.contracts import data_of, limited
 from mambaeye.encoders.base import Encoder, GlimpseEncoder
 from mambaeye.errors import InputError
@@ -60,6 +61,8 @@ class ClassifierModule(LightningModule):
         metrics: What validation keeps of every step.
         early_exit: Rules for exiting early that `validate` tries, unless the encoder takes whole canvases.
         exit_criteria: When predict stops looking at an image before its last glimpse.
+        checkpoint_activations: Compute every block of the encoder again in the backward pass instead of keeping what is
+            in it: much less memory, the same gradients, and a forward pass more.
         calibrated: Temper answers in validate, test and predict if the checkpoint is of `calibrate`.
     """
 
@@ -77,6 +80,7 @@ class ClassifierModule(LightningModule):
         metrics: MetricsConfig = MetricsConfig(),
         early_exit: EarlyExitConfig = EarlyExitConfig(),
         exit_criteria: ExitCriteria = ExitCriteria(),
+        checkpoint_activations: bool = False,
         calibrated: bool = True,
     ) -> None:
         super().__init__()
@@ -109,6 +113,8 @@ class ClassifierModule(LightningModule):
         if head_only:
             for parameter in self.backbone():
                 parameter.requires_grad_(False)
+        if checkpoint_activations:
+            checkpoint_blocks(encoder)
         self.optimizer_config = optimizer
         self.schedule, self.balanced = schedule, balanced
         self.class_weights: Tensor | None = None  # (C,); not a buffer, which a narrower module would round
@@ -252,8 +258,10 @@ class ClassifierModule(LightningModule):
     def _ratio_at_answers(self, batch: GlimpseBatch | CanvasBatch) -> Tensor:
         """Return the information ratio after every glimpse that the encoder answers after: (B, A)."""
         ratio = batch.information_ratio
-        answers = self.encoder.answers_at(ratio.shape[1]).to(ratio.device)
-        return ratio if len(answers) == ratio.shape[1] else ratio[:, answers - 1]
+        answers = self.encoder.answers_at(ratio.shape[1])
+        if len(answers) == ratio.shape[1]:
+            return ratio
+        return ratio[:, (answers - 1).to(ratio.device, non_blocking=True)]
 
     def validation_step(self, batch: CanvasBatch, batch_idx: int) -> dict[str, Tensor]:
         """Measure a batch under its condition, and return its answers for callbacks: see ConditionSums.update."""
@@ -335,6 +343,10 @@ class ClassifierModule(LightningModule):
         if shape not in self._flops:
             self._flops[shape] = training_flops(self.encoder, self._led(batch))
         return self._flops[shape]
+
+    def kept_bytes(self, batch: GlimpseBatch | CanvasBatch) -> int:
+        """Return the bytes that a training step holds at once for the backward pass of such a batch, counted."""
+        return kept_bytes(self.encoder, self._led(batch))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         parts: list[Decaying] = [self.encoder] if self.policy is None else [self.encoder, self.policy]

@@ -84,7 +84,27 @@ def build_optimizer(parts: Iterable[Decaying], config: OptimizerConfig, backbone
     ]
     optimizer = AdamW(rates, betas=config.betas, eps=config.eps)
     set_weight_decay(optimizer, config)
+    set_fused(optimizer, can_fuse(optimizer))
     return optimizer
+
+
+def can_fuse(optimizer: Optimizer) -> bool:
+    """Tell whether one kernel can update all parameters: on a GPU. On a CPU it would change results for nothing."""
+    return all(parameter.is_cuda for group in optimizer.param_groups for parameter in group["params"])
+
+
+def set_fused(optimizer: Optimizer, fused: bool) -> None:
+    """Let one kernel update all parameters, or not; with the moments that there are, whichever way they came about.
+
+    The kernel looks up `found_inf` on the device, and does nothing where it is 1. That a gradient scaler unscales
+    before it, as before any other optimizer, is what clipping needs: so the optimizer does not say that it does itself.
+    """
+    for group in optimizer.param_groups:
+        group["fused"] = fused or None  # torch's choice of another way
+        for parameter in group["params"]:
+            if "step" in optimizer.state.get(parameter, {}):
+                state = optimizer.state[parameter]
+                state["step"] = state["step"].to(parameter.device if fused else "cpu")
 
 
 def learning_rates(groups: int, config: OptimizerConfig) -> list[float]:
@@ -133,6 +153,7 @@ def override_hparams(optimizer: Optimizer, schedule: LRScheduler, config: Optimi
     for group, peak in zip(optimizer.param_groups, peaks, strict=True):
         group |= {"lr": peak * share, "initial_lr": peak, "betas": config.betas, "eps": config.eps}
     set_weight_decay(optimizer, config)
+    set_fused(optimizer, can_fuse(optimizer))  # a checkpoint says how it was where it was saved
 
 
 def require_same_groups(began: Mapping[str, Any], head_only: bool, backbone_lr: float) -> None:

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from unittest import mock
 
 import torch
 from lightning import Callback, Trainer
@@ -53,9 +54,13 @@ def fit(
     patience: int = 10,
     ckpt_path: Path | None = None,
     devices: int = 1,
+    fused: bool = False,
     **arguments: object,
 ) -> Poisoned:
-    """An epoch of 12 micro-batches, two an optimizer step; its state goes to <folder>/<rank>.ckpt."""
+    """An epoch of 12 micro-batches, two an optimizer step; its state goes to <folder>/<rank>.ckpt.
+
+    A fused optimizer is that of a GPU: it waits for nothing, and the guard reads a step late.
+    """
     folder.mkdir(exist_ok=True)
     torch.manual_seed(0)
     shards = str(data_dir / "digits" / "val")
@@ -68,7 +73,8 @@ def fit(
     settings |= {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "limit_val_batches": 0}
     settings |= {"devices": devices, "strategy": "auto" if devices == 1 else "ddp", "callbacks": callbacks}
     trainer = Trainer(**settings | arguments)
-    trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
+    with mock.patch("mambaeye.optim.can_fuse", return_value=fused):
+        trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
     state = {"weights": module.state_dict(), "optimizer": trainer.optimizers[0].state_dict()}
     torch.save(state, folder / f"{trainer.global_rank}.ckpt")
     return module

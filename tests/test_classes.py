@@ -36,7 +36,7 @@ def test_counts_are_scikit_learns(classes: int) -> None:
         some = slice(part, part + 70)
         logits = torch.eye(classes)[[*answers[some], 0, 1]]
         target, valid = torch.tensor([*labels[some], 1, 1]), torch.tensor([*[True] * len(labels[some]), False, False])
-        metric.count(logits, target, valid)
+        metric.update(logits, target, valid)
     matrix = metric.finish().numpy()
     assert metric.compute().sum() == 0
     assert (matrix == confusion_matrix(labels, answers, labels=range(classes))).all()

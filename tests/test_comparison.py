@@ -2,21 +2,19 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-import yaml
 
 import mambaeye
 from benchmarks import artefacts, sizes
 from benchmarks.artefacts import Looker, Views, patches_alone, recorded_norms, see, views_of, without_each
 from benchmarks.curves import Curves
+from benchmarks.equal_cost import affordable, between, built, cost_tables, operations
 from benchmarks.orders import load_images
 from benchmarks.suites import SUITES
 from benchmarks.system_tables import system_tables
 from datamodules.digits import ensure_digits
-from mambaeye.encoders.base import Encoder
 from mambaeye.encoders.mamba_r import MambaR
 from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.encoders.vim import Vim
@@ -197,25 +195,45 @@ def test_encoders_that_answer_once_and_at_every_glimpse_share_a_table() -> None:
 @pytest.mark.parametrize("suite_name", ["comparison", "comparison_fashion"])
 def test_all_that_are_compared_have_as_many_parameters(suite_name: str) -> None:
     suite = SUITES[suite_name]
-    counts = {}
-    for variant, changes in suite.variants.items():
-        described: dict[str, Any] = {"class_path": "MambaEye"}
-        for path in suite.configs_of(variant):
-            encoder = yaml.safe_load((ROOT / path).read_text())["model"]["encoder"]
-            if "class_path" in encoder:
-                described = {"class_path": encoder["class_path"], **encoder["init_args"]}
-            else:
-                described |= encoder
-        prefix = "model.encoder."
-        described |= {
-            key.removeprefix(prefix): yaml.safe_load(value) for key, value in changes.items() if prefix in key
-        }
-        name = described.pop("class_path")
-        (system,) = (c for c in Encoder.defined_subclasses() if c.__name__ == name)
-        with torch.device("meta"):
-            counts[variant] = sum(p.numel() for p in system(num_classes=10, **described).parameters())
+    counts = {variant: sum(p.numel() for p in built(suite, variant).parameters()) for variant in suite.variants}
     assert all(0.9 < count / counts["base"] < 1.1 for count in counts.values()), counts
     assert "trainer.max_epochs" in suite.fit  # whatever the overlays say
+
+
+def test_operations_of_inference_are_those_worked_out_by_hand() -> None:
+    """Two a multiply-add, of a ViT of dim 48 and 4 blocks over 36 patches of 8 pixels and a class token."""
+    tokens, dim = 36 + 1, 48
+    block = tokens * (dim * 3 * dim + dim * dim + 2 * dim * 4 * dim) + 2 * tokens**2 * dim
+    by_hand = 36 * 3 * 8**2 * dim + 4 * block + dim * 10
+    assert operations(built(SUITES["comparison"], "vit"), 48) == 2 * by_hand
+
+
+def test_as_many_glimpses_as_an_inference_costs() -> None:
+    encoder = built(SUITES["comparison"], "base")
+    costs = {count: operations(encoder, count) for count in range(1, 13)}
+    for most in (0, costs[1], costs[5] - 1, costs[5], costs[12], 10 * costs[12]):
+        assert affordable(encoder, most, 12) == max([1, *(count for count, cost in costs.items() if cost <= most)])
+
+
+def test_at_equal_cost_an_answer_between_two_that_were_measured_is_interpolated() -> None:
+    suite = SUITES["comparison"]
+    conditions = {
+        "base": [condition(48, "sobol", [1, 4, 16, 64], [0.1, 0.2, 0.4, 0.8])],
+        "vit": [condition(48, "canvas", [1], [0.6])],
+        "glimpse_vit": [condition(48, "random", [64], [0.5])],
+    }
+    curves = Curves(
+        [
+            {"variant": variant, "seed": 0, "evaluations": {"resolutions": {"conditions": some}}}
+            for variant, some in conditions.items()
+        ]
+    )
+    assert between(curves, "base", 48, "sobol", 8).tolist() == pytest.approx([0.3])  # half way from 4 to 16
+    assert between(curves, "base", 48, "sobol", 64).tolist() == [0.8]
+    ((_, table),) = cost_tables(suite, suite.claims["systems"], curves)
+    of_vit, of_mambaeye = table.splitlines()[4:]
+    assert of_vit == "| ViT | canvas | 9.9 | 60.0 |"
+    assert of_mambaeye.startswith("| MambaEye, random | 34 sobol | 9.")
 
 
 def test_the_tables_in_the_docs_are_those_of_the_measurements() -> None:

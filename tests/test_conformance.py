@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import NO_PICTURES, TINY, flags
+from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 
 import mambaeye
@@ -228,3 +229,19 @@ def test_a_file_names_no_class_that_was_not_imported(tmp_path: Path) -> None:
         config.write_text(f'{{"class_path": "{name}", "init_args": {{}}}}')
         with pytest.raises(InputError, match="none of the project's own: name it with --model.encoder"):
             mambaeye.load(tmp_path)
+
+
+@pytest.mark.cuda
+def test_a_gpu_computes_the_logits_and_gradients_of_the_cpu(encoder: Encoder) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA GPU")
+    results = []
+    for device in ("cpu", "cuda"):
+        encoder = encoder.to(device)
+        batch = move_data_to_device(batch_for(encoder), device)
+        logits = encoder.logits(encoder.encode(batch))
+        gradients = torch.autograd.grad(logits.sin().sum(), list(encoder.parameters()), allow_unused=True)
+        results.append([t.cpu() for t in (logits, *gradients) if t is not None])
+    for expected, got in zip(*results, strict=True):
+        # the kernels' float32 products have factors in TF32
+        assert (got - expected).abs().max() <= 2e-2 * expected.abs().max().clamp_min(1e-3)

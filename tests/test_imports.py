@@ -41,6 +41,7 @@ MAY_IMPORT = {
     "mambaeye.loss": ("mambaeye.ops",),
     "mambaeye.optim": ("mambaeye.errors",),
     "mambaeye.flops": ("mambaeye.batch", "mambaeye.encoders.base"),
+    "mambaeye.blocks": ("mambaeye.batch", "mambaeye.encoders.base"),
     "mambaeye.temperature": ("mambaeye.errors",),
     "mambaeye.policy_learning": (*BELOW, *WALK, "mambaeye.loss"),
     "mambaeye.rollout": (
@@ -62,7 +63,8 @@ MAY_IMPORT = {
     ),
     "mambaeye.contracts": MODEL,
     "mambaeye.module": (
-        *(*MODEL, *FILES_OF, "mambaeye.contracts", "mambaeye.flops", "mambaeye.optim", "mambaeye.temperature"),
+        *(*MODEL, *FILES_OF, "mambaeye.contracts", "mambaeye.blocks", "mambaeye.flops", "mambaeye.optim"),
+        "mambaeye.temperature",
     ),
     "mambaeye.calibrating": (
         *(*BATCH, "mambaeye.checkpoints", "mambaeye.contracts", "mambaeye.module", "mambaeye.temperature"),
@@ -96,6 +98,7 @@ ONLY_IN = {
     "onnx": ("mambaeye.exporting",),
     "onnxruntime": ("mambaeye.exporting",),
     "huggingface_hub": ("mambaeye.hub", "mambaeye.weights.files"),
+    "selective_scan_cuda": ("mambaeye.ops.kernels",),
     "webdataset": ("datamodules",),
     "urllib3": ("datamodules.storage.web",),
     "fsspec": ("datamodules.storage.objects",),

@@ -12,7 +12,7 @@ from mambaeye.batch import Scene
 from mambaeye.encoders.mambaeye import EncoderConfig, MambaEye
 from mambaeye.errors import InputError
 from mambaeye.evaluation.diagnosis import diagnose
-from mambaeye.ops import kernels
+from mambaeye.ops import kernel_selection, kernels
 from mambaeye.rollout import Rollout
 
 SMALL = {"num_classes": 10, "dim": 64, "depth": 2, "d_state": 16, "headdim": 16, "move_embedding_dim": 16}
@@ -28,7 +28,7 @@ def on_gpu() -> None:
     try:
         kernels.load()
     except ImportError as error:
-        pytest.skip(kernels.missing(error))
+        pytest.skip(kernel_selection.missing(error))
 
 
 def glimpses(batch: int, length: int, device: str = "cuda") -> tuple[Tensor, Tensor]:
@@ -37,7 +37,7 @@ def glimpses(batch: int, length: int, device: str = "cuda") -> tuple[Tensor, Ten
     return patches.to(device), torch.randint(500, (batch, length, 2), generator=generator).to(device)
 
 
-def two_models(wanted: kernels.Kernels = "cuda") -> tuple[MambaEye, MambaEye]:
+def two_models(wanted: kernel_selection.Kernels = "cuda") -> tuple[MambaEye, MambaEye]:
     """The same weights twice on the GPU: with the kernels, and in plain torch."""
     torch.manual_seed(0)
     torch_model = MambaEye(EncoderConfig(**SMALL), "torch").cuda()
@@ -105,7 +105,10 @@ def test_a_diagnosis_is_that_of_plain_torch() -> None:
 @pytest.mark.usefixtures("on_gpu")
 def test_auto_takes_the_kernels_but_not_for_float64() -> None:
     model, _ = two_models("auto")
-    assert kernels.select_backend("auto", torch.zeros(1, device="cuda"), model.unsupported_reason) is kernels.load()
+    assert (
+        kernel_selection.select_backend("auto", torch.zeros(1, device="cuda"), model.unsupported_reason).kernels
+        is kernels.load()
+    )
     patches, positions = glimpses(2, 5)
     assert model.double()(patches, positions).dtype == torch.float64
 
@@ -115,7 +118,8 @@ def without_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither package can be imported, whatever the machine has."""
     monkeypatch.setitem(sys.modules, "causal_conv1d", None)
     kernels.load.cache_clear()
-    kernels.warn_fallback.cache_clear()
+    kernel_selection.checked_kernels.cache_clear()
+    kernel_selection.warn_fallback.cache_clear()
 
 
 @pytest.mark.usefixtures("without_packages")
@@ -135,17 +139,17 @@ class OnGPU:
 @pytest.mark.parametrize(("unsupported_reason", "message"), [(None, "pip install"), ("too odd", "too odd; until then")])
 def test_auto_does_without_them_on_a_gpu_and_says_so_once(unsupported_reason: str | None, message: str) -> None:
     with pytest.warns(UserWarning, match=message):
-        assert kernels.select_backend("auto", OnGPU(), unsupported_reason) is None
+        assert kernel_selection.select_backend("auto", OnGPU(), unsupported_reason) is None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert kernels.select_backend("auto", OnGPU(), unsupported_reason) is None
-        assert kernels.select_backend("torch", OnGPU(), unsupported_reason) is None
-        assert kernels.select_backend("auto", torch.zeros(1), unsupported_reason) is None
+        assert kernel_selection.select_backend("auto", OnGPU(), unsupported_reason) is None
+        assert kernel_selection.select_backend("torch", OnGPU(), unsupported_reason) is None
+        assert kernel_selection.select_backend("auto", torch.zeros(1), unsupported_reason) is None
 
 
 def test_cuda_is_refused_on_the_cpu() -> None:
     with pytest.raises(InputError, match="cannot run torch.float32 on cpu: choose auto or torch"):
-        kernels.select_backend("cuda", torch.zeros(1), None)
+        kernel_selection.select_backend("cuda", torch.zeros(1), None)
 
 
 @pytest.mark.parametrize("size", ["tiny", "small", "base"])
@@ -172,8 +176,8 @@ def test_sizes_that_the_kernels_cannot_take(sizes: dict[str, int], message: str)
 
 @pytest.mark.parametrize(("inner", "headdim", "d_state"), [(192, 32, 32), (512, 50, 63), (24, 5, 7), (1024, 128, 101)])
 def test_the_nearest_sizes_do_fit(inner: int, headdim: int, d_state: int) -> None:
-    words = kernels.unsupported_reason(inner, headdim, d_state, 4).split("headdim ")[-1].split()
+    words = kernel_selection.unsupported_reason(inner, headdim, d_state, 4).split("headdim ")[-1].split()
     near = int(words[0]), int(words[-1])
     assert inner % near[0] == 0
     assert (2 * inner + 2 * near[1] + inner // near[0]) % 8 == 0
-    assert kernels.unsupported_reason(inner, *near, 4) is None
+    assert kernel_selection.unsupported_reason(inner, *near, 4) is None

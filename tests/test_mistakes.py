@@ -108,7 +108,7 @@ def confusion_of(ranks: list[int]) -> ConfusionMetric:
         draw = torch.Generator().manual_seed(rank)
         for size in (6, 3 + rank):  # the last batches differ, and a row of each is filler
             labels = torch.randint(4, (size,), generator=draw)
-            metric.count(torch.randn(size, 4, generator=draw), labels, torch.arange(size) > 0)
+            metric.update(torch.randn(size, 4, generator=draw), labels, torch.arange(size) > 0)
     return metric
 
 

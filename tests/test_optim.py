@@ -1,13 +1,22 @@
 import math
 import re
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 
 from mambaeye.encoders.mambaeye import EncoderConfig, MambaEye
 from mambaeye.errors import InputError
-from mambaeye.optim import OptimizerConfig, build_optimizer, build_schedule, schedule_steps, warmup_cosine
+from mambaeye.optim import (
+    OptimizerConfig,
+    build_optimizer,
+    build_schedule,
+    override_hparams,
+    schedule_steps,
+    set_fused,
+    warmup_cosine,
+)
 
 
 def test_customary_decay_spares_norms_biases_and_the_recurrence() -> None:
@@ -144,3 +153,49 @@ def test_scheduler_steps_the_optimizer() -> None:
 def test_negative_warmup_is_refused() -> None:
     with pytest.raises(InputError, match="warmup_epochs is -1"):
         OptimizerConfig(warmup_epochs=-1)
+
+
+def learnt(fused: list[bool], device: str = "cpu") -> tuple[torch.Tensor, bool | None]:
+    """The weights after a step of each optimizer, each going on from the state of the one before."""
+    torch.manual_seed(0)
+    part = Table()
+    torch.nn.init.normal_(part.places)
+    part.to(device)
+    saved = None
+    for is_fused in fused:
+        optimizer = build_optimizer([part], OptimizerConfig(lr=0.1, weight_decay=0.5, decay="all"))
+        schedule = build_schedule(optimizer, 0, 10)
+        set_fused(optimizer, is_fused)
+        if saved:
+            optimizer.load_state_dict(saved)
+            with mock.patch("mambaeye.optim.can_fuse", return_value=is_fused):
+                override_hparams(optimizer, schedule, OptimizerConfig(lr=0.1, weight_decay=0.5, decay="all"))
+        (part.places**3).sum().backward()
+        optimizer.step()
+        saved = optimizer.state_dict()
+        part.zero_grad()
+    return part.places.detach().cpu(), saved["param_groups"][0]["fused"]
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def test_fused_and_other_optimizers_go_on_from_each_others_states(device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA GPU")
+    expected, _ = learnt([False] * 4)
+    for fused in ([True] * 4, [True, False, False, True], [False, True, True, False]):
+        weights, last = learnt(fused, device)
+        torch.testing.assert_close(weights, expected)
+        assert bool(last) == fused[-1]
+
+
+@pytest.mark.cuda
+def test_the_optimizer_is_fused_on_a_gpu() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA GPU")
+    part = Table().cuda()
+    optimizer = build_optimizer([part], OptimizerConfig())
+    assert all(group["fused"] for group in optimizer.param_groups)
+    part.scale.grad = torch.full_like(part.scale, torch.nan)
+    optimizer.found_inf = part.scale.grad.isnan().any().float()
+    optimizer.step()
+    assert part.scale.eq(0).all()

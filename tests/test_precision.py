@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from commands import NO_PICTURES, TINY, flags
 from scenes import canvases_of, glimpses_of, scene_of
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mambaeye.batch import EvaluationCondition
 from mambaeye.encoders.base import Encoder
@@ -25,6 +27,10 @@ from mambaeye.evaluation.sums import ConditionSums
 from mambaeye.loss import scheduled_cross_entropy_of_features
 from mambaeye.module import ClassifierModule
 from mambaeye.ops.block import add_norm
+from mambaeye.ops.mamba2 import Mamba2
+from mambaeye.ops.s6 import selective_scan
+from mambaeye.ops.s6_block import S6Mixer, Sequences
+from mambaeye.ops.ssd import ssd
 from mambaeye.rollout import Rollout
 from mambaeye.weights import load_published
 from train import main
@@ -232,6 +238,73 @@ def test_the_residual_stream_is_float32_in_bf16_too() -> None:
 def in_tf32(x: Tensor) -> Tensor:
     """Rounded to ten bits of mantissa."""
     return ((x.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+
+
+class Products(TorchDispatchMode):
+    """Notes what float32 matrices may be multiplied in, and the shapes, at every product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, torch.Size]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.ops.aten.mm.default, torch.ops.aten.bmm.default, torch.ops.aten.addmm.default):
+            self.seen.append((torch.get_float32_matmul_precision(), args[-2].shape))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.usefixtures("somewhere_else")
+@pytest.mark.parametrize("length", [1, 5, 70])
+@pytest.mark.parametrize("of", ["Mamba2", "S6"])
+def test_a_recurrence_multiplies_in_float32_and_projections_as_they_may(of: str, length: int) -> None:
+    """On the way forth and back. Those of a recurrence have a batch, those of a projection are flat."""
+    torch.set_float32_matmul_precision("high")
+    mixer = Mamba2(16, d_state=8, d_conv=4, expand=2, headdim=8) if of == "Mamba2" else S6Mixer(16, 1, 1, d_state=8)
+    u = torch.randn(2, length, 16, requires_grad=True)
+    with Products() as products:
+        if isinstance(mixer, Mamba2):
+            y, _ = mixer(u, None)
+        else:
+            y = mixer(u, Sequences.of([torch.arange(length)]))
+        y.sum().backward()
+    of_projections = {precision for precision, shape in products.seen if len(shape) == 2}
+    of_recurrence = {precision for precision, shape in products.seen if len(shape) == 3 and shape[0] > 1}
+    assert of_projections == {"high"}
+    assert of_recurrence == {"highest"} or (of, length) == ("Mamba2", 1)  # whose gradient autograd takes
+    assert torch.get_float32_matmul_precision() == "high"
+
+
+@pytest.mark.cuda
+@pytest.mark.usefixtures("somewhere_else")
+@pytest.mark.parametrize("of", ["ssd", "s6"])
+def test_on_a_gpu_a_recurrence_is_float32_where_projections_are_tf32(of: str) -> None:
+    """Against float64, values and gradients; a product of the same factors shows that TF32 is on."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA GPU")
+    torch.set_float32_matmul_precision("high")
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    if of == "ssd":
+        exact = [drawn(2, 200, 4, 32), drawn(2, 200, 4).exp() / 10, -drawn(4).exp(), drawn(2, 200, 64)]
+        exact += [drawn(2, 200, 64), drawn(4), drawn(2, 4, 32, 64)]
+    else:
+        exact = [drawn(2, 200, 2, 32), drawn(2, 200, 2, 32).exp() / 10, -drawn(2, 32, 16).exp(), drawn(2, 200, 2, 16)]
+        exact += [drawn(2, 200, 2, 16), drawn(2, 32)]
+    results = []
+    for device, dtype in (("cpu", torch.float64), ("cuda", torch.float32)):
+        tensors = [tensor.to(device, dtype).requires_grad_() for tensor in exact]
+        y = ssd(*tensors)[0] if of == "ssd" else selective_scan(*tensors)
+        gradients = torch.autograd.grad(y.square().sum(), tensors[:5])
+        results.append([part.double().cpu() for part in (y, *gradients)])
+    for expected, got in zip(*results, strict=True):
+        assert (got - expected).abs().max() <= 2e-5 * expected.abs().max()
+    one, other = drawn(64, 512), drawn(512, 64)
+    product = (one.float().cuda() @ other.float().cuda()).double().cpu()
+    if torch.cuda.get_device_capability() >= (8, 0):
+        assert (product - one @ other).abs().max() > 2e-5 * (one @ other).abs().max()
 
 
 @torch.no_grad()

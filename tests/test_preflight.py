@@ -7,12 +7,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from commands import TINY, flags
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from test_train import fails
 
+from callbacks.run import preflight
 from callbacks.run.preflight import left_out
 from datamodules.digits import pack_split
 from datamodules.shards.order import divide
@@ -89,6 +91,31 @@ def test_a_disk_too_small_for_checkpoints_ends_the_run(
     said = fails(fit(data_dir, run_dir="run"), capsys)
     assert said.startswith("error: run has 0 MiB free and 3 checkpoints take 1: make room")
     assert not Path("run/checkpoints").exists()
+
+
+@pytest.mark.parametrize("encoder", ["MambaEye", "Adventurer"])
+def test_a_step_that_a_gpu_has_no_memory_for_is_marked(
+    encoder: str, data_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is counted is held to what is kept in test_blocks.py."""
+    said = []
+    for room in (2**40, 2**16):
+        monkeypatch.setattr(preflight, "device_memory", lambda trainer, room=room: room)
+        main(fit(data_dir, run_dir=f"run-{room}", **{"model.encoder": encoder}))
+        said.append(" ".join(capsys.readouterr().out.split()))
+    assert re.search(r"memory of a step \d\.\d of 1024\.0 GiB, \d\.\d of them activations disk", said[0])
+    assert "which is more than there is: set a smaller data.loader.micro_batch_size" in said[1]
+
+
+def test_blocks_are_computed_again_on_request_to_the_same_weights(data_dir: Path) -> None:
+    weights = []
+    for again in ("false", "true"):
+        main(fit(data_dir, run_dir=f"again-{again}", **{"model.checkpoint_activations": again}))
+        checkpoint = torch.load(f"again-{again}/checkpoints/last.ckpt", weights_only=True)
+        assert "checkpoint_activations" not in checkpoint["hyper_parameters"]
+        weights.append(checkpoint["state_dict"])
+    assert weights[0].keys() == weights[1].keys()
+    assert all(tensor.equal(weights[1][name]) for name, tensor in weights[0].items())
 
 
 def test_a_run_directory_that_cannot_be(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

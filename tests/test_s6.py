@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mambaeye.errors import InputError
-from mambaeye.ops import kernels, s6
+from mambaeye.ops import kernel_selection, kernels, s6
 from mambaeye.ops.s6 import selective_scan
 
 
@@ -104,10 +104,10 @@ def test_directions_do_not_see_each_other() -> None:
 
 
 def test_the_kernel_is_not_for_the_cpu() -> None:
-    assert kernels.select_scan("auto", torch.empty(0)) is None
-    assert kernels.select_scan("torch", torch.empty(0)) is None
+    assert kernel_selection.select_scan("auto", torch.empty(0)) is None
+    assert kernel_selection.select_scan("torch", torch.empty(0)) is None
     with pytest.raises(InputError, match="cannot run torch.float32 on cpu"):
-        kernels.select_scan("cuda", torch.empty(0))
+        kernel_selection.select_scan("cuda", torch.empty(0))
 
 
 @pytest.mark.cuda
@@ -118,7 +118,7 @@ def test_the_kernel_computes_the_same_on_a_gpu(steps: int, directions: int) -> N
     try:
         scan = kernels.load_scan()
     except ImportError as error:
-        pytest.skip(kernels.missing(error))
+        pytest.skip(kernel_selection.missing(error))
     tensors = [t.detach().cuda().requires_grad_() for t in arguments(2, steps, directions, 32, 16, torch.float32)]
     y, expected = scan(*tensors), selective_scan(*tensors)
     torch.testing.assert_close(y, expected, atol=1e-3, rtol=1e-3)

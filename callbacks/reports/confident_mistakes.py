@@ -55,7 +55,8 @@ class ConfidentMistakes(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         if self.images and batch.condition == len(data_of(trainer).conditions) // 2 and data_of(trainer).axes == 2:
-            new = mistakes_in(batch, outputs["logits"], self.images)
+            least = self.found[-1].confidence if len(self.found) == self.images else 0.0
+            new = mistakes_in(batch, outputs["logits"], self.images, least)
             self.found = surest([*self.found, *new], self.images)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -86,22 +87,23 @@ class ConfidentMistakes(Callback):
                 del figure
 
 
-def mistakes_in(batch: CanvasBatch, logits: Tensor, most: int) -> list[Mistake]:
+def mistakes_in(batch: CanvasBatch, logits: Tensor, most: int, least: float = 0.0) -> list[Mistake]:
     """Return the most confident mistakes of a batch.
 
     Args:
         batch: with B images.
         logits: (B, C), the last answers.
         most: how many at most.
+        least: confidence below which a mistake is of no interest; a GPU hands over no image of such a one.
     """
     confidence, answers = logits.float().softmax(-1).max(-1)  # (B,), (B,)
     wrong = (answers != batch.labels) & batch.valid
     sure = confidence.where(wrong, -1).topk(min(most, len(wrong))).indices
+    columns = (part[sure].tolist() for part in (wrong, confidence, batch.labels, answers))
     return [
-        Mistake(
-            float(confidence[row]), int(batch.labels[row]), int(answers[row]), batch.keys[row], small_image(batch, row)
-        )
-        for row in sure[wrong[sure]].tolist()
+        Mistake(sureness, label, answer, batch.keys[row], small_image(batch, row))
+        for row, is_wrong, sureness, label, answer in zip(sure.tolist(), *columns, strict=True)
+        if is_wrong and sureness >= least
     ]
 
 

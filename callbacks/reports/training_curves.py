@@ -57,4 +57,6 @@ class TrainingCurves(Callback):
         fifth = (ratio * RATIO_BINS).long().clamp(max=RATIO_BINS - 1)  # (images, A)
         for place in range(RATIO_BINS):
             name = f"train_confidence_by_information_ratio/{place / RATIO_BINS:.1f}"
-            pl_module.log(name, confidence[fifth == place].mean())  # NaN of none: Lightning would repeat the last one
+            there = fifth == place
+            mean = confidence.where(there, 0).sum() / there.sum()  # NaN of none: Lightning would repeat the last one
+            pl_module.log(name, mean)

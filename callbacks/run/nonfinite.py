@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
+from torch.amp import GradScaler
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
@@ -15,6 +16,7 @@ from mambaeye.batch import CanvasBatch, GlimpseBatch
 from mambaeye.errors import InputError
 
 OVERFLOWN = torch.finfo(torch.float32).max ** 0.5  # the square of such a weight is no float32
+SEARCHED = 1.0  # a gradient scaler that has come down to this scale is no longer searching for one
 
 log = logging.getLogger(__name__)
 
@@ -32,12 +34,28 @@ class Skipped:
         return f"step {self.step} ({'; '.join(batches)})"
 
 
+@dataclass
+class Taken:
+    """An optimizer step that is over, and whether it was skipped: a bool on the device, which may not know it yet."""
+
+    step: int
+    skip: Tensor
+    scale: float | None
+    """Scale of its gradients, if it was skipped and there is a scaler."""
+    micro_batches: list[tuple[Tensor, list[str], Tensor]]
+    """Loss, keys and valid rows of each."""
+
+
 class NonFiniteGuard(Callback):
     """Skips optimizer steps with a loss or gradient that is not finite, on all ranks; stops after some in a row.
 
     A skipped step changes neither weights nor the optimizer's moments; the schedule goes on. What is skipped is
     reported with the step and this rank's sample keys. Weights that have overflowed end the run at once, and are not
     saved: no sample is to blame then, and no later step is finite.
+
+    A fused optimizer is told on the device, and what it did is read one step later, or before a checkpoint is saved or
+    the epoch ends: so nothing waits for the device. Steps that a gradient scaler skips to find its scale are no
+    failures.
 
     Args:
         last_checkpoint: Path of the checkpoint that is saved before the run stops.
@@ -50,9 +68,13 @@ class NonFiniteGuard(Callback):
         self.last_checkpoint, self.patience = last_checkpoint, patience
         self.in_a_row: list[Skipped] = []
         self.micro_batches: list[tuple[Tensor, list[str], Tensor]] = []  # loss, keys, valid rows of the current step
+        self.taken: list[Taken] = []  # steps that were not read yet, one at most between batches
+        self.run: tuple[Trainer, LightningModule] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.step, self.skip = trainer.global_step, False
+        self.step, self.run = trainer.global_step, (trainer, pl_module)
+        self.skip, self.taken = torch.tensor(False), []
+        self.scale: float | None = None
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         # the gradients say it too, then, and averaged over the ranks they tell every rank
@@ -62,9 +84,14 @@ class NonFiniteGuard(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
         norm = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
-        self.skip = not norm.isfinite().item()  # waits for the device
-        if self.skip:
-            optimizer.zero_grad(set_to_none=True)  # an optimizer leaves parameters without a gradient alone
+        self.skip, self.scale = norm.isfinite().logical_not(), None
+        scaler = scaler_of(trainer)
+        if scaler is None and is_fused(optimizer):
+            optimizer.found_inf = self.skip.float()  # type: ignore[attr-defined]  # it looks there, on the device
+        elif self.skip:
+            self.scale = scaler.get_scale() if scaler else None
+            # an optimizer leaves parameters without a gradient alone; a scaler lets finite ones of infinite norm pass
+            optimizer.zero_grad(set_to_none=True)
 
     def on_train_batch_end(
         self,
@@ -78,21 +105,35 @@ class NonFiniteGuard(Callback):
         self.micro_batches.append((loss, batch.keys, batch.valid))
         if trainer.global_step == self.step:
             return
-        if self.skip:
-            self.in_a_row.append(self._skipped())
-            log.warning("loss or gradient not finite: skipped optimizer %s", self.in_a_row[-1])
-        else:
-            self.in_a_row = []
+        self._read()
+        self.taken.append(Taken(self.step, self.skip, self.scale, self.micro_batches))
         self.step, self.micro_batches = trainer.global_step, []
-        if self.skip:
-            require_weights(trainer, pl_module)
+        if not reads_late(trainer):
+            self._read()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._read()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._read()
+
+    def _read(self) -> None:
+        """Report the step that was not read yet, if it was skipped, and stop after too many."""
+        if not self.taken or self.run is None:
+            return
+        (trainer, pl_module), taken = self.run, self.taken.pop()
+        if not taken.skip:  # waits for the device
+            self.in_a_row = []
+            return
+        skipped = skipped_in(taken)
+        if is_searching(trainer, taken.scale, skipped):
+            log.info("the gradient scaler skipped optimizer step %d, and halves its scale", taken.step)
+        else:
+            self.in_a_row.append(skipped)
+            log.warning("loss or gradient not finite: skipped optimizer %s", skipped)
+        require_weights(trainer, pl_module)
         if len(self.in_a_row) >= self.patience:
             self._stop(trainer)
-
-    def _skipped(self) -> Skipped:
-        rows = (zip(keys, valid.tolist(), strict=True) for _, keys, valid in self.micro_batches)
-        keys = [[key for key, real in batch if real] for batch in rows]
-        return Skipped(self.step, [loss.item() for loss, _, _ in self.micro_batches], keys)
 
     def _stop(self, trainer: Trainer) -> None:
         save_last(trainer, self.last_checkpoint, "loss or gradient not finite")
@@ -104,10 +145,47 @@ class NonFiniteGuard(Callback):
         )
 
     def state_dict(self) -> dict[str, Any]:
+        self._read()  # before anything is saved
         return {"in_a_row": [asdict(skipped) for skipped in self.in_a_row]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.in_a_row = [Skipped(**skipped) for skipped in state_dict["in_a_row"]]
+
+
+def scaler_of(trainer: Trainer) -> GradScaler | None:
+    """Return the gradient scaler of 16-mixed precision; None of any other."""
+    return getattr(trainer.precision_plugin, "scaler", None)
+
+
+def is_fused(optimizer: Optimizer) -> bool:
+    """Tell whether an optimizer updates all parameters in one kernel, which skips a step that found_inf tells it to."""
+    return all(group.get("fused") for group in optimizer.param_groups)
+
+
+def reads_late(trainer: Trainer) -> bool:
+    """Tell whether a step is read when the next is over: where reading it at once would wait for a device.
+
+    A checkpoint of weights alone is saved without a word to callbacks, so that reading late could be too late for it.
+    """
+    if scaler_of(trainer) is not None or not is_fused(trainer.optimizers[0]):
+        return False
+    return not any(getattr(callback, "save_weights_only", False) for callback in trainer.checkpoint_callbacks)
+
+
+def skipped_in(taken: Taken) -> Skipped:
+    """Return what is to be said of a step that was skipped."""
+    rows = (zip(keys, valid.tolist(), strict=True) for _, keys, valid in taken.micro_batches)
+    keys = [[key for key, real in batch if real] for batch in rows]
+    return Skipped(taken.step, [loss.item() for loss, _, _ in taken.micro_batches], keys)
+
+
+def is_searching(trainer: Trainer, scale: float | None, skipped: Skipped) -> bool:
+    """Tell whether a step was skipped because of its scale alone, now lowered: losses were finite on every rank."""
+    scaler = scaler_of(trainer)
+    if scaler is None or scale is None or scale <= SEARCHED or scaler.get_scale() >= scale:
+        return False
+    finite = bool(torch.tensor(skipped.losses).isfinite().all())
+    return trainer.strategy.reduce_boolean_decision(finite, all=True)
 
 
 def require_weights(trainer: Trainer, pl_module: LightningModule) -> None:

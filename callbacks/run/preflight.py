@@ -17,6 +17,7 @@ from mambaeye.errors import InputError, on_all_ranks
 COPIES = 3  # checkpoints at a time: last, best, and the one being written
 MOMENTS = 2  # that AdamW keeps for every parameter
 NOTICED = 0.05  # of the samples, left out of an epoch
+PRODUCTS = {"highest": "float32 products", "high": "float32 products in TF32", "medium": "float32 products in bf16"}
 EXAMPLES = 3  # shards that are named, of many
 
 Line = tuple[str, str]
@@ -35,7 +36,7 @@ class Preflight(Callback):
         with on_all_ranks():
             lines = [*processes(trainer, model, data), *samples(trainer, data), schedule(trainer, model)]
             lines += validations(trainer, data)
-            lines.append(disk(trainer, pl_module))
+            lines += [*memory(trainer, pl_module, device_memory(trainer)), disk(trainer, pl_module)]
         show(lines)
 
 
@@ -48,10 +49,12 @@ def processes(trainer: Trainer, model: ModelSpec, data: DataSpec) -> list[Line]:
     device = trainer.strategy.root_device
     if device.type == "cuda" and "bf16" in trainer.precision and not torch.cuda.is_bf16_supported(False):
         raise InputError(f"trainer.precision is {trainer.precision}, which {device} does not have: choose 32-true")
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    name, products = device.type, ""
+    if device.type == "cuda":
+        name, products = torch.cuda.get_device_name(device), f", {PRODUCTS[torch.get_float32_matmul_precision()]}"
     images, micro_batch, accumulation = data.optimizer_step
     return [
-        ("processes", f"{trainer.world_size} on {trainer.num_nodes} nodes, {name}, {trainer.precision}"),
+        ("processes", f"{trainer.world_size} on {trainer.num_nodes} nodes, {name}, {trainer.precision}{products}"),
         ("encoder", model.backend),
         (
             "optimizer step",
@@ -139,6 +142,41 @@ def validations(trainer: Trainer, data: DataSpec) -> list[Line]:
     return [("validation", f"[yellow]never, so that there is no best.ckpt: {remedy}")] if never else []
 
 
+def device_memory(trainer: Trainer) -> int | None:
+    """Return the bytes of the GPU's memory; None without a GPU."""
+    device = trainer.strategy.root_device
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+
+
+def memory(trainer: Trainer, pl_module: LightningModule, room: int | None) -> list[Line]:
+    """Return what a training step takes of a GPU's memory, counted on one image: nothing where there is no GPU.
+
+    Args:
+        trainer: which is about to fit.
+        pl_module: on its device.
+        room: bytes that there are.
+    """
+    if room is None:
+        return []
+    data = data_of(trainer)
+    sample = pl_module.transfer_batch_to_device(data.largest_sample, pl_module.device, 0)
+    with trainer.precision_plugin.forward_context():
+        kept = data.optimizer_step.micro_batch * model_of(pl_module).kept_bytes(sample)
+    total = kept + parameter_bytes(pl_module) * (2 + MOMENTS)  # weights and gradients
+    text = f"{total / 2**30:.1f} of {room / 2**30:.1f} GiB, {kept / 2**30:.1f} of them activations"
+    if total > room:
+        text += (
+            " [yellow]which is more than there is: set a smaller data.loader.micro_batch_size (the optimizer step is "
+            "the same then), model.checkpoint_activations true, or trainer.precision bf16-mixed"
+        )
+    return [("memory of a step", text)]
+
+
+def parameter_bytes(pl_module: LightningModule) -> int:
+    """Return the bytes of all parameters."""
+    return sum(parameter.numel() * parameter.element_size() for parameter in pl_module.parameters())
+
+
 def disk(trainer: Trainer, pl_module: LightningModule) -> Line:
     """Return what room there is.
 
@@ -147,7 +185,7 @@ def disk(trainer: Trainer, pl_module: LightningModule) -> Line:
     """
     folder = Path(trainer.default_root_dir)
     free = shutil.disk_usage(folder).free
-    size = sum(p.numel() * p.element_size() for p in pl_module.parameters()) * (1 + MOMENTS)
+    size = parameter_bytes(pl_module) * (1 + MOMENTS)
     if free < COPIES * size:
         raise InputError(
             f"{folder} has {free / 2**20:.0f} MiB free and {COPIES} checkpoints take {COPIES * size / 2**20:.0f}: "

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mambaeye.encoders.base import DenseEncoder, PublishedWeights
+from mambaeye.ops.checked_kernels import CheckedKernels
 from mambaeye.ops.dense import PatchEmbed, resized
-from mambaeye.ops.kernels import CudaKernels, Kernels, require_kernels, select_backend, unsupported_reason
+from mambaeye.ops.kernel_selection import Kernels, require_kernels, select_backend, unsupported_reason
 from mambaeye.ops.mamba2 import Mamba2, require_mixer
 from mambaeye.ops.precision import wide
 from mambaeye.ops.shapes import layers_in, of_layout, require_sizes, square_side
@@ -63,7 +64,7 @@ class Layer(nn.Module):
         self.norm_mlp = nn.RMSNorm(dim, eps=1e-5)
         self.mlp = SwiGLU(dim, hidden)
 
-    def forward(self, x: Tensor, kernels: CudaKernels | None) -> Tensor:
+    def forward(self, x: Tensor, kernels: CheckedKernels | None) -> Tensor:
         """Return the residual stream behind the layer: (B, M + 1, D), float32 or wider, the class token last."""
         u = self.norm(x.to(self.norm.weight.dtype))
         u = self.turned(u)

@@ -16,14 +16,10 @@ from torch import Tensor, nn
 from mambaeye.encoders.base import CausalEncoder, PublishedWeights
 from mambaeye.errors import InputError
 from mambaeye.geometry.moves import embed_moves, moves
-from mambaeye.ops.block import Block, add_norm
-from mambaeye.ops.kernels import (
-    Kernels,
-    in_place,
-    require_kernels,
-    select_backend,
-    unsupported_reason,
-)
+from mambaeye.ops.add_norm import add_norm
+from mambaeye.ops.block import Block
+from mambaeye.ops.kernel_selection import Kernels, require_kernels, select_backend, unsupported_reason
+from mambaeye.ops.kernels import in_place
 from mambaeye.ops.mamba2 import Mamba2, MixerState, require_mixer
 from mambaeye.ops.precision import wide
 from mambaeye.ops.registers import with_registers

@@ -15,7 +15,7 @@ from mambaeye.encoders.base import DenseEncoder, PublishedWeights
 from mambaeye.errors import InputError
 from mambaeye.geometry.directions import direction, with_token
 from mambaeye.ops.dense import PatchEmbed, insert, resized
-from mambaeye.ops.kernels import Kernels
+from mambaeye.ops.kernel_selection import Kernels
 from mambaeye.ops.s6_block import S6Block, S6Mixer, Sequences, scan_backend, undecayed
 from mambaeye.ops.s6_weights import BOTH_WAYS, renamed, sizes_in, split_table
 from mambaeye.ops.shapes import of_layout, require_sizes

@@ -23,7 +23,7 @@ def fine_edges(bins: int, dtype: torch.dtype, device: torch.device | None = None
     edges = torch.linspace(0, 1, bins + 1, dtype=dtype)  # (M + 1,)
     shares = torch.arange(FINE, dtype=dtype) / FINE
     fine = torch.lerp(edges[:-1, None], edges[1:, None], shares)  # (M, FINE)
-    return torch.cat((fine.flatten(), edges[-1:])).to(device)
+    return torch.cat((fine.flatten(), edges[-1:])).to(device, non_blocking=True)
 
 
 def coarse(sums: Tensor) -> Tensor:

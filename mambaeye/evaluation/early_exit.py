@@ -163,12 +163,13 @@ class EarlyExitState:
         if value is not None:
             scores["value"] = value
         met = torch.stack([self._met(rule, scores) for rule in self.rules], dim=-1)  # (B, t, K)
-        image, rule = (met.any(1) & ~self.done).nonzero(as_tuple=True)  # that are met now, for the first time
-        step = met.int().argmax(1)[image, rule]
-        self.when_done[image, rule] = logits[image, step]
-        self.glimpses = torch.where(self.done, self.glimpses, self.seen + logits.shape[1])
-        self.glimpses[image, rule] = self.seen + step + 1
-        self.done[image, rule] = True
+        now = met.any(1) & ~self.done  # (B, K): met for the first time; masks and no indices, which a GPU is waited for
+        step = met.int().argmax(1)  # (B, K)
+        image = torch.arange(len(step), device=step.device)[:, None]
+        self.when_done = torch.where(now[..., None], logits[image, step], self.when_done)
+        taken = torch.where(now, self.seen + step + 1, self.seen + logits.shape[1])
+        self.glimpses = torch.where(self.done, self.glimpses, taken)
+        self.done = self.done | now
         self.latest, self.seen = logits[:, -1], self.seen + logits.shape[1]
 
     def _scores(self, logits: Tensor) -> dict[str, Tensor]:
@@ -227,8 +228,8 @@ class EarlyExitMetrics(StepMetrics):
         """
         ratio = information_ratio.gather(1, state.glimpses - 1 - first_step)
         super().update(state.logits, labels, ratio, valid)
-        self.glimpses += state.glimpses[valid].sum(0)
-        self.stopped += state.done[valid].sum(0)
+        self.glimpses += state.glimpses.where(valid[:, None], 0).sum(0)
+        self.stopped += (state.done & valid[:, None]).sum(0)
 
     def compute(self) -> dict[str, Tensor]:
         """Return what StepMetrics does, by rule instead of by step (`steps` counts the rules), and (K,) float64 each:

@@ -222,11 +222,15 @@ class ConfusionMetric(MulticlassConfusionMatrix):
     """Confusion matrix of C classes: (C, C) int64, which adds up over batches and ranks."""
 
     def __init__(self, classes: int) -> None:
-        super().__init__(classes, ignore_index=-1, validate_args=False)
+        super().__init__(classes, validate_args=False)
 
-    def count(self, logits: Tensor, labels: Tensor, valid: Tensor) -> None:
-        """Add the answers of a batch, logits (B, C); rows that are not valid are not counted."""
-        self.update(best_classes(logits.to(wide(logits.dtype)))[:, 0], labels.where(valid, -1))
+    def update(self, logits: Tensor, labels: Tensor, valid: Tensor) -> None:  # type: ignore[override]  # for rows
+        """Add the answers of a batch, logits (B, C); rows that are not valid are not counted.
+
+        torchmetrics' own picks the rows that count, and a GPU is waited for until it knows how many there are.
+        """
+        answers = best_classes(logits.to(wide(logits.dtype)))[:, 0]
+        self.confmat += sums_by_index(labels * len(self.confmat) + answers, valid, valid, self.confmat)
 
     def finish(self) -> Tensor:
         """Compute, then begin anew."""

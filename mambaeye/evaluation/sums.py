@@ -79,7 +79,7 @@ class ConditionSums(nn.Module):
             self.by_rule.update(state, batch.labels, torch.cat(ratios, dim=1), batch.valid, self.first_answer)
         last = step.logits[:, -1]  # (B, C)
         if self.by_class is not None:
-            self.by_class.count(last, batch.labels, batch.valid)
+            self.by_class.update(last, batch.labels, batch.valid)
         answers, confidence = (torch.stack(parts, dim=1) for parts in zip(*told, strict=True))  # (B, R) each
         return {"logits": last, "answers": answers, "confidence": confidence}
 

@@ -24,7 +24,8 @@ def keyed_uniform(seeds: Tensor, key: Sequence[int], count: int) -> Tensor:
     mixed = seeds
     for part in key:
         mixed = _mixed(mixed + _signed((part + 1) * GOLDEN))
-    places = torch.tensor([_signed((place + 1) * GOLDEN) for place in range(count)], device=seeds.device)
+    places = torch.tensor([_signed((place + 1) * GOLDEN) for place in range(count)])
+    places = places.to(seeds.device, non_blocking=True)
     bits = _mixed(mixed[:, None] + places)  # (B, count)
     return _shifted(bits, 11).double() * 2.0**-53
 

@@ -152,7 +152,7 @@ class Coverage:
         self.pixels = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
         within = [torch.arange(patch_size, device=boxes.device)] * len(size)
         self._offsets = torch.stack(torch.meshgrid(within, indexing="ij"), dim=-1).flatten(0, -2)  # (P^K, K)
-        self._strides = torch.tensor(self.seen.stride()[1:], device=boxes.device)
+        self._strides = torch.tensor(self.seen.stride()[1:]).to(boxes.device, non_blocking=True)
         self._integral: Tensor | None = None  # of what is unseen, until more is shown
 
     def add(self, positions: Tensor) -> Tensor:
@@ -214,7 +214,7 @@ class Coverage:
             for axis in range(1, 1 + axes):
                 integral = integral.cumsum(axis, dtype=torch.int32)
             self._integral = integral
-        strides = torch.tensor(self._integral.stride()[1:], device=low.device)
+        strides = torch.tensor(self._integral.stride()[1:]).to(low.device, non_blocking=True)
         ends = (low * strides).unbind(-1), (high * strides).unbind(-1)  # K of (B, n) each
         integral, unseen = self._integral.flatten(1), torch.zeros_like(low[..., 0])
         for corner in product((0, 1), repeat=axes):

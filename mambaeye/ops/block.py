@@ -5,9 +5,9 @@ Shapes: B batch, T steps, D model width.
 
 from torch import Tensor, nn
 
-from mambaeye.ops.kernels import CudaKernels
+from mambaeye.ops.add_norm import add_norm
+from mambaeye.ops.checked_kernels import CheckedKernels
 from mambaeye.ops.mamba2 import Mamba2, MixerState
-from mambaeye.ops.precision import wide
 
 
 class Block(nn.Module):
@@ -22,7 +22,7 @@ class Block(nn.Module):
         self.mixer = Mamba2(dim, d_state, d_conv, expand, headdim)
 
     def forward(
-        self, x: Tensor, residual: Tensor | None, state: MixerState | None, kernels: CudaKernels | None
+        self, x: Tensor, residual: Tensor | None, state: MixerState | None, kernels: CheckedKernels | None
     ) -> tuple[Tensor, Tensor, MixerState | None]:
         """Add x to the residual stream, norm, mix.
 
@@ -36,9 +36,3 @@ class Block(nn.Module):
             x, residual = kernels.add_norm(x, residual, self.norm)
             x, state = kernels.mix(self.mixer, x, state)
         return x, residual, state
-
-
-def add_norm(x: Tensor, residual: Tensor | None, norm: nn.RMSNorm) -> tuple[Tensor, Tensor]:
-    """Return norm(residual + x) in the dtype of the norm, and the sum in float32 or wider."""
-    residual = x.to(wide(x.dtype)) if residual is None else residual + x
-    return norm(residual.to(norm.weight.dtype)), residual

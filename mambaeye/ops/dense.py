@@ -20,7 +20,8 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels
 
 def normalise(canvases: Tensor, dtype: torch.dtype) -> Tensor:
     """Return (B, 3, H, W) of a dtype: canvases (B, H, W, 3) uint8, by ImageNet's mean and standard deviation."""
-    mean, std = (torch.tensor(values, dtype=dtype, device=canvases.device) for values in (MEAN, STD))
+    constants = (torch.tensor(values, dtype=dtype) for values in (MEAN, STD))
+    mean, std = (one.to(canvases.device, non_blocking=True) for one in constants)
     pixels: Tensor = canvases.to(dtype) / (255 * std) - mean / std
     return pixels.permute(0, 3, 1, 2)
 
@@ -105,4 +106,4 @@ def insert(tokens: Tensor, extra: Tensor, places: Sequence[int]) -> Tensor:
     order[is_extra] = torch.arange(tokens.shape[1], total)
     order[~is_extra] = torch.arange(tokens.shape[1])
     together = torch.cat((tokens, extra.to(tokens.dtype).expand(len(tokens), -1, -1)), dim=1)
-    return together.index_select(1, order.to(tokens.device))
+    return together.index_select(1, order.to(tokens.device, non_blocking=True))

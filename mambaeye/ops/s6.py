@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from mambaeye.ops.precision import exact_products
+
 AT_ONCE = 2**19  # values of a buffer: more are slower where they leave a processor's cache
 LOG2_E = math.log2(math.e)  # exp2 is several times as fast as exp on some processors
 
@@ -64,6 +66,7 @@ class _SelectiveScan(torch.autograd.Function):
     """y without its skip. States are (b, K, N, E), channels last, where operations run over the longest axis."""
 
     @staticmethod
+    @exact_products()
     def forward(ctx: FunctionCtx, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk: int) -> Tensor:
         """Run over x, dt (B, L, K, E), B, C (B, L, K, N) with A (K, E, N)."""
         batch, length = x.shape[:2]
@@ -83,6 +86,7 @@ class _SelectiveScan(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @exact_products()
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of forward's arguments.
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mambaeye.ops.kernels import Kernels, select_scan
+from mambaeye.ops.kernel_selection import Kernels, select_scan
 from mambaeye.ops.mamba2 import DT_MAX, DT_MIN, causal_conv
 from mambaeye.ops.precision import no_autocast, wide
 from mambaeye.ops.s6 import selective_scan
@@ -45,7 +45,7 @@ class Sequences(NamedTuple):
 
     def to(self, device: torch.device) -> Self:
         """Return the sequences on another device."""
-        return type(self)(self.tokens.to(device), self.steps.to(device))
+        return type(self)(*(part.to(device, non_blocking=True) for part in self))
 
 
 class ChannelGate(nn.Module):

@@ -12,12 +12,15 @@ Shapes: B batch, T steps, H heads, P headdim, N d_state, Z chunks, Q steps a chu
 (N, H * P), so that all heads, which share B and C, go through one matrix product.
 """
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
+
+from mambaeye.ops.precision import exact_products
 
 CHUNK = 64
 
@@ -71,6 +74,7 @@ class _ChunkedRecurrence(torch.autograd.Function):
     """
 
     @staticmethod
+    @exact_products()
     def forward(
         ctx: FunctionCtx, w: Tensor, log_decay: Tensor, B: Tensor, C: Tensor, state: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -98,6 +102,7 @@ class _ChunkedRecurrence(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @exact_products()
     def backward(ctx: Any, g: Tensor, g_state: Tensor) -> tuple[Tensor, ...]:
         """Return the gradients of forward's arguments, from those of y and of the last state."""
         w, B, C, y, from_start, until_end, through, starts, between = ctx.saved_tensors
@@ -133,5 +138,6 @@ def ssd_step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, 
     decay = torch.exp(dt * A)[..., None, None]  # (B, H, 1, 1)
     added = (x * dt.unsqueeze(-1)).unsqueeze(-1) * B[:, None, None]  # (B, H, P, N)
     state = torch.addcmul(added, decay, state)
-    y = (state @ C[:, None, :, None]).squeeze(-1)  # (B, H, P)
+    with nullcontext() if torch.compiler.is_compiling() else exact_products():  # what is compiled knows no context
+        y = (state @ C[:, None, :, None]).squeeze(-1)  # (B, H, P)
     return torch.addcmul(y, x, D.unsqueeze(-1)), state

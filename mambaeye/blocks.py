@@ -1,0 +1,93 @@
+"""Blocks of an encoder, whatever it is: computed again in the backward pass instead of kept, and what they keep."""
+
+import copy
+import weakref
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from torch.utils.checkpoint import checkpoint
+
+from mambaeye.batch import CanvasBatch, GlimpseBatch
+from mambaeye.encoders.base import Encoder
+
+
+def blocks_of(encoder: Encoder) -> Iterator[nn.Module]:
+    """Yield the encoder's blocks: what the lists of modules in it hold, the first one first."""
+    lists = [part for part in encoder.modules() if isinstance(part, nn.ModuleList)]
+    for blocks in lists:
+        yield from blocks
+
+
+def checkpoint_blocks(encoder: Encoder) -> None:
+    """Let every block keep its arguments alone for the backward pass, and compute the rest again there.
+
+    Values and gradients are the same, for a third more work: a forward pass more. Single steps, and whatever has no
+    gradient, go on as they did.
+    """
+    for block in blocks_of(encoder):
+        block.forward = partial(recomputed, block.forward)  # of the instance: names and weights stay
+
+
+def recomputed(forward: Callable[..., Any], x: Tensor, *rest: Any) -> Any:
+    """Call forward on x (B, T, ...) and what else it takes, and keep nothing of it but these."""
+    if not torch.is_grad_enabled() or x.shape[1] == 1:
+        return forward(x, *rest)
+    return checkpoint(forward, x, *rest, use_reentrant=False)
+
+
+def kept_bytes(encoder: Encoder, batch: GlimpseBatch | CanvasBatch) -> int:
+    """Return the bytes that a training step of the encoder holds at once for its backward pass.
+
+    Counted in a forward pass of a copy, where the encoder is, its precision and kernels as they are: on the meta device
+    nothing is computed and no memory taken. Of blocks that are computed again, one is counted besides what all keep.
+
+    Args:
+        encoder: which is not touched.
+        batch: on the encoder's device, of which only shapes and dtypes count.
+    """
+    copied = copy.deepcopy(encoder)
+    kept = held_after(copied, batch)
+    again = [block for block in blocks_of(copied) if vars(block).pop("forward", None)]
+    return kept + (held_after(copied, batch) - kept) // len(again) if again else kept
+
+
+def held_after(encoder: Encoder, batch: GlimpseBatch | CanvasBatch) -> int:
+    """Return the bytes that operations of a forward pass have made and that its result holds."""
+    with torch.enable_grad(), Allocated() as allocated:
+        features = encoder.encode(batch)
+        held = allocated.bytes
+    del features
+    return held
+
+
+class Allocated(TorchDispatchMode):
+    """Counts the bytes of the storages that operations within it have made, and that are still there."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.bytes = 0
+        self.known: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for given in storages((args, kwargs)):  # which were there before, such as weights
+            self.known.add(given)
+        results = func(*args, **(kwargs or {}))
+        for made in storages(results):
+            if made not in self.known:
+                self.known.add(made)
+                self.bytes += made.nbytes()
+                weakref.finalize(made, self._free, made.nbytes())
+        return results
+
+    def _free(self, size: int) -> None:
+        self.bytes -= size
+
+
+def storages(tensors: Any) -> Iterator[torch.UntypedStorage]:
+    """Yield the storage of every tensor in a nest of containers."""
+    return (tensor.untyped_storage() for tensor in tree_iter(tensors) if isinstance(tensor, Tensor))
