@@ -28,11 +28,11 @@ def from_pretrained(name: str | Path, **options: Any) -> Encoder:
     if str(name).count("/") != 1 or str(name).startswith((".", "/")):
         raise InputError(f"{name} is no folder, and no name on the hub: give a folder, or OWNER/REPOSITORY")
     kind = hub_class(f"{name} is no folder here, and on the hub it")
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 
     try:
         encoder: Encoder = kind.from_pretrained(str(name), **options).encoder
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+    except (EntryNotFoundError, HfHubHTTPError, HFValidationError) as error:
         raise InputError(f"{name} cannot be had from the hub: {str(error).strip().splitlines()[0]}") from None
     return encoder.eval()
 

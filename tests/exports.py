@@ -3,12 +3,16 @@
 from pathlib import Path
 
 import pytest
+import torch
 from commands import NO_PICTURES, TINY, flags
+from packaging.version import Version
 
 from mambaeye.exporting import export
+from mambaeye.exporting.onnx_files import TORCH
 from train import main
 
 CHUNK = 5
+needs_torch = pytest.mark.skipif(Version(torch.__version__) < TORCH, reason=f"export needs torch {TORCH} or newer")
 LEARNED = {
     "model.policy": "LearnedScan",
     "model.policy.candidates": 6,

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import torch
 from browser import CHROMIUM, PATIENCE, Page, browser
-from commands import ROOT
+from commands import NO_PICTURES, ROOT, flags
+from exports import needs_torch
 from torch import Tensor
 
 import mambaeye
@@ -32,6 +33,7 @@ from mambaeye.policies.base import Observation
 from mambaeye.temperature import Temperature
 from train import main
 
+pytestmark = needs_torch
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here (Debian: apt install chromium)")
 DIGITS = {  # drawn from corner to corner of the unit square, (x, y)
     "1": [[(0.38, 0.25), (0.55, 0.08), (0.55, 0.92)]],
@@ -256,10 +258,9 @@ def test_a_drawn_digit_is_recognised(
     """By a model that has learnt the digits for a few minutes."""
     monkeypatch.setattr("sys.argv", ["train.py"])
     run_dir = tmp_path / "run"
-    settings = [f"--run_dir={run_dir}", f"--data.data_dir={data_dir}", "--trainer.max_epochs=25", "--page.write=false"]
-    main(
-        ["fit", "--config", str(ROOT / "configs/quickstart.yaml"), *settings, "--figures.every=0", "--classes.every=0"]
-    )
+    settings = {**NO_PICTURES, "run_dir": run_dir, "data.data_dir": data_dir, "trainer.max_epochs": 25}
+    settings |= {"config": ROOT / "configs/quickstart.yaml", "trainer.enable_progress_bar": "false"}
+    main(["fit", *flags(settings)])
     export(run_dir / "checkpoints/last.ckpt", tmp_path / "exported", tell=lambda line: None)
     with server_of(tmp_path / "exported", 0) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -39,8 +39,8 @@ def store_narrow(path: Path, weights: Weights) -> None:
     model = onnx.load(path)
     graph, nodes = model.graph, []
     for tensor in list(graph.initializer):
-        if len(tensor.dims) != 2 or tensor.data_type != onnx.TensorProto.FLOAT:
-            continue
+        if len(tensor.dims) != 2 or min(tensor.dims) == 1 or tensor.data_type != onnx.TensorProto.FLOAT:
+            continue  # it is no matrix
         stored = stored_as(onnx.numpy_helper.to_array(tensor), tensor.name, weights)
         if stored is not None:
             graph.initializer.remove(tensor)
