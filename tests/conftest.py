@@ -39,5 +39,5 @@ def small_checkpoint(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="session")
 def exported(small_checkpoint: Path) -> Path:
-    """What export makes of it."""
+    """The folder that export makes of it."""
     return exports.export_small(small_checkpoint)

@@ -188,7 +188,7 @@ def files_table(manifest: dict[str, Any]) -> str:
 def table(head: tuple[str, ...], lines: Sequence[tuple[str, ...]]) -> str:
     """Return a table in Markdown."""
     rows = [head, ("---",) * len(head), *lines]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows) + "\n"
+    return "\n".join(f"| {' | '.join(value.replace('|', '/') for value in row)} |" for row in rows) + "\n"
 
 
 def class_list(classes: list[str]) -> str:

@@ -35,7 +35,7 @@ class Graph(NamedTuple):
     outputs: list[str]
     """Names, in order."""
     rest: int = 0
-    """How many of the last inputs the module takes as *args."""
+    """Number of the last inputs that the module takes as *args."""
 
 
 class StateParts(NamedTuple):
@@ -101,7 +101,7 @@ def stream_graph(encoder: CausalEncoder, glimpses: int | None) -> Graph:
 
 
 class ToldCoverage(Coverage):
-    """What a policy reads of coverage, counted by whoever runs the graph."""
+    """Coverage as far as a policy reads it, counted by whoever runs the graph."""
 
     def __init__(self, boxes: Tensor, covered: Tensor, new: Tensor) -> None:
         self.boxes, self.covered, self.new = boxes, covered, new
@@ -114,7 +114,7 @@ class ToldCoverage(Coverage):
 
 
 class PolicyGraph(nn.Module):
-    """What is known of images and of candidate places -> the drop in cross entropy expected at each, (B, n) nats."""
+    """Values places: images and candidates as they are known -> the drop in cross entropy expected, (B, n) nats."""
 
     def __init__(self, policy: LearnedScan, patch_size: int) -> None:
         super().__init__()

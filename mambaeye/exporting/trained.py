@@ -1,4 +1,4 @@
-"""What a checkpoint holds that is exported, read without running code."""
+"""The parts of a checkpoint that are exported, read without running code."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
