@@ -66,6 +66,7 @@ from mambaeye.command_line.gpu_overlay import gpu_overlay
 from mambaeye.command_line.help import COMMON, FULL_HELP, OVERVIEW
 from mambaeye.command_line.parser import Parser
 from mambaeye.command_line.run_config import changes, run_config, without_repeats
+from mambaeye.command_line.saved_encoder import ENCODER, words_of_saved
 from mambaeye.command_line.values import refuse_devices, refuse_values
 from mambaeye.command_line.words import require_command, require_configs, split_images, without_policy_arguments
 from mambaeye.encoders.mambaeye import MambaEye
@@ -230,7 +231,11 @@ class MambaEyeCLI(LightningCLI):
         if asked.data.folder and not checkpoint and command != "predict":
             saved |= {"data.num_classes": len(class_names(asked.data.folder))}
         places = {"run_dir": run_dir, "ckpt_path": ckpt_path, "weights_only": True}
-        self._parser(command).set_defaults(saved | places | OF_COMMAND[command])
+        defaults = saved | places | OF_COMMAND[command]
+        class_path = saved.get(ENCODER, {}).get("class_path")
+        if class_path == asked.model.encoder.class_path != MambaEye.class_path():  # named by configs or flags
+            given = [*given, *words_of_saved(defaults.pop(ENCODER), asked, given)]
+        self._parser(command).set_defaults(defaults)
         self.config = parser.parse_args(given)
         config = self.config[command]
         config.trainer.callbacks = without_repeats(config.trainer.callbacks)

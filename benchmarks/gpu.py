@@ -15,7 +15,8 @@ The parts, in this order:
 
 Each part is processes of its own, which write to OUTPUT/PART.log; its result is in OUTPUT/PART.json as soon as it is
 there, and a part with a result is not done again: start it once more to go on. A part that fails or has no time is said
-at the end. --page writes what there is as Markdown. --dry goes through all of it on a CPU, with the least sizes.
+at the end. --page writes what there is as Markdown, behind the words in OUTPUT/notes.md if there are some. --dry goes
+through all of it on a CPU, with the least sizes.
 """
 
 import argparse
@@ -303,7 +304,10 @@ def main() -> None:
     settings = Settings(output, given.dry, given.cifar10 and given.cifar10.absolute(), given.workers)
     if given.page:
         results = {part: json.loads(path.read_text()) for part in PARTS if (path := settings.json(part)).exists()}
-        given.page.write_text(page(results))
+        notes, picture = output / "notes.md", output / "sizes.png"
+        told = notes.read_text().strip() if notes.exists() else ""
+        shown = os.path.relpath(picture, given.page.absolute().parent) if picture.exists() else ""
+        given.page.write_text(page(results, told, shown))
         return
     output.mkdir(parents=True, exist_ok=True)
     end, said = monotonic() + 60 * given.minutes - SPARE, []

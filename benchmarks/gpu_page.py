@@ -113,12 +113,18 @@ SECTIONS: dict[str, tuple[str, Callable[[Result], str]]] = {
 }
 
 
-def page(results: dict[str, Result]) -> str:
-    """Return the page: what each part came to, and which have not been run."""
-    made = [
-        "# On a GPU",
-        "`make gpu` measures all of this in ten minutes; this page is made of its results by `--page`.",
-    ]
+def page(results: dict[str, Result], notes: str = "", picture: str = "") -> str:
+    """Return the page: what each part came to, and which have not been run.
+
+    Args:
+        results: of the parts, by their names.
+        notes: Markdown that goes before them: how it was measured, what is to be borne in mind.
+        picture: path of the picture of the sizes, as seen from the page, if there is one.
+    """
+    made = ["# On a GPU", "`make gpu` measures all of this in ten minutes; `--page` makes this page of its results."]
+    made += [notes] * bool(notes)
     for part, (title, section) in SECTIONS.items():
         made.append(f"## {title}\n\n" + (section(results[part]) if part in results else "Not measured."))
+        if part == "sizes" and part in results and picture:
+            made.append(f"![Seconds and peak memory against the canvas side]({picture})")
     return "\n\n".join(made) + "\n"

@@ -228,7 +228,8 @@ def tables(lines: list[Line]) -> str:
         for name, cells in curves_of(lines, mode).items():
             shown = {size: value(line) for size, line in cells.items()}
             rows.append([name, *(shown.get(side, shown.get(None, "")) for side in SIDES)])
-        made.append(markdown(title, ["model", *SIDES], rows))
+        if rows:
+            made.append(markdown(title, ["model", *SIDES], rows))
     return "\n\n".join(made)
 
 
@@ -236,7 +237,8 @@ def value(line: Line) -> str:
     """Format a cell."""
     if line["mode"] == COUNTED:
         return f"{line['gflops']:.0f}"
-    return f"{line['images'] / line['seconds']:.3g} / {line['peak_mib']:.0f}"
+    rate = line["images"] / line["seconds"]
+    return f"{f'{rate:.3g}' if rate < 100 else f'{rate:,.0f}'} / {line['peak_mib']:.0f}"
 
 
 def curves_of(lines: list[Line], mode: str) -> dict[str, dict[int | None, Line]]:

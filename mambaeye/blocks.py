@@ -14,6 +14,9 @@ from torch.utils.checkpoint import checkpoint
 
 from mambaeye.batch import CanvasBatch, GlimpseBatch
 from mambaeye.encoders.base import Encoder
+from mambaeye.errors import InputError
+
+WAYS = 64  # to compile a block: first or not, with a state or a gradient or not, in which precision, how large roughly
 
 
 def blocks_of(encoder: Encoder) -> Iterator[nn.Module]:
@@ -38,6 +41,42 @@ def recomputed(forward: Callable[..., Any], x: Tensor, *rest: Any) -> Any:
     if not torch.is_grad_enabled() or x.shape[1] == 1:
         return forward(x, *rest)
     return checkpoint(forward, x, *rest, use_reentrant=False)
+
+
+def compile_blocks(encoder: Encoder, backend: str = "inductor") -> None:
+    """Compile every block with torch.compile, for any length and batch at once; they run in plain torch then.
+
+    Args:
+        encoder: whose blocks it is.
+        backend: of torch.compile.
+
+    Raises:
+        InputError: the encoder is to run on kernels.
+    """
+    for part in encoder.modules():
+        if getattr(part, "kernels", "torch") == "cuda":
+            raise InputError(
+                "model.compile is true and model.encoder.kernels cuda, which are compiled already: leave one"
+            )
+        if hasattr(part, "kernels"):
+            part.kernels = "torch"  # type: ignore[assignment]  # no module or tensor
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, WAYS)
+    for block in blocks_of(encoder):
+        block.forward = Compiled(block.forward, backend)
+
+
+class Compiled:
+    """The forward method of a block, compiled; single steps are not, nor is a copy of the block."""
+
+    def __init__(self, forward: Callable[..., Any], backend: str) -> None:
+        self.forward = forward
+        self.compiled = torch.compile(forward, dynamic=True, fullgraph=True, backend=backend)
+
+    def __call__(self, x: Tensor, *rest: Any) -> Any:
+        return (self.forward if x.shape[1] == 1 else self.compiled)(x, *rest)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., Any]:
+        return copy.deepcopy(self.forward, memo)
 
 
 def kept_bytes(encoder: Encoder, batch: GlimpseBatch | CanvasBatch) -> int:

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from mambaeye import weights
 from mambaeye.batch import POLICY, REMEDY, CanvasBatch, EvaluationCondition, FileBatch, GlimpseBatch, Takes
-from mambaeye.blocks import checkpoint_blocks, kept_bytes
+from mambaeye.blocks import checkpoint_blocks, compile_blocks, kept_bytes
 from mambaeye.contracts import data_of, limited
 from mambaeye.encoders.base import Encoder, GlimpseEncoder
 from mambaeye.errors import InputError
@@ -63,6 +63,8 @@ class ClassifierModule(LightningModule):
         exit_criteria: When predict stops looking at an image before its last glimpse.
         checkpoint_activations: Compute every block of the encoder again in the backward pass instead of keeping what is
             in it: much less memory, the same gradients, and a forward pass more.
+        compile: Compile every block of the encoder with torch.compile, in plain torch. The first steps take a minute
+            longer, and a CPU needs a C++ compiler.
         calibrated: Temper answers in validate, test and predict if the checkpoint is of `calibrate`.
     """
 
@@ -81,6 +83,7 @@ class ClassifierModule(LightningModule):
         early_exit: EarlyExitConfig = EarlyExitConfig(),
         exit_criteria: ExitCriteria = ExitCriteria(),
         checkpoint_activations: bool = False,
+        compile: bool = False,  # noqa: A002  # named for its flag
         calibrated: bool = True,
     ) -> None:
         super().__init__()
@@ -113,6 +116,8 @@ class ClassifierModule(LightningModule):
         if head_only:
             for parameter in self.backbone():
                 parameter.requires_grad_(False)
+        if compile:
+            compile_blocks(encoder)
         if checkpoint_activations:
             checkpoint_blocks(encoder)
         self.optimizer_config = optimizer
@@ -229,8 +234,11 @@ class ClassifierModule(LightningModule):
             part.zero_grad(set_to_none=True)
 
     def _encoder_loss(self, batch: GlimpseBatch | CanvasBatch) -> Tensor:
-        return scheduled_cross_entropy_of_features(
-            self.encoder.encode(batch),
+        encoded = self.encoder.encode_for_training(batch)
+        curves = {f"train_encoder/{name}": value for name, value in encoded.curves.items()}
+        self.log_dict(curves, batch_size=len(batch.labels))
+        loss = scheduled_cross_entropy_of_features(
+            encoded.features,
             self.encoder.head,
             batch.labels,
             self._ratio_at_answers(batch),
@@ -240,6 +248,7 @@ class ClassifierModule(LightningModule):
             label_shares=batch.label_shares,
             image_weights=self._weights_of(batch),
         )
+        return loss if encoded.penalty is None else loss + encoded.penalty
 
     def _led(self, batch: GlimpseBatch | CanvasBatch) -> GlimpseBatch | CanvasBatch:
         """Return the glimpses that the policy takes of canvases, if these are for it; otherwise the batch itself."""

@@ -111,5 +111,5 @@ def test_what_is_counted_is_what_a_gpu_holds() -> None:
     encoder.encode(batch)  # what libraries take once
     before = torch.cuda.memory_allocated()
     features = encoder.encode(batch)
-    assert torch.cuda.memory_allocated() - before == pytest.approx(counted, rel=0.1)
+    assert torch.cuda.memory_allocated() - before == pytest.approx(counted, rel=0.2)
     del features

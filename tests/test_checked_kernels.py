@@ -29,13 +29,15 @@ class StandIn:
         y, residual = add_norm(x, residual, norm)
         return self.spoil(y), residual
 
-    def mix(self, mixer: Mamba2, u: Tensor, state: MixerState | None) -> tuple[Tensor, MixerState | None]:
+    def mix(
+        self, mixer: Mamba2, u: Tensor, state: MixerState | None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, MixerState | None]:
         self.calls += 1
-        y, after = mixer(u, state)
+        y, after = mixer(u, state, lengths)
         if state is None:
             return self.spoil(y), None
         after = MixerState(after.conv, self.spoil_state(after.ssm))
-        if in_place(u):
+        if in_place(u, lengths):
             for part, new in zip(state, after, strict=True):
                 part.copy_(new)
             return self.spoil(y), state
@@ -99,7 +101,7 @@ def test_a_wrong_kernel_is_given_up_with_one_sentence(mixer: Mamba2, spoil: Spoi
 
 @pytest.mark.parametrize("spoil", SPOILS.values(), ids=[*SPOILS])
 def test_a_wrong_kernel_ends_a_run_that_insists_on_it(mixer: Mamba2, spoil: Spoil) -> None:
-    with pytest.raises(InputError, match="in torch.float32 what plain torch does .*kernels torch"):
+    with pytest.raises(InputError, match=r"in torch.float32 .*\(values are off by .*gradients by .*kernels torch"):
         CheckedKernels(StandIn(spoil), insist=True).mix(mixer, sequence(2, 5), None)
 
 
@@ -138,10 +140,15 @@ def test_each_way_of_use_is_compared_by_itself(mixer: Mamba2) -> None:
     assert len(checked.checks.passed) == 5
 
 
-def test_an_input_that_is_not_finite_accuses_nobody(mixer: Mamba2) -> None:
+def test_weights_that_are_not_finite_accuse_no_kernel(mixer: Mamba2) -> None:
     checked = CheckedKernels(StandIn(), insist=True)
-    checked.mix(mixer, torch.full((1, 3, 16), torch.nan), None)
+    weight = mixer.in_proj.weight.detach().clone()
+    with torch.no_grad():
+        mixer.in_proj.weight[0] = torch.nan
+    checked.mix(mixer, sequence(1, 3), None)
     assert not checked.checks.passed
+    with torch.no_grad():
+        mixer.in_proj.weight.copy_(weight)
     checked.mix(mixer, sequence(1, 3), None)
     assert [*checked.checks.passed.values()] == [True]
 

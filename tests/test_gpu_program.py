@@ -124,3 +124,16 @@ def test_failures_of_tests_are_a_result(tmp_path: Path, monkeypatch: pytest.Monk
 @given(st.floats(1, 80_000))
 def test_the_trainer_reads_a_duration_as_it_was_meant(seconds: float) -> None:
     assert Timer(duration(seconds))._duration == timedelta(seconds=int(seconds)).total_seconds()
+
+
+def test_the_page_in_the_docs_is_of_the_results_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = (ROOT / "docs/gpu.md").read_text()
+    monkeypatch.chdir(ROOT)
+    made = ROOT / "docs" / f".{tmp_path.name}.md"  # beside it, for paths are as seen from the page
+    arguments = ["gpu", "--output", "docs/results/gpu", "--page", str(made)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    try:
+        gpu.main()
+        assert made.read_text() == written
+    finally:
+        made.unlink(missing_ok=True)

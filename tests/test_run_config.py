@@ -106,3 +106,25 @@ def test_after_ctrl_c_the_last_line_is_the_command_that_continues(data_dir: Path
     assert run.returncode == 1
     assert said.splitlines()[-1].startswith("continue with: python ")
     assert said.endswith("train.py fit --run_dir 'a run' --ckpt_path last\n")
+
+
+@pytest.mark.parametrize("named_by", ["overlay", "flag"])
+def test_a_run_of_another_encoder_goes_on_by_configs_that_name_it(
+    named_by: str, data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first config has sizes of the default encoder; what flags said once, and say no more, the checkpoint has."""
+    settings = {name: value for name, value in SHORT.items() if not name.startswith("model.encoder")}
+    asked = {**settings, "data.data_dir": data_dir, "run_dir": "run", "trainer.limit_val_batches": 0}
+    Path("base.yaml").write_text("model: {encoder: {dim: 16, d_state: 8, headdim: 8}}")
+    overlay = "model: {encoder: {class_path: ViT, init_args: {depth: 1, patch: 16, grid: 2, heads: 2}}}"
+    Path("overlay.yaml").write_text(overlay)
+    named = ["--config=overlay.yaml"] if named_by == "overlay" else [*flags({"model.encoder": "ViT"})]
+    named += [] if named_by == "overlay" else ["--model.encoder.depth=1", "--model.encoder.patch=16"]
+    words = ["fit", "--config=base.yaml", *named, *flags(asked)]
+    main([*words, "--model.encoder.mlp_ratio=2", "--model.encoder.heads=4", "--trainer.max_epochs=1"])
+    before = config("run")["model"]["encoder"]
+    assert before["init_args"].items() >= {"dim": 16, "depth": 1, "mlp_ratio": 2.0, "heads": 4}.items()
+    more = ["--model.encoder.heads=4"] if named_by == "overlay" else []  # which the overlay says otherwise
+    main([*words, *more, LAST, "--trainer.max_epochs=2"])
+    assert config("run")["model"]["encoder"] == before
+    assert "not as in the checkpoint" not in capsys.readouterr().out
