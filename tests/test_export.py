@@ -19,6 +19,7 @@ import mambaeye
 from mambaeye.checkpoints import MODEL
 from mambaeye.encoders.base import CausalEncoder
 from mambaeye.encoders.glimpse_vit import GlimpseViT
+from mambaeye.encoders.hnet import HNet
 from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.encoders.vit import ViT
 from mambaeye.errors import InputError
@@ -221,6 +222,13 @@ def test_an_encoder_without_one_step_is_refused_in_a_sentence(encoder: Any, reas
         require_exportable(encoder)
     assert str(refused.value).count(": ") == 1
     assert "--ckpt_path" in str(refused.value)
+
+
+def test_a_step_that_cannot_be_traced_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    encoder = HNet(num_classes=3, dim=16, blocks=(1, 1), d_state=8, headdim=8).eval()
+    with pytest.raises(InputError, match=r"step.onnx cannot be written, for torch.export cannot trace .* \(Guard\w+\)"):
+        write_onnx(stream_graph(require_exportable(encoder), None), tmp_path / "step.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 def changed(small_checkpoint: Path, path: Path, **entries: Any) -> Path:

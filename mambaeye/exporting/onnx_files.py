@@ -34,28 +34,44 @@ def require_onnx() -> None:
 
 
 def write_onnx(graph: Graph, path: Path) -> None:
-    """Write a graph, weights inside, every first axis of any length."""
+    """Write a graph, weights inside, every first axis of any length.
+
+    Raises:
+        InputError: what the module does depends on the values that it takes, as H-Net's, whose router drops glimpses.
+    """
     images = torch.export.Dim("images")
     args = tuple(graph.inputs.values())
     shapes: list[Any] = [{0: images}] * (len(args) - graph.rest)
     if graph.rest:
         shapes.append(({0: images},) * graph.rest)  # which is one argument to torch.export
-    with quiet(), torch.no_grad():
-        program = torch.onnx.export(
-            graph.module.eval(),
-            args,
-            dynamo=True,
-            dynamic_shapes=tuple(shapes),
-            input_names=list(graph.inputs),
-            output_names=graph.outputs,
-            verbose=False,
-        )
+    try:
+        with quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                graph.module.eval(),
+                args,
+                dynamo=True,
+                dynamic_shapes=tuple(shapes),
+                input_names=list(graph.inputs),
+                output_names=graph.outputs,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise InputError(
+            f"{path.name} cannot be written, for torch.export cannot trace what this model does at a glimpse "
+            f"({reason(error)}): give --ckpt_path a checkpoint of another encoder, such as MambaEye"
+        ) from None
     assert program is not None
     for node in program.model.graph:
         node.metadata_props.clear()  # the paths and lines of this machine that it comes from
         node.doc_string = None
     program.model.metadata_props.clear()
     program.save(str(path), external_data=False)
+
+
+def reason(error: Exception) -> str:
+    """Return why a module was not traced, in a few words."""
+    cause = error.__cause__ or error
+    return type(cause).__name__
 
 
 @contextmanager
