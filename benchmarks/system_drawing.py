@@ -13,7 +13,7 @@ from callbacks.plots.panels import share_axis
 
 def draw_systems(suite: Suite, claim: Claim, curves: Curves) -> Figure:
     """Draw top-1 of the last answer by canvas side in test, a line a variant, dashed by scans after its first."""
-    figure = Figure(figsize=(6.4, 4.6), layout="constrained")
+    figure = Figure(figsize=(7.6, 5.0), layout="constrained")
     axes, sides = figure.subplots(), curves.resolutions(EVALUATION)
     for number, (variant, label) in enumerate(claim.variants.items()):
         for again, (scan, steps) in enumerate(views_of(curves, variant)):
