@@ -10,11 +10,14 @@ round is its mean over the images; of the rounds the median is taken. Prints one
 - images_per_second of the pipeline, floor_images_per_second, and ratio: the first by the second;
 - bytes_per_sample: of all tensors of a sample;
 - milliseconds an image, by stage; decode is a part of augment, floor_resize of the floor;
-- loader_images_per_second, with --num_workers N: a DataLoader's rate for 0, 1, 2 and N workers, batches of 16.
+- loader_images_per_second, with --num_workers N: what training's loader gives with 0, 1, 2 and N workers, in batches of
+  64, measured in turn; loader_milliseconds is the processor time an image of all its processes, which others that run
+  on the machine disturb less.
 """
 
 import argparse
 import json
+import resource
 import tarfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -27,8 +30,11 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
+from datamodules.loading.slots import Slots
+from datamodules.loading.stream import collate
+from datamodules.loading.workers import load
 from datamodules.transforms.augment import augment
 from datamodules.transforms.draws import Augmentation
 from datamodules.transforms.images import decode_image
@@ -42,7 +48,8 @@ from mambaeye.geometry.scans import random
 VIEW = TrainView(canvas=(256, 1024), num_glimpses=1024, augmentation=Augmentation())
 PATCH_SIZE = 16
 GLIMPSES = TrainingGlimpses(VIEW, PATCH_SIZE)
-BATCH_SIZE = 16
+BATCH_SIZE = 64
+PASSES = 3  # over the images, of each worker in a round
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 
 
@@ -122,20 +129,37 @@ def measure(images: list[bytes], rounds: int) -> dict[str, float]:
     return watch.medians()
 
 
-def loader_rate(images: list[bytes], num_workers: int) -> float:
-    """Return the images a second of a DataLoader that has started."""
-    loader = DataLoader(
-        Samples(images * (1 + num_workers)),
-        BATCH_SIZE,
-        num_workers=num_workers,
-        worker_init_fn=lambda _: cv2.setNumThreads(0),
-    )
-    batches = iter(loader)
+def processor_seconds() -> float:
+    """Return the processor time of this process so far and of its children that have ended."""
+    usages = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def loader_pass(images: list[bytes], num_workers: int) -> tuple[float, float]:
+    """Return the images a second of a loader that has started, and the processor's milliseconds an image."""
+    samples = Samples(images * PASSES * max(1, num_workers))
+    made_by = Slots(num_workers, collate) if num_workers else collate
+    before = processor_seconds()
+    batches = load(samples, num_workers, 0, "images", batch_size=BATCH_SIZE, collate_fn=made_by)
     for _ in range(1 + num_workers):  # workers start and fill their queues
         next(batches)
     start = perf_counter()
     count = sum(len(batch.keys) for batch in batches)
-    return count / (perf_counter() - start)
+    rate = count / (perf_counter() - start)
+    return rate, (processor_seconds() - before) / len(samples) * 1e3
+
+
+def loader_rates(images: list[bytes], counts: list[int], rounds: int) -> dict[str, dict[int, float]]:
+    """Return the medians of what loader_pass measures, by number of workers."""
+    passes = {count: [] for count in counts}
+    for _ in range(rounds):
+        for count in counts:
+            passes[count].append(loader_pass(images, count))
+    medians = {count: [median(column) for column in zip(*measured, strict=True)] for count, measured in passes.items()}
+    return {
+        "loader_images_per_second": {count: round(rate, 1) for count, (rate, _) in medians.items()},
+        "loader_milliseconds": {count: round(time, 3) for count, (_, time) in medians.items()},
+    }
 
 
 def main() -> None:
@@ -164,7 +188,7 @@ def main() -> None:
     }
     if args.num_workers is not None:
         counts = sorted({0, 1, 2, args.num_workers})
-        report["loader_images_per_second"] = {count: round(loader_rate(images, count), 1) for count in counts}
+        report |= loader_rates(images, counts, args.rounds)
     print(json.dumps(report))
 
 

@@ -234,8 +234,11 @@ class ClassifierModule(LightningModule):
             part.zero_grad(set_to_none=True)
 
     def _encoder_loss(self, batch: GlimpseBatch | CanvasBatch) -> Tensor:
-        return scheduled_cross_entropy_of_features(
-            self.encoder.encode(batch),
+        encoded = self.encoder.encode_for_training(batch)
+        curves = {f"train_encoder/{name}": value for name, value in encoded.curves.items()}
+        self.log_dict(curves, batch_size=len(batch.labels))
+        loss = scheduled_cross_entropy_of_features(
+            encoded.features,
             self.encoder.head,
             batch.labels,
             self._ratio_at_answers(batch),
@@ -245,6 +248,7 @@ class ClassifierModule(LightningModule):
             label_shares=batch.label_shares,
             image_weights=self._weights_of(batch),
         )
+        return loss if encoded.penalty is None else loss + encoded.penalty
 
     def _led(self, batch: GlimpseBatch | CanvasBatch) -> GlimpseBatch | CanvasBatch:
         """Return the glimpses that the policy takes of canvases, if these are for it; otherwise the batch itself."""

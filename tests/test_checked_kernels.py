@@ -29,13 +29,15 @@ class StandIn:
         y, residual = add_norm(x, residual, norm)
         return self.spoil(y), residual
 
-    def mix(self, mixer: Mamba2, u: Tensor, state: MixerState | None) -> tuple[Tensor, MixerState | None]:
+    def mix(
+        self, mixer: Mamba2, u: Tensor, state: MixerState | None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, MixerState | None]:
         self.calls += 1
-        y, after = mixer(u, state)
+        y, after = mixer(u, state, lengths)
         if state is None:
             return self.spoil(y), None
         after = MixerState(after.conv, self.spoil_state(after.ssm))
-        if in_place(u):
+        if in_place(u, lengths):
             for part, new in zip(state, after, strict=True):
                 part.copy_(new)
             return self.spoil(y), state

@@ -15,6 +15,7 @@ from torch import Tensor
 import mambaeye
 from mambaeye.batch import CanvasBatch, GlimpseBatch, Scene
 from mambaeye.encoders.base import CanvasEncoder, CausalEncoder, Encoder, GlimpseEncoder, select_rows
+from mambaeye.encoders.hnet import HNet
 from mambaeye.errors import InputError
 from mambaeye.flops import training_flops
 from mambaeye.loss import scheduled_cross_entropy_of_features
@@ -30,6 +31,15 @@ SMALL: dict[str, dict[str, object]] = {
     "Vim": {"dim": 16, "depth": 2, "d_state": 4, "grid": 2},
     "MambaR": {"dim": 16, "depth": 2, "d_state": 4, "grid": 2, "registers": 2, "reduction": 2},
     "LocalVim": {"dim": 16, "depth": 2, "d_state": 4, "grid": 2, "directions": [["h", "w2"], ["v_flip"]]},
+    "HNet": {
+        "patch_size": 16,
+        "dim": 16,
+        "blocks": [1, 1],
+        "router": "random",
+        "d_state": 8,
+        "headdim": 8,
+        "move_embedding_dim": 8,
+    },
     "GlimpseViT": {"patch_size": 16, "dim": 16, "depth": 2, "heads": 2},
 }
 SYSTEMS = [
@@ -40,13 +50,18 @@ SYSTEMS = [
 VARIANTS: list[tuple[type[Encoder], dict[str, object]]] = [
     *((system, {}) for system in SYSTEMS),
     (mambaeye.MambaEye, {"registers_every": 3}),
+    (HNet, {"router": "neighbours", "blocks": [1, 1, 1]}),
 ]
 
 
 def build(system: type[Encoder], **changes: object) -> Encoder:
     torch.manual_seed(0)
     assert system.__name__ in SMALL, f"give {system.__name__} small settings in SMALL"
-    return system(num_classes=CLASSES, **SMALL[system.__name__] | changes)
+    encoder = system(num_classes=CLASSES, **SMALL[system.__name__] | changes)
+    for parameter in encoder.parameters():
+        if not parameter.any():  # what starts at zero hides what goes through it
+            torch.nn.init.normal_(parameter, std=0.1)
+    return encoder
 
 
 def named(variant: tuple[type[Encoder], dict[str, object]]) -> str:

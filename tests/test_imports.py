@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "mambaeye.failures": ("mambaeye.atomic",),
     "mambaeye.configurable": ("mambaeye.errors",),
     "mambaeye.geometry": ("mambaeye.geometry", *BATCH),
-    "mambaeye.ops": ("mambaeye.ops", "mambaeye.errors"),
+    "mambaeye.ops": ("mambaeye.ops", "mambaeye.geometry", "mambaeye.errors"),
     "mambaeye.encoders": ("mambaeye.encoders", *BELOW),
     "mambaeye.policies": ("mambaeye.policies", *BELOW),
     "mambaeye.locks": ("mambaeye.errors",),

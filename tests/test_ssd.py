@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mambaeye.ops.mamba2 import Mamba2, MixerState
 from mambaeye.ops.ssd import ssd, ssd_step
 
 
@@ -67,3 +68,21 @@ def test_one_step_is_the_naive_step() -> None:
     y, after = ssd_step(x[:, 0], dt[:, 0], A, B[:, 0], C[:, 0], D, state)
     expected, expected_after = naive(x, dt, A, B, C, D, state)
     torch.testing.assert_close((y, after), (expected[:, 0], expected_after))
+
+
+@pytest.mark.parametrize("chunk_of", [1, 4, 9])
+def test_padding_behind_the_steps_that_count_changes_neither_outputs_nor_state(chunk_of: int) -> None:
+    torch.manual_seed(0)
+    mixer = Mamba2(16, 8, 4, 2, 8).double()
+    lengths = torch.tensor([0, 1, 2, 5, 9]).clamp(max=chunk_of)
+    before = MixerState(*(torch.randn_like(part) for part in mixer.initial_state(5)))
+    u = torch.randn(5, chunk_of, 16, dtype=torch.float64)
+    y, after = mixer(u, before, lengths)
+    for row, length in enumerate(lengths.tolist()):
+        state = MixerState(*(part[row : row + 1] for part in before))
+        if length:
+            alone, state = mixer(u[row : row + 1, :length], state)
+            torch.testing.assert_close(y[row, :length], alone[0])
+        for padded, alone in zip(after, state, strict=True):
+            torch.testing.assert_close(padded[row : row + 1], alone)
+    assert all(torch.autograd.grad(y[0].sum(), mixer.in_proj.weight)[0].isfinite().flatten())

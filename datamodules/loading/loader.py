@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from datamodules.loading.config import LoaderConfig
+from datamodules.loading.slots import Slots
 from datamodules.loading.stream import EvaluationStream, TrainingStream, collate
 from datamodules.loading.unreadable import UnreadableRule
 from datamodules.loading.workers import load
@@ -52,14 +53,15 @@ class ShardAccess:
         Raises:
             InputError: too many samples could not be read; or nothing came for too long.
         """
+        workers = self.config.num_workers
         batches = load(
             stream,
-            self.config.num_workers,
+            workers,
             self.config.timeout,
             self.index.name,
             batch_size=self.layout.batch_size,
             pin_memory=self.pin_memory,
-            collate_fn=collate,
+            collate_fn=Slots(workers, collate) if workers else collate,
         )
         return self.rule.counted(batches)
 

@@ -5,8 +5,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from torch.utils.data import IterableDataset, default_collate, get_worker_info
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data._utils.collate import collate as collate_by
+from torch.utils.data._utils.collate import default_collate_fn_map
 
+from datamodules.loading.slots import Stack
 from datamodules.loading.unreadable import UnreadableRule
 from datamodules.shards.index import ShardIndex
 from datamodules.shards.order import LoaderLayout, ResumedSegment, optimizer_step_of, share
@@ -124,9 +128,15 @@ class EvaluationStream(IterableDataset[CanvasBatch]):
         return DecodedSample(sample_id, key, int(self.index.labels[sample_id]), self.rule.attempt(sample_id, read))
 
 
-def collate(samples: list[GlimpseBatch | CanvasBatch]) -> GlimpseBatch | CanvasBatch:
-    """Stack samples of one shape into a batch; canvases of a batch are all of one condition."""
-    batch: GlimpseBatch | CanvasBatch = default_collate(samples)
+def collate(samples: list[GlimpseBatch | CanvasBatch], stack: Stack | None = None) -> GlimpseBatch | CanvasBatch:
+    """Stack samples of one shape into a batch; canvases of a batch are all of one condition.
+
+    Args:
+        samples: at least one.
+        stack: makes each of the batch's tensors; as torch does if it is None.
+    """
+    ways = default_collate_fn_map | ({Tensor: lambda parts, *, collate_fn_map: stack(parts)} if stack else {})
+    batch: GlimpseBatch | CanvasBatch = collate_by(samples, collate_fn_map=ways)
     batch = batch._replace(keys=list(batch.keys))
     if isinstance(batch, CanvasBatch) and isinstance(samples[0], CanvasBatch):
         return batch._replace(condition=samples[0].condition)

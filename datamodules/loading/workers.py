@@ -19,6 +19,7 @@ from mambaeye.errors import InputError
 from mambaeye.failures import lost_worker
 
 TO_THE_RUN = {signal.SIGTERM, signal.SIGUSR1}
+NO_SHARED_MEMORY = "unable to allocate shared memory"  # torch's words
 PATIENCE = 5  # seconds between two checks that the parent is there
 
 
@@ -33,7 +34,7 @@ def load(dataset: Dataset[Any], num_workers: int, timeout: float, source: str, *
         settings: of the DataLoader.
 
     Raises:
-        InputError: nothing came for too long; or a worker is gone, and a batch with it.
+        InputError: nothing came for too long; a worker is gone, and a batch with it; or shared memory is full.
     """
     loader = DataLoader(
         dataset,
@@ -48,6 +49,11 @@ def load(dataset: Dataset[Any], num_workers: int, timeout: float, source: str, *
     try:
         yield from batches
     except RuntimeError as error:
+        if NO_SHARED_MEMORY in str(error):
+            raise InputError(
+                f"a batch of {source} finds no room in shared memory (/dev/shm): make that larger, or give fewer "
+                f"--data.loader.num_workers, a smaller --data.loader.micro_batch_size or smaller canvases"
+            ) from None
         if "timed out after" not in str(error):
             raise
         raise InputError(

@@ -34,6 +34,17 @@ class PublishedWeights(NamedTuple):
     """The state dict, by our names."""
 
 
+class Encoded(NamedTuple):
+    """A training batch as an encoder sees it, with what it wants of training besides right answers."""
+
+    features: Tensor
+    """(B, A, D), what the head sees."""
+    penalty: Tensor | None = None
+    """Added to the loss, a scalar."""
+    curves: Mapping[str, Tensor] = {}
+    """Scalars by name, to be logged as train_encoder/NAME."""
+
+
 class Encoder(Configurable, ABC):
     """A system: images in, features out, and a linear head that turns these into class logits.
 
@@ -63,6 +74,10 @@ class Encoder(Configurable, ABC):
     @abstractmethod
     def encode(self, batch: GlimpseBatch | CanvasBatch) -> Tensor:
         """Return what the head sees of a training batch: (B, A, D)."""
+
+    def encode_for_training(self, batch: GlimpseBatch | CanvasBatch) -> Encoded:
+        """Return what encode does, and a penalty and curves of the encoder's own: by default none."""
+        return Encoded(self.encode(batch))
 
     @abstractmethod
     def answers_at(self, num_glimpses: int) -> Tensor:

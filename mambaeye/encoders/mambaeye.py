@@ -15,15 +15,16 @@ from torch import Tensor, nn
 
 from mambaeye.encoders.base import CausalEncoder, PublishedWeights
 from mambaeye.errors import InputError
-from mambaeye.geometry.moves import embed_moves, moves
-from mambaeye.ops.add_norm import add_norm
+from mambaeye.geometry.moves import moves
+from mambaeye.ops import stack
 from mambaeye.ops.block import Block
+from mambaeye.ops.glimpses import embed_glimpses, require_glimpses
 from mambaeye.ops.kernel_selection import Kernels, require_kernels, select_backend, unsupported_reason
-from mambaeye.ops.kernels import in_place
-from mambaeye.ops.mamba2 import Mamba2, MixerState, require_mixer
+from mambaeye.ops.mamba2 import Mamba2, require_mixer
 from mambaeye.ops.precision import wide
 from mambaeye.ops.registers import with_registers
 from mambaeye.ops.shapes import require_sizes
+from mambaeye.ops.stack import StackState
 
 STD = 0.02  # that a register starts with
 DEPTHS = {"tiny": 12, "small": 24, "base": 48}
@@ -169,7 +170,7 @@ class MambaEye(CausalEncoder):
         Raises:
             InputError: shapes or dtypes are others than these.
         """
-        self._check(patches, positions)
+        require_glimpses(patches, positions, self.patch_size, self.axes)
         return self._run(patches, positions, None, 0)[0]
 
     def layers(self) -> Iterator[Block]:
@@ -183,17 +184,11 @@ class MambaEye(CausalEncoder):
 
     def initial_state(self, batch_size: int) -> EncoderState:
         """Return the state of batch_size images of which nothing was seen: zeros."""
-        mixer = next(self.layers()).mixer.initial_state(0)
-
-        def of_all_layers(part: Tensor) -> Tensor:
-            return part.new_zeros(batch_size, len(self.blocks), *part.shape[1:])
-
         weight = self.projection.weight
         return EncoderState(
             weight.new_zeros(batch_size, dtype=torch.long),
             weight.new_zeros(batch_size, self.config.axes, dtype=torch.long),
-            of_all_layers(mixer.conv),
-            of_all_layers(mixer.ssm),
+            *stack.initial_state([*self.layers()], batch_size),
         )
 
     def stream_features(self, patches: Tensor, positions: Tensor, state: EncoderState) -> tuple[Tensor, EncoderState]:
@@ -201,7 +196,7 @@ class MambaEye(CausalEncoder):
 
         Any split of a sequence into chunks gives what the whole does. Arguments as for features, T from 1 up.
         """
-        self._check(patches, positions)
+        require_glimpses(patches, positions, self.patch_size, self.axes)
         self._check_state(state, patches.shape[0])
         every = self.config.registers_every
         phases = sorted(set((state.steps % every).tolist())) if every else [0]
@@ -263,64 +258,27 @@ class MambaEye(CausalEncoder):
 
     def _run(
         self, patches: Tensor, positions: Tensor, state: EncoderState | None, phase: int
-    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    ) -> tuple[Tensor, StackState | None]:
         """Return features (B, T, D), and with a state its new convolution and SSM parts; phase is that of registers."""
-        x, residual = self.embed(patches, positions, state), None  # (B, T, D)
+        x = self.embed(patches, positions, state)  # (B, T, D)
         if self.register is not None:
             x, places = with_registers(x, self.register, self.config.registers_every, phase)  # (B, T + E, D)
         kernels = select_backend(self.kernels, x, self.unsupported_reason)
-        layers: list[MixerState | None] = [None] * len(self.blocks)
-        if state is not None:
-            conv, ssm = state.conv, state.ssm
-            if overwritten := kernels is not None and in_place(x):
-                conv, ssm = conv.clone(), ssm.clone()
-            layers = [MixerState(conv[:, i], ssm[:, i]) for i in range(len(self.blocks))]
-        for i, block in enumerate(self.layers()):
-            x, residual, layers[i] = block(x, residual, layers[i], kernels)
-        x, _ = add_norm(x, residual, self.norm)
+        before = None if state is None else StackState(state.conv, state.ssm)
+        x, after = stack.run([*self.layers()], self.norm, x, before, kernels)
         if self.register is not None:
             x = x[:, places]  # (B, T, D)
-        if state is None:
-            return x, None
-        if not overwritten:
-            conv, ssm = (torch.stack(parts, dim=1) for parts in zip(*layers, strict=True))
-        return x, (conv, ssm)
+        return x, after
 
     def embed(self, patches: Tensor, positions: Tensor, state: EncoderState | None) -> Tensor:
-        """Project patch vector (channel, row, column) and embedded move or position, then SiLU: (B, T, D)."""
-        weight, bias = self.projection.weight, self.projection.bias
-        dtype = weight.dtype
-        of_patch, of_place = weight.split(
-            (3 * self.config.patch_size**2, self.config.axes * self.config.move_embedding_dim), dim=1
-        )
-        if patches.dtype == torch.uint8:
-            of_patch = of_patch / 255  # bytes to [0, 1], cheaper on the weight than on the pixels
+        """Project patch vector and embedded move or position, then SiLU: (B, T, D)."""
         place = positions
         if self.config.coordinates == "moves":
             previous = positions[:, 0]  # the first move is zero
             if state is not None:
                 previous = torch.where(state.steps[:, None] == 0, previous, state.position)
             place = moves(positions, previous)
-        # angles of hundreds of radians, which bf16 rounds by whole ones
-        embedded = embed_moves(place, self.config.move_embedding_dim, wide(dtype)).to(dtype)
-        # one projection of the concatenation (patch, move), without the copy that concatenating makes
-        x = F.linear(patches.flatten(2).to(dtype), of_patch, bias) + F.linear(embedded, of_place)
-        return F.silu(x).to(dtype)  # autocast must not narrow the residual stream
-
-    def _check(self, patches: Tensor, positions: Tensor) -> None:
-        side, axes = self.config.patch_size, self.config.axes
-        if patches.ndim != 5 or patches.shape[2:] != (3, side, side):
-            raise InputError(f"patches have shape {tuple(patches.shape)}: this encoder takes (B, T, 3, {side}, {side})")
-        if positions.shape != (*patches.shape[:2], axes):
-            raise InputError(
-                f"positions have shape {tuple(positions.shape)}: these patches need {(*patches.shape[:2], axes)}"
-            )
-        if patches.shape[1] == 0:
-            raise InputError("the sequence is empty: give at least one glimpse")
-        if patches.dtype != torch.uint8 and not patches.is_floating_point():
-            raise InputError(f"patches are {patches.dtype}: give uint8, or floating values in [0, 1]")
-        if positions.is_floating_point() or positions.is_complex() or positions.dtype == torch.bool:
-            raise InputError(f"positions are {positions.dtype}: give integers, the pixel of each glimpse's corner")
+        return embed_glimpses(self.projection, patches, place)
 
     def _check_state(self, state: EncoderState, batch_size: int) -> None:
         for name, part, fitting in zip(state._fields, state, self.initial_state(0), strict=True):

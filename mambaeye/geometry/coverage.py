@@ -11,7 +11,6 @@ from math import prod
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
 from mambaeye.errors import InputError
@@ -68,7 +67,7 @@ def share_seen(positions: np.ndarray, box: Box, patch_size: int) -> float:
         starts = positions - np.add(box.start, corner)
         touching = starts[((starts > -patch_size) & (starts < size)).all(axis=1)]
         block = np.zeros(size + 2 * patch_size, dtype=bool)
-        _windows(block, patch_size)[tuple(touching.T + patch_size)] = True
+        _glimpses(block, patch_size)[tuple(touching.T + patch_size)] = _lines(np.ones(1, bool), patch_size)
         seen += int(np.count_nonzero(block[(slice(patch_size, -patch_size),) * box.axes]))
     return seen / prod(box.size)
 
@@ -92,36 +91,54 @@ def newly_seen(positions: np.ndarray, size: Sequence[int], patch_size: int) -> n
         (T,), the smallest unsigned integers that hold P^K.
     """
     new = np.zeros(len(positions), np.min_scalar_type(patch_size ** len(size)))
-    starts = positions.T  # (K, T)
+    starts = np.ascontiguousarray(positions.T)  # (K, T)
     touching = ((starts > -patch_size) & (starts < np.reshape(size, (-1, 1)))).all(axis=0)  # the others show nothing
     places = tuple(starts[:, touching] + patch_size)  # K of (t,), in the painting
     steps = np.arange(1, len(places[0]) + 1, dtype=np.min_scalar_type(len(positions)))  # the smallest are the fastest
-    own = steps.reshape(-1, *[1] * len(size))
+    own, lines = steps[:, None], _lines(steps, patch_size)
     painting = np.zeros([side + 2 * patch_size for side in size], steps.dtype)
-    windows = _windows(painting, patch_size)  # at each pixel, (P, ...)
+    glimpses = _glimpses(painting, patch_size)
     for paint in (_paint_at_once, _paint_one_by_one):
-        paint(windows, places, own)
+        paint(glimpses, places, lines.reshape(-1, *[1] * (len(size) - 1)))
         _clear_margin(painting, patch_size)
-        shown = windows[places]  # (t, P, ...)
+        shown = glimpses[places].view(steps.dtype).reshape(len(steps), patch_size ** len(size))  # (t, P^K)
         if (shown <= own).all():
             break
-    new[touching] = (shown == own).sum(axis=tuple(range(1, shown.ndim)), dtype=new.dtype)
+    new[touching] = (shown == own).sum(axis=1, dtype=new.dtype)
     return new
 
 
-def _windows(pixels: np.ndarray, patch_size: int) -> np.ndarray:
-    """Return a view that has, at each pixel, the glimpse that starts there."""
-    return sliding_window_view(pixels, (patch_size,) * pixels.ndim, writeable=True)
+def _lines(values: np.ndarray, patch_size: int) -> np.ndarray:
+    """Return a line of a glimpse all of each value, as one element: (n,) -> (n,)."""
+    return np.repeat(values, patch_size).view(np.dtype((np.void, patch_size * values.itemsize)))
 
 
-def _paint_at_once(windows: np.ndarray, places: tuple[np.ndarray, ...], steps: np.ndarray) -> None:
-    backwards = np.arange(len(steps) - 1, -1, -1)  # as indices, for NumPy may walk a reversed view from its other end
-    windows[tuple(place[backwards] for place in places)] = steps[backwards]
+def _glimpses(pixels: np.ndarray, patch_size: int) -> np.ndarray:
+    """Return a view that has, at each pixel, the glimpse that starts there, each line along the last axis one element.
+
+    NumPy copies an element of many bytes at once, several times as fast as those bytes one by one.
+
+    Args:
+        pixels: (S...) of K axes, C-contiguous.
+        patch_size: side of a glimpse in pixels.
+
+    Returns:
+        (S - P + 1..., P, ...), K - 1 axes of P.
+    """
+    lines = (patch_size,) * (pixels.ndim - 1)
+    starts = [side - patch_size + 1 for side in pixels.shape]
+    element = np.dtype((np.void, patch_size * pixels.itemsize))
+    return np.ndarray((*starts, *lines), element, pixels, strides=pixels.strides + pixels.strides[:-1])
 
 
-def _paint_one_by_one(windows: np.ndarray, places: tuple[np.ndarray, ...], steps: np.ndarray) -> None:
-    for place, step in reversed(list(zip(zip(*places, strict=True), steps, strict=True))):
-        windows[place] = step
+def _paint_at_once(glimpses: np.ndarray, places: tuple[np.ndarray, ...], lines: np.ndarray) -> None:
+    # copied, for NumPy may walk a reversed view from its other end
+    glimpses[tuple(place[::-1].copy() for place in places)] = lines[::-1].copy()
+
+
+def _paint_one_by_one(glimpses: np.ndarray, places: tuple[np.ndarray, ...], lines: np.ndarray) -> None:
+    for place, line in reversed(list(zip(zip(*places, strict=True), lines, strict=True))):
+        glimpses[place] = line
 
 
 def _clear_margin(painting: np.ndarray, margin: int) -> None:

@@ -22,17 +22,22 @@ class Block(nn.Module):
         self.mixer = Mamba2(dim, d_state, d_conv, expand, headdim)
 
     def forward(
-        self, x: Tensor, residual: Tensor | None, state: MixerState | None, kernels: CheckedKernels | None
+        self,
+        x: Tensor,
+        residual: Tensor | None,
+        state: MixerState | None,
+        kernels: CheckedKernels | None,
+        lengths: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, MixerState | None]:
-        """Add x to the residual stream, norm, mix.
+        """Add x (B, T, D) to the residual stream, norm, mix. State and lengths are as for Mamba2.forward.
 
         Returns:
             What the mixer adds, the residual stream to add it to, and the mixer's state.
         """
         if kernels is None:
             x, residual = add_norm(x, residual, self.norm)
-            x, state = self.mixer(x, state)
+            x, state = self.mixer(x, state, lengths)
         else:
             x, residual = kernels.add_norm(x, residual, self.norm)
-            x, state = kernels.mix(self.mixer, x, state)
+            x, state = kernels.mix(self.mixer, x, state, lengths)
         return x, residual, state

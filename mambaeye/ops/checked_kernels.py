@@ -134,25 +134,29 @@ class CheckedKernels:
             return self.kernels.add_norm(x, residual, norm)
         return add_norm(x, residual, norm)
 
-    def mix(self, mixer: Mamba2, u: Tensor, state: MixerState | None) -> tuple[Tensor, MixerState | None]:
+    def mix(
+        self, mixer: Mamba2, u: Tensor, state: MixerState | None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, MixerState | None]:
         """Compute Mamba2.forward; as CudaKernels.mix does, so with its change of a single glimpse's state."""
 
         def run(function: Callable[..., tuple[Tensor, MixerState | None]]) -> Run:
             def of(sequences: Sequence[Tensor], states: Sequence[Tensor]) -> Sequence[Tensor]:
-                y, after = function(mixer, sequences[0], MixerState(*states) if states else None)
+                some = lengths[: len(sequences[0])] if lengths is not None else None
+                y, after = function(mixer, sequences[0], MixerState(*states) if states else None, some)
                 ends = () if after is None or not states or u.shape[1] > STEPS else after
                 return (y, *ends)
 
             return of
 
-        way = "whole sequences" if state is None else "single glimpses" if in_place(u) else "chunks"
+        way = "whole sequences" if state is None else "single glimpses" if in_place(u, lengths) else "chunks"
+        way = way if state is None or lengths is None else "padded chunks"
         sizes = (mixer.inner, mixer.headdim, mixer.d_state, mixer.d_conv)
         states, weights = state or (), [*mixer.parameters()]
         kernels = (f"the Mamba2 kernels for {way}", sizes, run(self.kernels.mix), run(Mamba2.__call__))
         if self.checks.trust(*kernels, [u], states, weights, on_noise=True):
-            return self.kernels.mix(mixer, u, state)
-        y, after = mixer(u, state)
-        if state is not None and in_place(u):
+            return self.kernels.mix(mixer, u, state, lengths)
+        y, after = mixer(u, state, lengths)
+        if state is not None and in_place(u, lengths):
             for part, new in zip(state, after, strict=True):
                 part.copy_(new)
             return y, state

@@ -9,7 +9,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from mambaeye.ops.mamba2 import Mamba2, MixerState
+from mambaeye.ops.mamba2 import Mamba2, MixerState, last_inputs, without_padding
 
 Scan = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 """s6.selective_scan without its chunk."""
@@ -44,17 +44,20 @@ class CudaKernels:
             x, norm.weight, None, residual=residual, eps=norm.eps, prenorm=True, residual_in_fp32=True
         )
 
-    def mix(self, mixer: Mamba2, u: Tensor, state: MixerState | None) -> tuple[Tensor, MixerState | None]:
+    def mix(
+        self, mixer: Mamba2, u: Tensor, state: MixerState | None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, MixerState | None]:
         """Compute Mamba2.forward for whole sequences (no state), chunks, or single glimpses without gradient.
 
-        Single glimpses change the state that they are given, and return it.
+        Single glimpses change the state that they are given, and return it. Of whole sequences lengths do not matter,
+        for what comes after them is seen by nobody.
         """
         zxbcdt = mixer.in_proj(u)
         if state is None:
             return self.whole(mixer, zxbcdt), None
-        if in_place(u):
+        if in_place(u, lengths):
             return self.step(mixer, zxbcdt.squeeze(1), state), state
-        return self.chunk(mixer, zxbcdt, state)
+        return self.chunk(mixer, zxbcdt, state, lengths)
 
     def whole(self, mixer: Mamba2, zxbcdt: Tensor) -> Tensor:
         """Start from nothing seen: convolution, scan, norm and projection as one operation, (B, T, .) -> (B, T, D)."""
@@ -73,14 +76,18 @@ class CudaKernels:
             norm_before_gate=False,
         )
 
-    def chunk(self, mixer: Mamba2, zxbcdt: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
+    def chunk(
+        self, mixer: Mamba2, zxbcdt: Tensor, state: MixerState, lengths: Tensor | None
+    ) -> tuple[Tensor, MixerState]:
         """Go on from a state: the fused operation always starts its convolution from zeros, so its parts one by one."""
-        z, xbc, dt = split(mixer, zxbcdt)
+        z, inputs, dt = split(mixer, zxbcdt)
+        if lengths is not None:
+            dt = without_padding(dt, lengths)
         xbc, conv = self.conv_op(
-            xbc.transpose(1, 2),  # (B, X, T), channels last in memory, as the states must be
+            inputs.transpose(1, 2),  # (B, X, T), channels last in memory, as the states must be
             mixer.conv1d.weight.squeeze(1),
             mixer.conv1d.bias,
-            initial_states=state.conv.to(xbc.dtype).transpose(1, 2).contiguous().transpose(1, 2),
+            initial_states=state.conv.to(inputs.dtype).transpose(1, 2).contiguous().transpose(1, 2),
             return_final_states=True,
             activation="silu",
         )
@@ -99,7 +106,8 @@ class CudaKernels:
             return_final_states=True,
         )
         y = self.gated_norm(mixer, y.flatten(2), z)
-        return mixer.out_proj(y), MixerState(conv.to(state.conv.dtype), ssm)
+        conv = conv.to(state.conv.dtype) if lengths is None else last_inputs(inputs, state.conv, lengths)
+        return mixer.out_proj(y), MixerState(conv, ssm)
 
     def step(self, mixer: Mamba2, zxbcdt: Tensor, state: MixerState) -> Tensor:
         """Take one glimpse, (B, .) -> (B, 1, D); the state is changed in place."""
@@ -138,9 +146,9 @@ def decay_rates(mixer: Mamba2) -> Tensor:
     return -mixer.A_log.float().exp()
 
 
-def in_place(u: Tensor) -> bool:
-    """Tell whether this is one glimpse without gradient, for which the kernels change the state in place."""
-    return u.shape[1] == 1 and not torch.is_grad_enabled()
+def in_place(u: Tensor, lengths: Tensor | None = None) -> bool:
+    """Tell whether this is one glimpse of each image without gradient, for which kernels change the state in place."""
+    return u.shape[1] == 1 and lengths is None and not torch.is_grad_enabled()
 
 
 @cache

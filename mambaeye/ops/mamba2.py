@@ -70,12 +70,26 @@ class Mamba2(nn.Module):
             weight.new_zeros(batch_size, self.heads, self.headdim, self.d_state, dtype=wide(weight.dtype)),
         )
 
-    def forward(self, u: Tensor, state: MixerState | None) -> tuple[Tensor, MixerState]:
-        """Mix T steps: u (B, T, D) and the state before them (None: nothing seen) -> (B, T, D) and the state after."""
+    def forward(self, u: Tensor, state: MixerState | None, lengths: Tensor | None = None) -> tuple[Tensor, MixerState]:
+        """Mix T steps.
+
+        Args:
+            u: (B, T, D).
+            state: before them; None if nothing was seen.
+            lengths: (B,) int64, the steps that count of each; the others are padding. None if all do.
+
+        Returns:
+            (B, T, D), and the state after the steps that count.
+        """
         if state is None:
             state = self.initial_state(u.shape[0])
         z, xbc, dt = self.in_proj(u).split((self.inner, self.channels, self.heads), dim=-1)
+        if lengths is not None:
+            dt = without_padding(dt, lengths)
+        inputs = xbc
         xbc, conv = causal_conv(xbc, self.conv1d.weight, self.conv1d.bias, state.conv)
+        if lengths is not None:
+            conv = last_inputs(inputs, state.conv, lengths)
         y, ssm = self.recurrence(F.silu(xbc), dt, state.ssm)
         y = self.norm((y * F.silu(z)).to(self.norm.weight.dtype))
         return self.out_proj(y), MixerState(conv.to(state.conv.dtype), ssm)
@@ -93,6 +107,25 @@ class Mamba2(nn.Module):
                 return y.flatten(1).unsqueeze(1), ssm
             y, ssm = ssd(x, dt, A, B, C, D, ssm)
             return y.flatten(2), ssm
+
+
+def without_padding(dt: Tensor, lengths: Tensor) -> Tensor:
+    """Return step sizes before softplus, (B, T, H), such that steps from the lengths (B,) on leave the state alone."""
+    padding = torch.arange(dt.shape[1], device=dt.device) >= lengths[:, None]
+    return dt.masked_fill(padding.unsqueeze(-1), -math.inf)
+
+
+def last_inputs(x: Tensor, before: Tensor, lengths: Tensor) -> Tensor:
+    """Return the last W - 1 inputs of the convolution of the steps that count, (B, X, W - 1), in the dtype of before.
+
+    Args:
+        x: (B, T, X).
+        before: (B, X, W - 1), the inputs before x.
+        lengths: (B,), how many of the T count.
+    """
+    together = torch.cat((before, x.transpose(1, 2).to(before.dtype)), dim=2)  # (B, X, W - 1 + T)
+    places = lengths[:, None, None] + torch.arange(before.shape[2], device=x.device)  # (B, 1, W - 1)
+    return together.gather(2, places.expand(-1, x.shape[2], -1))
 
 
 def require_mixer(inner: int, headdim: int, d_conv: int) -> None:

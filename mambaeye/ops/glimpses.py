@@ -1,0 +1,55 @@
+"""Glimpses as tokens: patch and embedded place through one projection (paper section 3.1).
+
+Shapes: B images, T glimpses, P patch side, K axes of a position, D model width.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mambaeye.errors import InputError
+from mambaeye.geometry.moves import embed_moves
+from mambaeye.ops.precision import wide
+
+
+def embed_glimpses(projection: nn.Linear, patches: Tensor, places: Tensor) -> Tensor:
+    """Project patch vector (channel, row, column) and embedded places side by side, then SiLU.
+
+    Args:
+        projection: from 3 P P + K E values, E of which embed a place along one axis, to D.
+        patches: (B, T, 3, P, P) uint8 or floating in [0, 1].
+        places: (B, T, K) integers: moves or positions, pixels.
+
+    Returns:
+        (B, T, D) in the weight's dtype.
+    """
+    weight, bias, dtype = projection.weight, projection.bias, projection.weight.dtype
+    pixels = patches[0, 0].numel()
+    of_patch, of_place = weight.split((pixels, weight.shape[1] - pixels), dim=1)
+    if patches.dtype == torch.uint8:
+        of_patch = of_patch / 255  # bytes to [0, 1], cheaper on the weight than on the pixels
+    # angles of hundreds of radians, which bf16 rounds by whole ones
+    embedded = embed_moves(places, of_place.shape[1] // places.shape[-1], wide(dtype)).to(dtype)
+    # one projection of the concatenation (patch, place), without the copy that concatenating makes
+    x = F.linear(patches.flatten(2).to(dtype), of_patch, bias) + F.linear(embedded, of_place)
+    return F.silu(x).to(dtype)  # autocast must not narrow the residual stream
+
+
+def require_glimpses(patches: Tensor, positions: Tensor, side: int, axes: int) -> None:
+    """Require patches (B, T, 3, side, side) and positions (B, T, axes) that an encoder can take.
+
+    Raises:
+        InputError: shapes or dtypes are others than these.
+    """
+    if patches.ndim != 5 or patches.shape[2:] != (3, side, side):
+        raise InputError(f"patches have shape {tuple(patches.shape)}: this encoder takes (B, T, 3, {side}, {side})")
+    if positions.shape != (*patches.shape[:2], axes):
+        raise InputError(
+            f"positions have shape {tuple(positions.shape)}: these patches need {(*patches.shape[:2], axes)}"
+        )
+    if patches.shape[1] == 0:
+        raise InputError("the sequence is empty: give at least one glimpse")
+    if patches.dtype != torch.uint8 and not patches.is_floating_point():
+        raise InputError(f"patches are {patches.dtype}: give uint8, or floating values in [0, 1]")
+    if positions.is_floating_point() or positions.is_complex() or positions.dtype == torch.bool:
+        raise InputError(f"positions are {positions.dtype}: give integers, the pixel of each glimpse's corner")
