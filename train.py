@@ -1,4 +1,4 @@
-"""MambaEye on the command line: python train.py {fit,validate,test,predict,calibrate} --help"""
+"""MambaEye on the command line: python train.py {fit,validate,test,predict,calibrate,export,demo} --help"""
 
 import logging
 import os
@@ -71,6 +71,7 @@ from mambaeye.command_line.values import refuse_devices, refuse_values
 from mambaeye.command_line.words import require_command, require_configs, split_images, without_policy_arguments
 from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.errors import InputError, mistake_in
+from mambaeye.exporting.command import COMMANDS
 from mambaeye.failures import first_line, in_one_sentence
 from mambaeye.module import ClassifierModule
 from mambaeye.optim import require_same_groups
@@ -354,9 +355,12 @@ def main(args: list[str] | None = None) -> None:
         print(OVERVIEW, end="")
         return
     try:
-        require_command(words, COMMON)
+        require_command(words, (*COMMON, *COMMANDS))
         with in_one_sentence():
-            MambaEyeCLI(words)
+            if words[0] in COMMANDS:
+                COMMANDS[words[0]](words[1:])
+            else:
+                MambaEyeCLI(words)
     except (ValueError, MisconfigurationException) as error:
         mistake = error if isinstance(error, MisconfigurationException) else mistake_in(error)
         if mistake is None:

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -40,6 +41,41 @@ def atomic_write(path: str | Path, what: str = "", remedy: str = "") -> Iterator
         with suppress(OSError):
             partial.unlink()
         raise
+    with suppress(OSError):  # some network file systems cannot sync a folder
+        _sync(path.parent)
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a new folder beside the path to write files to; on leaving, bring it to the disk and rename it.
+
+    What was there before is renamed aside and removed, so that a reader finds the old folder, for a moment none, or the
+    new one, and never half of either. An exception inside leaves the old one, and nothing beside it.
+
+    Args:
+        path: of the folder that appears in the end.
+
+    Raises:
+        InputError: the system refuses to write it.
+    """
+    path = Path(path)
+    partial, before = (path.with_name(f".{path.name}.{secrets.token_hex(4)}.{end}") for end in ("partial", "before"))
+    try:
+        with refusals(path):
+            partial.mkdir(parents=True)
+            yield partial
+            for written in sorted(partial.rglob("*")):
+                _sync(written)
+            if path.exists():
+                os.replace(path, before)
+            os.replace(partial, path)
+    except BaseException:
+        if before.exists() and not path.exists():
+            os.replace(before, path)
+        raise
+    finally:
+        for left in (partial, before):
+            shutil.rmtree(left, ignore_errors=True)
     with suppress(OSError):  # some network file systems cannot sync a folder
         _sync(path.parent)
 

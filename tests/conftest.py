@@ -28,3 +28,19 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     ensure_digits(folder / "digits")
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of a model that was trained for a step, with a learned scan."""
+    import exports  # here, for it imports all of train.py
+
+    return exports.train_small(tmp_path_factory.mktemp("exports") / "run", data_dir)
+
+
+@pytest.fixture(scope="session")
+def exported(small_checkpoint: Path) -> Path:
+    """The folder that export makes of it."""
+    import exports
+
+    return exports.export_small(small_checkpoint)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from commands import ROOT
 
-from mambaeye.atomic import atomic_write
+from mambaeye.atomic import atomic_folder, atomic_write
 from mambaeye.errors import InputError
 
 WRITE = """
@@ -84,3 +84,26 @@ def test_an_exception_inside_is_not_the_systems(tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         fail()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_replaces_another_when_it_is_complete_and_not_before(tmp_path: Path) -> None:
+    target = tmp_path / "made/out"
+    for name in ("first", "second"):
+        with atomic_folder(target) as partial:
+            (partial / name).mkdir()
+            (partial / name / "file").write_text(name)
+            assert not (target / name).exists()
+        assert [path.name for path in target.iterdir()] == [name]
+    with pytest.raises(InputError), atomic_folder(target) as partial:
+        (partial / "third").rename(partial / "nowhere/third")
+    assert [path.name for path in target.iterdir()] == ["second"]
+    assert [path.name for path in target.parent.iterdir()] == ["out"]
+
+
+def test_a_folder_that_cannot_be_made_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(InputError, match=r"file/out cannot be written \(Not a directory\)"),
+        atomic_folder(tmp_path / "file/out"),
+    ):
+        pass

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from mambaeye.command_line.help import COMMON, plain
+from mambaeye.exporting.command import COMMANDS as WITHOUT_TRAINER
 from train import main
 
 COMMANDS = ("fit", "validate", "test", "predict", "calibrate")
@@ -30,7 +31,7 @@ def test_the_overview_has_every_command_with_an_example(
 ) -> None:
     main(arguments)
     text = capsys.readouterr().out
-    for command in COMMANDS:
+    for command in (*COMMANDS, *WITHOUT_TRAINER):
         assert re.search(rf"^  {command} ", text, re.MULTILINE)
         assert f"            python train.py {command} --" in text
 
@@ -121,7 +122,7 @@ def test_what_does_not_parse_is_answered_in_two_lines(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["foo"], "'foo' is no command: give one of fit, validate, test, predict, calibrate first, or --help"),
+        (["foo"], f"'foo' is no command: give one of {', '.join((*COMMANDS, *WITHOUT_TRAINER))} first, or --help"),
         (["vaildate"], "'vaildate' is no command: did you mean validate, or --help"),
         (["fit", "--config=empty.yaml"], "--config empty.yaml is empty: give a file such as configs/quickstart.yaml"),
         (["fit", "--config", "list.yaml"], "--config list.yaml has no flags by name"),

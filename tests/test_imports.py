@@ -57,6 +57,10 @@ MAY_IMPORT = {
     ),
     "mambaeye.command_line": ("mambaeye.command_line", "mambaeye.errors", "mambaeye.saved_values"),
     "mambaeye.weights": (*FILES_OF, "mambaeye.encoders", "mambaeye.errors"),
+    "mambaeye.hub": ("mambaeye.encoders.base", "mambaeye.errors", "mambaeye.weights"),
+    "mambaeye.exporting": (
+        *("mambaeye.exporting", *BELOW, *FILES_OF, "mambaeye.encoders", "mambaeye.policies", "mambaeye.temperature"),
+    ),
     "mambaeye.contracts": MODEL,
     "mambaeye.module": (
         *(*MODEL, *FILES_OF, "mambaeye.contracts", "mambaeye.blocks", "mambaeye.flops", "mambaeye.optim"),
@@ -91,6 +95,9 @@ ONLY_IN = {
     "torchmetrics": ("mambaeye.evaluation.metrics",),
     "mamba_ssm": ("mambaeye.ops.kernels",),
     "causal_conv1d": ("mambaeye.ops.kernels",),
+    "onnx": ("mambaeye.exporting",),
+    "onnxruntime": ("mambaeye.exporting",),
+    "huggingface_hub": ("mambaeye.hub", "mambaeye.weights.files"),
     "selective_scan_cuda": ("mambaeye.ops.kernels",),
     "webdataset": ("datamodules",),
     "urllib3": ("datamodules.storage.web",),
@@ -161,7 +168,8 @@ def test_every_file_is_reached() -> None:
 def test_the_public_names_are_cheap() -> None:
     """In a process of its own: neither lightning nor torchmetrics, nor what draws."""
     heavy = "{'lightning', 'torchmetrics', 'tensorboard', 'matplotlib', 'cv2', 'webdataset', 'jsonargparse'}"
-    code = f"import sys, mambaeye; print(sorted(mambaeye.__all__), {heavy} & set(sys.modules))"
+    heavy += " | {'onnx', 'onnxruntime', 'huggingface_hub'}"
+    code = f"import sys, mambaeye; print(sorted(mambaeye.__all__), ({heavy}) & set(sys.modules))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    names = ["EncoderConfig", "MambaEye", "information_ratio", "load", "load_published", "save"]
-    assert ran.stdout.strip() == f"{[*names, 'scheduled_cross_entropy']} set()"
+    names = ["EncoderConfig", "MambaEye", "from_pretrained", "information_ratio", "load", "load_published"]
+    assert ran.stdout.strip() == f"{[*names, 'push_to_hub', 'save', 'scheduled_cross_entropy']} set()"

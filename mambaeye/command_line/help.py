@@ -21,6 +21,10 @@ commands, with an example each:
             python train.py predict --ckpt_path runs/quickstart/checkpoints/best.ckpt --data.images photos
   calibrate make confidence mean accuracy: write a checkpoint beside one, with a temperature for its answers
             python train.py calibrate --ckpt_path runs/quickstart/checkpoints/best.ckpt
+  export    write ONNX files that do what a checkpoint's model does, checked, with a model card and a page
+            python train.py export --ckpt_path runs/quickstart/checkpoints/best.ckpt --output exported
+  demo      show that page: a model that looks at pictures in the browser
+            python train.py demo --ckpt_path runs/quickstart/checkpoints/best.ckpt
 
 COMMAND --help      the flags that people change
 COMMAND --help.all  all of them

@@ -104,17 +104,26 @@ class LearnedScan(ValuePolicy):
         return torch.cat((uniform, seen.planned[:, seen.step : seen.step + 1]), dim=1)
 
     def gains(self, seen: Observation, candidates: Tensor) -> Tensor:
-        context = self.context(context_of(seen, self.sees).to(self.place.weight.dtype))  # (B, W)
+        return self.gains_in(context_of(seen, self.sees), seen, candidates)
+
+    def gains_in(self, known: Tensor, seen: Observation, candidates: Tensor) -> Tensor:
+        """Return what gains does, given what context_of returns."""
+        context = self.context(known.to(self.place.weight.dtype))  # (B, W)
         place = self.place(places_of(seen, candidates, self.sees).to(self.place.weight.dtype))  # (B, n, W)
         gains: Tensor = self.gain(context[:, None] + place).squeeze(-1)
         return gains.to(wide(gains.dtype))
 
 
-def context_of(seen: Observation, sees: frozenset[Sight] = SIGHTS) -> Tensor:
+def context_of(seen: Observation, sees: frozenset[Sight] = SIGHTS, octaves: Tensor | None = None) -> Tensor:
     """Return what is known of each image, whatever the candidate: (B, D + C + 2 + K + BLOCKS^K) float32 or wider.
 
     Of what it sees, normalised features, log posterior, and its entropy as a share of the largest; log2 of the
     glimpses and of the box's sides in glimpses; and the share of each block of the box that was covered.
+
+    Args:
+        seen: what is known.
+        sees: what of it is told.
+        octaves: (B, 1), log2 of the glimpses, for a graph in which they are not a constant; by default the step's.
     """
     assert seen.features is not None
     assert seen.logits is not None
@@ -127,7 +136,9 @@ def context_of(seen: Observation, sees: frozenset[Sight] = SIGHTS) -> Tensor:
         logs = logits.log_softmax(-1)
         entropy = -(logs.exp() * logs).sum(-1, keepdim=True) / math.log(max(2, logs.shape[-1]))
         parts += [logs.clamp(min=-10) / 10, entropy]
-    parts += [torch.full_like(logits[:, :1], math.log2(seen.step) / 4), (sides / seen.patch_size).log2() / 4]
+    if octaves is None:
+        octaves = torch.full_like(logits[:, :1], math.log2(seen.step))
+    parts += [octaves / 4, (sides / seen.patch_size).log2() / 4]
     if "coverage" in sees:
         parts.append(seen.coverage.in_blocks(BLOCKS).flatten(1))
     return torch.cat([part.to(logits.dtype) for part in parts], dim=1)
