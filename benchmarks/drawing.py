@@ -149,5 +149,6 @@ PICTURES: dict[str, Callable[[Suite, Claim, Curves], Figure]] = {
     "tried": draw_variants_led,
     "offered": draw_offered,
     "directions": draw_systems,
+    "hierarchy": draw_systems,
     "systems": draw_systems,
 }

@@ -146,5 +146,6 @@ TABLES: dict[str, Callable[[Suite, Claim, Curves], Iterator[tuple[str, str]]]] =
     "tried": variants_led,
     "offered": offered_tables,
     "directions": system_tables,
+    "hierarchy": system_tables,
     "systems": compared_tables,
 }

@@ -4,6 +4,7 @@ from benchmarks.suites.any_scan import ANY_SCAN, ANY_SCAN_FASHION
 from benchmarks.suites.cifar10 import CIFAR10
 from benchmarks.suites.comparison import COMPARISON, COMPARISON_FASHION, DIRECTIONS
 from benchmarks.suites.digits import DIGITS
+from benchmarks.suites.hierarchy import HIERARCHY
 from benchmarks.suites.learned_scan import LEARNED_DIGITS, LEARNED_FASHION
 from benchmarks.suites.suite import Suite
 
@@ -17,4 +18,5 @@ SUITES: dict[str, Suite] = {
     "comparison": COMPARISON,
     "comparison_fashion": COMPARISON_FASHION,
     "comparison_directions": DIRECTIONS,
+    "hierarchy": HIERARCHY,
 }
