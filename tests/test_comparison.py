@@ -132,7 +132,8 @@ def test_a_cell_says_what_it_was() -> None:
         2,
     )
     assert cell["parameters"] == sum(p.numel() for p in Vim(depth=1, directions=1).parameters())
-    assert min(cell["seconds"], cell["peak_mib"]) > 0
+    assert cell["seconds"] > 0
+    assert cell["peak_mib"] >= 0  # none where memory of this process was free
 
 
 @pytest.mark.parametrize(

@@ -369,6 +369,9 @@ def test_the_data_module_is_what_model_and_callbacks_know_it_as(data_dir: Path) 
     assert len(members) > 15
     labels = data.train_dataloader().access.index.labels
     assert members.pop("class_counts").tolist() == [int((labels == label).sum()) for label in range(10)]
+    largest = members.pop("largest_sample")
+    assert isinstance(largest, GlimpseBatch)
+    assert largest.patches.shape == (1, 5, 3, 16, 16)
     assert members == {
         "num_classes": 10,
         "patch_size": 16,

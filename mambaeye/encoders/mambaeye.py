@@ -170,7 +170,7 @@ class MambaEye(CausalEncoder):
         Raises:
             InputError: shapes or dtypes are others than these.
         """
-        require_glimpses(patches, positions, self.patch_size, self.axes)
+        require_glimpses(patches, positions, self.config.patch_size, self.config.axes)
         return self._run(patches, positions, None, 0)[0]
 
     def layers(self) -> Iterator[Block]:
@@ -196,7 +196,7 @@ class MambaEye(CausalEncoder):
 
         Any split of a sequence into chunks gives what the whole does. Arguments as for features, T from 1 up.
         """
-        require_glimpses(patches, positions, self.patch_size, self.axes)
+        require_glimpses(patches, positions, self.config.patch_size, self.config.axes)
         self._check_state(state, patches.shape[0])
         every = self.config.registers_every
         phases = sorted(set((state.steps % every).tolist())) if every else [0]
