@@ -67,6 +67,16 @@ class InterruptAfter(Callback):
             raise Interrupted
 
 
+class StopAfter(Callback):
+    """Lets a run stop within an epoch, after so many optimizer steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+        trainer.should_stop |= trainer.global_step == self.steps
+
+
 def run(data_dir: Path, *callbacks: Callback, **settings: object) -> list[tuple[int, tuple[str, ...], int]]:
     """What a run over 397 digits sees, up to its end or its interruption."""
     return record(data_dir, *callbacks, **settings).seen

@@ -226,15 +226,39 @@ def test_two_steps_on_the_command_line(
 ) -> None:
     """fit by class name, validate from the checkpoint alone, and the encoder out of the checkpoint."""
     monkeypatch.chdir(tmp_path)
-    settings = {name: value for name, value in TINY.items() if not name.startswith("model.encoder")}
-    small = {f"model.encoder.{name}": value for name, value in SMALL[system.__name__].items() if name != "patch_size"}
-    settings |= {"model.encoder": system.__name__, **small, "data.data_dir": data_dir, "run_dir": "run"}
-    settings |= {"trainer.max_steps": 2, "trainer.limit_val_batches": 2}
+    settings = small_run(system, data_dir) | {"run_dir": "run", "trainer.max_steps": 2, "trainer.limit_val_batches": 2}
     main(["fit", *flags(settings)])
     main(["validate", "--ckpt_path=run/checkpoints/last.ckpt", "--trainer.limit_val_batches=2", *flags(NO_PICTURES)])
     encoder = mambaeye.load("run/checkpoints/last.ckpt")
     assert type(encoder) is system
     assert encoder.num_classes == 10
+
+
+def small_run(system: type[Encoder], data_dir: Path) -> dict[str, object]:
+    """Arguments of a fit."""
+    settings = {name: value for name, value in TINY.items() if not name.startswith("model.encoder")}
+    small = {f"model.encoder.{name}": value for name, value in SMALL[system.__name__].items() if name != "patch_size"}
+    return settings | {"model.encoder": system.__name__, **small, "data.data_dir": data_dir}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.__name__)
+def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
+    system: type[Encoder], data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = small_run(system, data_dir) | {"trainer.limit_train_batches": 5, "trainer.limit_val_batches": 1}
+    stop = "[{class_path: resuming.StopAfter, init_args: {steps: 2}}]"
+    main(["fit", "--run_dir=whole", *flags(settings)])
+    main(["fit", "--run_dir=stopped", *flags(settings), f"--trainer.callbacks={stop}"])
+    first = torch.load("stopped/checkpoints/last.ckpt", weights_only=True)
+    assert first["global_step"] == 2
+    main(["fit", "--run_dir=stopped", *flags(settings), "--ckpt_path=last"])
+    whole, stopped = (torch.load(f"{run}/checkpoints/last.ckpt", weights_only=True) for run in ("whole", "stopped"))
+    assert whole["global_step"] == stopped["global_step"] == 5
+    for name, tensor in whole["state_dict"].items():
+        assert stopped["state_dict"][name].equal(tensor), name
+    assert not all(tensor.equal(whole["state_dict"][name]) for name, tensor in first["state_dict"].items())
 
 
 def test_a_file_names_no_class_that_was_not_imported(tmp_path: Path) -> None:
