@@ -50,7 +50,7 @@ PYTHON = [sys.executable, "-m"]
 
 @dataclass(frozen=True)
 class Settings:
-    """What the parts go by."""
+    """Settings of all parts."""
 
     output: Path
     dry: bool

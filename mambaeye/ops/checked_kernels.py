@@ -29,7 +29,7 @@ Run = Callable[[Sequence[Tensor], Sequence[Tensor]], Sequence[Tensor]]
 
 
 class Use(NamedTuple):
-    """What kernels are chosen and compiled by: one comparison holds for all calls that agree in it."""
+    """All that kernels are chosen and compiled by: one comparison holds for the calls that agree in it."""
 
     kernels: str
     """Their name in a sentence, plural."""

@@ -31,7 +31,7 @@ SMALLEST = 1e-4  # distance of P from 0 and 1
 
 
 class Routing(NamedTuple):
-    """What a router decided, (B, T) each."""
+    """Decisions of a router, (B, T) each."""
 
     probability: Tensor
     """p, float32 or wider."""

@@ -20,7 +20,7 @@ BITS = 32
 
 
 class RouterState(NamedTuple):
-    """What a router has seen, one row an image."""
+    """Summary of what a router has seen, one row an image."""
 
     seen: Tensor
     """(B,) int64: glimpses."""
@@ -37,7 +37,7 @@ class Router(nn.Module, ABC):
     """
 
     remembers = True
-    """Whether its memory has D values, or none."""
+    """True if its memory has D values, false if it has none."""
 
     def __init__(self, dim: int, shrink: float) -> None:
         super().__init__()
