@@ -23,10 +23,10 @@ class SampleLedger(Callback):
     trained on, `unreadable` those that were left out, `loss` is the exact float, NaN and Infinity as Python's json
     writes them.
 
-    Every line is handed to the operating system before the next batch begins, and to the disk before a checkpoint is. A
-    run that continues from a checkpoint first cuts all ranks' files to what the checkpoint has seen: what was trained
-    on after it is in no weights, and is done again. So every line counts, whoever shared the epoch before and after;
-    `python -m callbacks.ledger` counts them.
+    Every line is handed to the operating system before the next batch begins, and those of all ranks to the disk before
+    a checkpoint is. A run that continues from a checkpoint first cuts all ranks' files to what the checkpoint has seen:
+    what was trained on after it is in no weights, and is done again. So every line counts, whoever shared the epoch
+    before and after; `python -m callbacks.ledger` counts them.
 
     Reading the loss waits for the device, every micro-batch.
     """
@@ -90,6 +90,7 @@ class SampleLedger(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if self.file is not None:
             os.fsync(self.file.fileno())
+            trainer.strategy.barrier("ledger")  # no rank saves what another one, killed now, would have no line of
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.file is not None:
