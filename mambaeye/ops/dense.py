@@ -107,3 +107,12 @@ def insert(tokens: Tensor, extra: Tensor, places: Sequence[int]) -> Tensor:
     order[~is_extra] = torch.arange(tokens.shape[1])
     together = torch.cat((tokens, extra.to(tokens.dtype).expand(len(tokens), -1, -1)), dim=1)
     return together.index_select(1, order.to(tokens.device, non_blocking=True))
+
+
+def take_out(tokens: Tensor, places: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+    """Return what insert put together: tokens (B, L, D) without those at the places, and these (B, E, D), if any."""
+    if not places:
+        return tokens, None
+    extra = {*places}
+    others = [place for place in range(tokens.shape[1]) if place not in extra]
+    return tokens[:, others], tokens[:, list(places)]
