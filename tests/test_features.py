@@ -31,7 +31,7 @@ class Pass(nn.Module):
 @pytest.mark.parametrize("variant", DENSE, ids=named)
 @torch.no_grad()
 def test_fields_of_a_map_lie_where_their_patches_do(variant: tuple[type, dict[str, object]]) -> None:
-    """Without its blocks an encoder's map is the patches' linear map, which convolution has in its place, and tables."""
+    """Without its blocks an encoder's map is the patches' linear map, which a convolution lays out, and tables."""
     changes = {"middle_class_token": True} if variant[0] is LocalVim else {}  # without it tokens are rotated
     encoder = build(variant[0], **variant[1] | changes).eval()
     assert isinstance(encoder, DenseEncoder)
@@ -94,8 +94,12 @@ def test_what_was_inserted_is_taken_out(is_extra: list[bool]) -> None:
 
 
 @given(
-    st.integers(1, 5), st.integers(1, 6), st.tuples(st.integers(4, 13), st.integers(4, 13)), st.integers(1, 5), st.data()
-)  # fmt: skip
+    st.integers(1, 5),
+    st.integers(1, 6),
+    st.tuples(st.integers(4, 13), st.integers(4, 13)),
+    st.integers(1, 5),
+    st.data(),
+)
 def test_glimpses_on_a_map_are_the_mean_of_what_shows_each_pixel(
     patch: int, glimpses: int, canvas: tuple[int, int], stride: int, data: st.DataObject
 ) -> None:

@@ -100,7 +100,7 @@ class Encoder(Configurable, ABC):
         raise InputError(f"{type(self).__name__} gives no features by stages: it defines no feature_modules")
 
     def extra_places(self, tokens: int) -> Sequence[int]:
-        """Return where class tokens and registers are among so many patches or glimpses, increasing: by default none."""
+        """Return where class tokens and registers are among so many patches or glimpses: by default nowhere."""
         return ()
 
     def _stages(self, every_stage: bool, see: Callable[[], Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -226,7 +226,7 @@ class CanvasEncoder(Encoder):
         return Features(pooled, last, extra, tuple(stage for stage, _ in stages))
 
     def as_map(self, output: Tensor, height: int, width: int) -> tuple[Tensor, Tensor | None]:
-        """Return what a stage makes of canvases of so many pixels as a map (B, D, R, C), and its extra tokens (B, E, D).
+        """Return the map (B, D, R, C) that a stage makes of canvases of so many pixels, and its extra tokens (B, E, D).
 
         By default the stage returns such a map, and has none.
         """
