@@ -149,7 +149,9 @@ def test_head_only_trains_the_head_and_goes_on_so(seven: dict[str, torch.Tensor]
     assert "began with model.optimizer.backbone_lr 1.0, and its optimizer cannot go on with 0.5: start anew" in more
 
 
-def test_what_is_frozen_is_as_in_evaluation_and_costs_the_optimizer_nothing() -> None:
+def test_what_is_frozen_is_as_in_evaluation_and_costs_the_optimizer_nothing(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
     """Nothing is dropped, statistics stay, and a run that is stopped and continued comes to the same head."""
     torch.manual_seed(0)
     start = Dropping()
@@ -170,6 +172,7 @@ def test_what_is_frozen_is_as_in_evaluation_and_costs_the_optimizer_nothing() ->
         assert stopped["state_dict"][f"encoder.{name}"].equal(tuned), name
     (optimizer,) = whole["optimizer_states"]
     assert {tuple(state["exp_avg"].shape) for state in optimizer["state"].values()} == {(10, 8), (10,)}
+    assert not [str(warning.message) for warning in recwarn if "eval mode" in str(warning.message)]
 
 
 def test_a_frozen_encoder_stays_in_evaluation_whatever_the_module_is_set_to() -> None:
