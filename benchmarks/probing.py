@@ -229,7 +229,7 @@ def main() -> None:
     kinds = {name: encoders_of(paths, args.drawn) for name, _, paths in (kind.partition("=") for kind in args.kinds)}
     train, test = (load_images(args.data / split, args.images) for split in ("train", "val"))
     settings = {name: getattr(args, name) for name in ("images", "side", "num_glimpses")}
-    with args.output.open("a") as file:
+    with args.output.open("a", buffering=1) as file:  # line by line
         for row in measured(kinds, train, test, args.side, args.num_glimpses):
             file.write(json.dumps(settings | row) + "\n")
     print(table(read(args.output)))
