@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from commands import ROOT
 
 import mambaeye
 from benchmarks import probing
@@ -99,3 +100,7 @@ def test_half_has_the_first_five_classes(tmp_path: Path, monkeypatch: pytest.Mon
         for name, axes, array in (("images-idx3", 3, images), ("labels-idx1", 1, labels)):
             assert unpack(dest / f"{part}-{name}-ubyte", axes, tmp_path / "values") == array.shape
             assert (tmp_path / "values").read_bytes() == array.tobytes()
+
+
+def test_the_table_in_the_docs_is_that_of_the_measurements() -> None:
+    assert table(probing.read(ROOT / "docs/results/probing.jsonl")) in (ROOT / "docs/features.md").read_text()
