@@ -130,7 +130,7 @@ def new_pixels(views: Views, patch: int) -> np.ndarray:
 
 
 def by_new(kept: Tensor, new: np.ndarray) -> dict[str, float | None]:
-    """Return the share kept of glimpses with nothing new, and of those with more than each of NEW; None of no glimpse."""
+    """Return the share kept of glimpses with nothing new, and of those with more than each of NEW; None of none."""
     edges = [(0.0, 0.0), *pairwise((*NEW, 1.0))]
     shares: dict[str, float | None] = {}
     for low, high in edges:
