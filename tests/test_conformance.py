@@ -139,6 +139,7 @@ def test_its_features_are_what_the_head_sees(encoder: Encoder) -> None:
     assert features.pooled.equal(encoder.features(*inputs))
     stages, _ = encoder.feature_modules()
     assert len(features.stages) == len(stages) > 1
+    assert features.stages[0].shape[2] > 1
     assert not any(stage._forward_hooks for stage in stages)
     for part in (features.last, *features.stages):
         if isinstance(encoder, GlimpseEncoder):
@@ -146,7 +147,7 @@ def test_its_features_are_what_the_head_sees(encoder: Encoder) -> None:
         else:
             assert part.ndim == 4
             assert part.shape[0] == IMAGES
-            assert part.shape[2] == part.shape[3] > 1  # as canvases are
+            assert part.shape[2] == part.shape[3]  # as canvases are
     torch.testing.assert_close(encoder.head(seen_by_head(encoder, features)), encoder(*inputs), atol=1e-5, rtol=1e-4)
     alone = encoder.forward_features(*inputs)
     assert alone.last.equal(features.last)

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mambaeye.ops.block import Block
+
 
 class Features(NamedTuple):
     """What an encoder makes of its input before the head."""
@@ -31,12 +33,13 @@ class Features(NamedTuple):
 def recorded(stages: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
     """Yield a list that grows by what each of these modules returns, whenever it runs.
 
-    A block that leaves its sum to the next norm returns a tuple, and the two summands first: their sum is recorded.
+    Of a Block, which leaves its sum to the next norm, that is the sum; of others that return a tuple, what comes first.
     """
     outputs: list[Tensor] = []
 
     def record(stage: nn.Module, inputs: Any, output: Any) -> None:
-        outputs.append(output[0] + output[1] if isinstance(output, tuple) else output)
+        first = output[0] if isinstance(output, tuple) else output
+        outputs.append(first + output[1] if isinstance(stage, Block) else first)
 
     hooks = [stage.register_forward_hook(record) for stage in stages]
     try:
