@@ -260,9 +260,9 @@ class DenseEncoder(CanvasEncoder):
         return self.image_features(normalise(pad_to_patches(canvases, self.patch, self.stride), self.head.weight.dtype))
 
     def as_map(self, output: Tensor, height: int, width: int) -> tuple[Tensor, Tensor | None]:
-        """Return the map (B, D, R, C) and the extra tokens of a sequence (B, L, D); a map (B, D, R, C) stays one."""
+        """Return the map (B, D, R, C) and the extra tokens of a sequence (B, L, D), or of a grid (B, R, C, D)."""
         if output.ndim == 4:
-            return output, None
+            return output.permute(0, 3, 1, 2), None
         rows, cols = (1 + math.ceil(max(0, side - self.patch) / self.stride) for side in (height, width))
         patches, extra = take_out(output, self.extra_places(rows * cols))
         return patches.mT.unflatten(2, (rows, cols)), extra
