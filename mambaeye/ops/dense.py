@@ -111,7 +111,7 @@ def insert(tokens: Tensor, extra: Tensor, places: Sequence[int]) -> Tensor:
 
 def picked(tokens: Tensor, places: Sequence[int]) -> Tensor:
     """Return tokens (B, M, D) at some places, (B, E, D), without waiting for the device."""
-    return tokens.index_select(1, torch.tensor(places).to(tokens.device, non_blocking=True))
+    return tokens.index_select(1, torch.tensor(places, dtype=torch.long).to(tokens.device, non_blocking=True))
 
 
 def take_out(tokens: Tensor, places: Sequence[int]) -> tuple[Tensor, Tensor | None]:
