@@ -1,5 +1,6 @@
 """Runs of train.py on the digits with a model of a few thousand parameters: in this process or in one of their own."""
 
+import atexit
 import json
 import os
 import signal
@@ -7,7 +8,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+
+from fork_server import ForkedRun, ForkServer
 
 ROOT = Path(__file__).parents[1]
 
@@ -57,18 +61,29 @@ def no_signal_ignored() -> Iterator[None]:
         signal.signal(number, signal.SIG_IGN)
 
 
-def start(
-    arguments: list[str], script: Path = ROOT / "train.py", cwd: str = ".", **environment: str
-) -> subprocess.Popen[str]:
-    """A process group of its own, whose stdout and stderr come together."""
+@cache
+def server() -> ForkServer:
+    """The process that forks all runs of these tests."""
+    with no_signal_ignored():
+        server = ForkServer()
+    atexit.register(server.close)
+    return server
+
+
+def start(arguments: list[str], cwd: str = ".", **environment: str) -> ForkedRun:
+    """train.py as a process group of its own, whose stdout and stderr come together; its imports are made already."""
+    return server().run(arguments, cwd, **environment)
+
+
+def start_script(script: Path, arguments: list[str]) -> subprocess.Popen[str]:
+    """Any script as such a process group, with an interpreter of its own."""
     with no_signal_ignored():
         return subprocess.Popen(
             [sys.executable, str(script), *arguments],
-            env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | environment,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            cwd=cwd,
             start_new_session=True,
         )
 

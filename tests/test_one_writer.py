@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 from commands import ROOT, TINY, flags, start
+from fork_server import ForkedRun
 from lightning import Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 
@@ -225,7 +226,7 @@ def test_of_many_at_once_one_has_it(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def wait_for(condition: Callable[[], object], run: subprocess.Popen[str]) -> None:
+def wait_for(condition: Callable[[], object], run: ForkedRun) -> None:
     end = time.monotonic() + 180
     while not condition():
         assert run.poll() is None, run.communicate()[0]

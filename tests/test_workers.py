@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import start
+from commands import start_script
 from torch.utils.data import DataLoader, IterableDataset
 
 from datamodules.loading import workers
@@ -54,7 +54,7 @@ def gone(process: int) -> bool:
 @pytest.mark.parametrize("method", ["fork", "forkserver"])
 @pytest.mark.parametrize("end", ["of itself", "killed"])
 def test_stuck_workers_end_with_their_parent(end: str, method: str) -> None:
-    run = start([method, "3" if end == "of itself" else "100"], Path(__file__))
+    run = start_script(Path(__file__), [method, "3" if end == "of itself" else "100"])
     workers = [int(word) for word in run.stdout.readline().split()]
     assert len(workers) == 2
     for number in (signal.SIGTERM, signal.SIGUSR1):
