@@ -2,18 +2,19 @@
 
 import atexit
 import json
-import os
+import multiprocessing
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from fork_server import ForkedRun, ForkServer
 
 ROOT = Path(__file__).parents[1]
+FORK_SERVER = multiprocessing.get_context("forkserver")  # new processes of functions, whose imports are made once
+FORK_SERVER.set_forkserver_preload(["pytest", "commands", "datamodules.digits", "datamodules.pack"])
 
 NO_PICTURES = {  # they are most of a small run's time
     "figures.every": 0,
@@ -70,22 +71,12 @@ def server() -> ForkServer:
     return server
 
 
-def start(arguments: list[str], cwd: str = ".", **environment: str) -> ForkedRun:
-    """train.py as a process group of its own, whose stdout and stderr come together; its imports are made already."""
-    return server().run(arguments, cwd, **environment)
+def start(arguments: list[str], **settings: Any) -> ForkedRun:
+    """train.py, or the script that settings name, as a process group of its own, stdout and stderr together.
 
-
-def start_script(script: Path, arguments: list[str]) -> subprocess.Popen[str]:
-    """Any script as such a process group, with an interpreter of its own."""
-    with no_signal_ignored():
-        return subprocess.Popen(
-            [sys.executable, str(script), *arguments],
-            env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+    It has made its imports already; settings are those of ForkServer.start, environment variables among them.
+    """
+    return server().run(arguments, **settings)
 
 
 def ledger(run_dir: Path, rank: int = 0) -> list[dict]:

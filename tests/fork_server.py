@@ -14,6 +14,7 @@ import time
 from contextlib import redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
+from runpy import run_path
 from threading import TIMEOUT_MAX, Lock, Thread
 from typing import Any, NoReturn
 
@@ -49,14 +50,21 @@ class ForkServer:
             return json.loads(self.process.stdout.readline())
 
     def start(
-        self, arguments: list[str], log: Path, file_limit: int | None = None, cwd: str = ".", **environment: str
+        self,
+        arguments: list[str],
+        log: Path,
+        file_limit: int | None = None,
+        script: Path = ROOT / "train.py",
+        cwd: str = ".",
+        **environment: str,
     ) -> int:
-        """Start train.py as a process group of its own, and return its id.
+        """Start a script as a process group of its own, and return its id.
 
         Args:
             arguments: of the command line.
             log: what it says is appended to this file.
             file_limit: bytes that a file may have, as if the disk were full then.
+            script: train.py, or another whose imports are among its or cheap.
             cwd: the folder that it runs in, from the one of the tests.
             environment: variables besides those of the tests.
         """
@@ -64,14 +72,15 @@ class ForkServer:
             arguments=arguments,
             log=str(log),
             file_limit=file_limit,
+            script=str(script),
             cwd=os.path.abspath(cwd),
             environment=os.environ | ENVIRONMENT | environment,
         )
 
-    def run(self, arguments: list[str], cwd: str = ".", **environment: str) -> "ForkedRun":
-        """Start train.py likewise, with a pipe that brings what it says."""
+    def run(self, arguments: list[str], **settings: Any) -> "ForkedRun":
+        """Start a script likewise, with a pipe that brings what it says."""
         read, write = os.pipe()
-        pid = self.start(arguments, Path(f"/proc/{os.getpid()}/fd/{write}"), cwd=cwd, **environment)
+        pid = self.start(arguments, Path(f"/proc/{os.getpid()}/fd/{write}"), **settings)
         os.close(write)
         return ForkedRun(self, pid, read)
 
@@ -86,7 +95,7 @@ class ForkServer:
 
 
 class ForkedRun:
-    """A run of train.py that a fork server has started, with the part of subprocess.Popen that tests need."""
+    """A run that a fork server has started, with the part of subprocess.Popen that tests need."""
 
     def __init__(self, server: ForkServer, pid: int, pipe: int) -> None:
         self.server, self.pid = server, pid
@@ -115,7 +124,7 @@ class ForkedRun:
         reader.start()
         reader.join(min(timeout, TIMEOUT_MAX))
         if reader.is_alive() or self.wait(end - time.monotonic()) is None:
-            raise subprocess.TimeoutExpired(f"train.py, process {self.pid}", timeout)
+            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout)
         self.stdout.close()
         return said[0], None
 
@@ -144,8 +153,10 @@ def serve() -> None:
         print(json.dumps(answer), flush=True)
 
 
-def run(log: int, arguments: list[str], file_limit: int | None, cwd: str, environment: dict[str, str]) -> NoReturn:
-    """Be a run of train.py from now on, which says everything to a descriptor at once."""
+def run(
+    log: int, arguments: list[str], file_limit: int | None, script: str, cwd: str, environment: dict[str, str]
+) -> NoReturn:
+    """Be a run of a script from now on, which says everything to a descriptor at once."""
     os.setsid()
     nothing = os.open(os.devnull, os.O_RDONLY)
     for descriptor, copy in ((nothing, 0), (log, 1), (log, 2)):
@@ -160,8 +171,8 @@ def run(log: int, arguments: list[str], file_limit: int | None, cwd: str, enviro
     if file_limit is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing fails, instead
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
-    sys.argv = [str(ROOT / "train.py"), *arguments]
-    main()
+    sys.argv = [script, *arguments]
+    run_path(script, run_name="__main__")
     sys.exit()
 
 

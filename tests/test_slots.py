@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import ROOT, start_script
+from commands import ROOT, start
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -350,7 +350,7 @@ def gone(process: int) -> bool:
     ],
 )
 def test_nothing_is_left_when_either_side_is_killed(killed: str, method: str) -> None:
-    run = start_script(Path(__file__), [method])
+    run = start([method], script=Path(__file__))
     of_run = [int(word) for word in run.stdout.readline().split()]
     assert len(of_run) == 2
     named = {str(process) for process in (run.pid, *of_run)}
