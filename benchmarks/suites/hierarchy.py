@@ -70,14 +70,16 @@ HIERARCHY_SAVING = replace(
     configs=dict.fromkeys(("novelty", "stride", "random"), HIERARCHY.configs["novelty"]),
     fit={**DIGITS.fit, "trainer.max_epochs": "10", "data.train.num_glimpses": "128"},
     variants={
-        "base": {"model.encoder.depth": "6"},
+        "base": {},
+        "flat_6": {"model.encoder.depth": "6"},
         "flat_3": {"model.encoder.depth": "3"},
         **{router: FOUR | ROUTERS[router] for router in ("novelty", "stride", "random")},
     },
     claims={
         "hierarchy": Claim(
             {
-                "base": "flat, 6 blocks: as many parameters",
+                "base": "flat, 2 blocks",
+                "flat_6": "flat, 6 blocks: as many parameters",
                 "flat_3": "flat, 3 blocks: as many operations",
                 "novelty": "novelty, one of four",
                 "stride": "stride, one of four",
@@ -86,5 +88,5 @@ HIERARCHY_SAVING = replace(
             at=512,
         )
     },
-    costs={"base": 1.0, "flat_3": 0.55, "novelty": 0.8, "stride": 0.8, "random": 0.8},
+    costs={"flat_6": 2.9, "flat_3": 1.4, **dict.fromkeys(("novelty", "stride", "random"), 2.2)},
 )
