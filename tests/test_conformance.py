@@ -31,6 +31,7 @@ SMALL: dict[str, dict[str, object]] = {
     "Vim": {"dim": 16, "depth": 2, "d_state": 4, "grid": 2},
     "MambaR": {"dim": 16, "depth": 2, "d_state": 4, "grid": 2, "registers": 2, "reduction": 2},
     "LocalVim": {"dim": 16, "depth": 2, "d_state": 4, "grid": 2, "directions": [["h", "w2"], ["v_flip"]]},
+    "EfficientViM": {"dims": [8, 12, 16], "depths": [1, 2, 1], "states": [6, 4, 3], "mlp_ratio": 2},
     "HNet": {
         "patch_size": 16,
         "dim": 16,
@@ -41,6 +42,9 @@ SMALL: dict[str, dict[str, object]] = {
         "move_embedding_dim": 8,
     },
     "GlimpseViT": {"patch_size": 16, "dim": 16, "depth": 2, "heads": 2},
+}
+WITHOUT_EFFECT = {  # parameters of published layouts that cancel out, by the ends of their names
+    "EfficientViM": ".mixer.A",  # a softmax over tokens takes out what moves them all alike
 }
 SYSTEMS = [
     system
@@ -107,6 +111,7 @@ def glimpses(encoder: Encoder, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 def test_there_are_encoders() -> None:
     ours = {"MambaEye", "ViT", "Adventurer", "GlimpseViT", "Vim", "MambaR", "LocalVim"}
+    ours |= {"EfficientViM"}
     assert ours <= {system.__name__ for system in SYSTEMS} <= SMALL.keys()
 
 
@@ -131,7 +136,8 @@ def test_gradients_reach_every_parameter(encoder: Encoder) -> None:
     ratio = batch.information_ratio[:, encoder.answers_at(GLIMPSES) - 1]
     scheduled_cross_entropy_of_features(features, encoder.head, batch.labels, ratio).backward()
     missed = [name for name, p in encoder.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    assert missed == []
+    cancelled = WITHOUT_EFFECT.get(type(encoder).__name__)
+    assert [name for name in missed if not (cancelled and name.endswith(cancelled))] == []
 
 
 def test_evaluation_is_deterministic_and_row_by_row(encoder: Encoder) -> None:
