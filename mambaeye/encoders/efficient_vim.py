@@ -8,6 +8,7 @@ map, L = H W tokens, N states, S stages.
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -85,11 +86,11 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return maps x (B, C, H, W) with what the branches make of them, and the mixer's states (B, C, N)."""
         share = self.alpha.sigmoid()[:, :, None, None]
-        x = x.lerp(self.dwconv1(x).to(x.dtype), share[0])
+        x = x + share[0] * (self.dwconv1(x) - x)
         y, h = self.mixer(self.norm(x.flatten(2)), *x.shape[2:])
-        x = x.lerp(y.unflatten(2, x.shape[2:]).to(x.dtype), share[1])
-        x = x.lerp(self.dwconv2(x).to(x.dtype), share[2])
-        return x.lerp(self.ffn(x).to(x.dtype), share[3]), h
+        x = x + share[1] * (y.unflatten(2, x.shape[2:]) - x)
+        x = x + share[2] * (self.dwconv2(x) - x)
+        return x + share[3] * (self.ffn(x) - x), h
 
 
 class SqueezeExcite(nn.Module):
@@ -178,8 +179,7 @@ class EfficientViM(DenseEncoder):
             raise InputError(f"encoder.dims begins with {dims[0]}: give a multiple of {2 ** (STEM - 1)}, for the stem")
         widths = (3, *(dims[0] >> halved for halved in reversed(range(STEM))))
         convolutions = [
-            ConvNorm(width, wider, 3, stride=2, relu=i < STEM - 1)
-            for i, (width, wider) in enumerate(zip(widths, widths[1:], strict=False))
+            ConvNorm(width, wider, 3, stride=2, relu=i < STEM - 1) for i, (width, wider) in enumerate(pairwise(widths))
         ]
         self.patch_embed = nn.Sequential(OrderedDict(conv=nn.Sequential(*convolutions)))
         self.stages = nn.Sequential(*(
@@ -229,6 +229,11 @@ class EfficientViM(DenseEncoder):
             }
             heads = range(layers_in(tensors, "heads."))
             matrices, biases = ([state.pop(f"heads.{i}.{kind}") for i in heads] for kind in ("weight", "bias"))
+            if (
+                len({(matrix.ndim, *matrix.shape[:1]) for matrix in matrices} | {(2, *bias.shape) for bias in biases})
+                > 1
+            ):
+                raise ValueError("its heads are of several numbers of classes")
             of_weights = torch.stack([bias - biases[-1] for bias in biases[:-1]], dim=1)
             state |= {"head.weight": torch.cat((*matrices, of_weights), dim=1), "head.bias": biases[-1]}
             return PublishedWeights(sizes_in(state), state)
@@ -259,7 +264,7 @@ def sizes_in(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """
     count = layers_in(state, "stages.")
     first = [f"stages.{i}.blocks.0." for i in range(count)]
-    dims = [state[f"{block}alpha"].shape[1] for block in first]
+    dims = [width for _, width in (state[f"{block}alpha"].shape for block in first)]
     inner, _, _ = state[f"{first[0]}mixer.hz_proj.weight"].shape
     hidden, *_ = state[f"{first[0]}ffn.fc1.conv.weight"].shape
     num_classes, _ = state["head.weight"].shape
@@ -267,7 +272,7 @@ def sizes_in(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "num_classes": num_classes,
         "dims": tuple(dims),
         "depths": tuple(layers_in(state, f"stages.{i}.blocks.") for i in range(count)),
-        "states": tuple(len(state[f"{block}mixer.A"]) for block in first),
+        "states": tuple(states for (states,) in (state[f"{block}mixer.A"].shape for block in first)),
         "expand": inner // (2 * dims[0]),
         "mlp_ratio": hidden / dims[0],
     }

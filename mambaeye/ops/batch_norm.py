@@ -48,13 +48,15 @@ class BatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x (B, C, H, W)."""
-        if not (self.training and self.weight.requires_grad and torch.is_grad_enabled()):
+        alone = processes() == 1
+        measured = self.training and self.weight.requires_grad and torch.is_grad_enabled()
+        if not measured or (alone and x.numel() == x.shape[1]):  # a single value a channel has no variance
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=EPS)
         mean, var = self.running_mean.clone(), self.running_var.clone()
-        if processes() > 1:
+        if alone:
+            y = F.batch_norm(x, mean, var, self.weight, self.bias, True, MOMENTUM, EPS)
+        else:
             y = self.of_all(x, mean, var)
-        else:  # torch's function, without its refusal of a single value a channel
-            y = torch.batch_norm(x, self.weight, self.bias, mean, var, True, MOMENTUM, EPS, False)
         if self.moves:
             finite = mean.isfinite().all() & var.isfinite().all()
             self.running_mean.copy_(torch.where(finite, mean, self.running_mean))
@@ -74,9 +76,10 @@ class BatchNorm(nn.Module):
             var = (share * (variances + (means - mean).square())).sum(0)
             y = (values - mean[:, None, None]) * (torch.rsqrt(var + EPS) * self.weight)[:, None, None]
             y = (y + self.bias[:, None, None]).to(x.dtype)
-        running_mean.lerp_(mean.detach().to(running_mean.dtype), MOMENTUM)
-        unbiased = var.detach() * counts.sum() / (counts.sum() - 1)
-        running_var.lerp_(unbiased.to(running_var.dtype), MOMENTUM)
+        with torch.no_grad():
+            running_mean.lerp_(mean.to(running_mean.dtype), MOMENTUM)
+            unbiased = var * counts.sum() / (counts.sum() - 1)
+            running_var.lerp_(unbiased.to(running_var.dtype), MOMENTUM)
         return y
 
 

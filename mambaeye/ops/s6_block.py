@@ -119,8 +119,7 @@ class S6Mixer(nn.Module):
             (self.dt_weight, self.dt_weight.shape[-1]),
         ):
             parameter.uniform_(-(fan_in**-0.5), fan_in**-0.5)
-        dt = torch.empty_like(self.dt_bias).uniform_(math.log(DT_MIN), math.log(DT_MAX)).exp().clamp(min=DT_FLOOR)
-        self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
+        draw_step_sizes(self.dt_bias)
         states = torch.arange(1, self.A_log.shape[-1] + 1, dtype=self.A_log.dtype, device=self.A_log.device)
         self.A_log.copy_(states.log().expand_as(self.A_log))
         self.D.fill_(1.0)
@@ -174,6 +173,13 @@ class S6Block(nn.Module):
         """Add what the mixer makes of the residual stream (B, L, D) to it."""
         mixed: Tensor = self.mixer(self.norm(residual.to(self.norm.weight.dtype)), sequences)
         return residual + mixed
+
+
+@torch.no_grad()
+def draw_step_sizes(bias: Tensor) -> None:
+    """Fill a bias with what softplus turns into step sizes log-uniform in [0.001, 0.1]."""
+    dt = torch.empty_like(bias).uniform_(math.log(DT_MIN), math.log(DT_MAX)).exp().clamp(min=DT_FLOOR)
+    bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
 
 
 def undecayed(module: nn.Module, *tables: str) -> set[str]:
