@@ -32,6 +32,8 @@ SMALL: dict[str, dict[str, object]] = {
     "MambaR": {"dim": 16, "depth": 2, "d_state": 4, "grid": 2, "registers": 2, "reduction": 2},
     "LocalVim": {"dim": 16, "depth": 2, "d_state": 4, "grid": 2, "directions": [["h", "w2"], ["v_flip"]]},
     "EfficientViM": {"dims": [8, 12, 16], "depths": [1, 2, 1], "states": [6, 4, 3], "mlp_ratio": 2},
+    "SpatialMamba": {"dim": 8, "depths": [1, 2], "mlp_ratio": 2},
+    "HiMambaStyle": {"dim": 16, "depth": 2, "d_state": 4, "grid": 2, "directions": ["v", "h_flip"]},
     "HNet": {
         "patch_size": 16,
         "dim": 16,
@@ -111,7 +113,7 @@ def glimpses(encoder: Encoder, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 def test_there_are_encoders() -> None:
     ours = {"MambaEye", "ViT", "Adventurer", "GlimpseViT", "Vim", "MambaR", "LocalVim"}
-    ours |= {"EfficientViM"}
+    ours |= {"EfficientViM", "SpatialMamba", "HiMambaStyle"}
     assert ours <= {system.__name__ for system in SYSTEMS} <= SMALL.keys()
 
 

@@ -49,7 +49,8 @@ class StateFusion(nn.Module):
         fused = torch.zeros((), device=h.device)
         for kernel, weight, dilation in zip(kernels, self.alpha, DILATIONS.values(), strict=True):
             padded = F.pad(h, (dilation,) * 4, mode="replicate")
-            fused = fused + F.conv2d(padded, weight * kernel, dilation=dilation, groups=h.shape[1])
+            taps = (weight * kernel).to(h.dtype)
+            fused = fused + F.conv2d(padded, taps, dilation=dilation, groups=h.shape[1])
         return fused
 
 
@@ -128,11 +129,13 @@ class Block(nn.Module):
         self.mlp = MLP(dim, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the residual stream (B, H, W, C) behind the block."""
-        x = x + self.cpe1(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        x = x + self.self_attention(self.ln_1(x))
-        x = x + self.cpe2(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return x + self.mlp(self.ln_2(x))
+        """Return the residual stream (B, H, W, C) behind the block, in float32 or wider."""
+        dtype = self.ln_1.weight.dtype
+        x = x.to(wide(x.dtype))
+        x = x + self.cpe1(x.to(dtype).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        x = x + self.self_attention(self.ln_1(x.to(dtype)))
+        x = x + self.cpe2(x.to(dtype).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return x + self.mlp(self.ln_2(x.to(dtype)))
 
 
 class Stem(nn.Module):
@@ -166,6 +169,7 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, ceil(H / 2), ceil(W / 2), 2 C)."""
+        x = x.to(next(self.parameters()).dtype)
         return self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 

@@ -19,6 +19,7 @@ from mambaeye.ops.s6 import selective_scan
 
 DT_FLOOR = 1e-4
 REDUCTION = 8  # of the channel gate's inner width
+ALL = slice(None)
 UNDECAYED = ("A_log", "D", "conv_bias", "dt_bias")  # parameters of the mixer, one row a direction
 
 
@@ -143,22 +144,24 @@ class S6Mixer(nn.Module):
         mixed: Tensor = self.out_proj((y / len(self.D) if self.divide else y).to(u.dtype))
         return mixed
 
-    def convolve(self, x: Tensor) -> Tensor:
-        """Convolve every direction over its steps, causally, then SiLU: (B, S, K, E) -> the same."""
-        weight = self.conv_weight.flatten(0, 1).unsqueeze(1)  # (K E, 1, W)
+    def convolve(self, x: Tensor, of: slice = ALL) -> Tensor:
+        """Convolve every direction, or some, over its steps, causally, then SiLU: (B, S, K, E) -> the same."""
+        weight = self.conv_weight[of].flatten(0, 1).unsqueeze(1)  # (K E, 1, W)
         before = x.new_zeros(len(x), len(weight), weight.shape[-1] - 1)
-        y, _ = causal_conv(x.flatten(2), weight, self.conv_bias.flatten(), before)
+        y, _ = causal_conv(x.flatten(2), weight, self.conv_bias[of].flatten(), before)
         return F.silu(y).unflatten(2, x.shape[2:])
 
-    def scan(self, x: Tensor) -> Tensor:
-        """Run the selective scan over x (B, S, K, E), in float32 or wider whatever the autocast."""
-        projected = torch.einsum("bske,kre->bskr", x, self.x_proj)
+    def scan(self, x: Tensor, of: slice = ALL) -> Tensor:
+        """Run the selective scan of all directions, or some, over x (B, S, K, E), in float32 or wider always."""
+        projected = torch.einsum("bske,kre->bskr", x, self.x_proj[of])
         dtype = wide(x.dtype)
         with no_autocast(x.device):
             dt, B, C = projected.to(dtype).split(self.sizes, dim=-1)
-            dt = F.softplus(torch.einsum("bskr,ker->bske", dt, self.dt_weight.to(dtype)) + self.dt_bias.to(dtype))
+            dt = F.softplus(
+                torch.einsum("bskr,ker->bske", dt, self.dt_weight[of].to(dtype)) + self.dt_bias[of].to(dtype)
+            )
             scan = select_scan(self.kernels, dt) or selective_scan
-            return scan(x.to(dtype), dt, -self.A_log.to(dtype).exp(), B, C, self.D.to(dtype))
+            return scan(x.to(dtype), dt, -self.A_log[of].to(dtype).exp(), B, C, self.D[of].to(dtype))
 
 
 class S6Block(nn.Module):
