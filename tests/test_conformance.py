@@ -16,6 +16,7 @@ import mambaeye
 from mambaeye.batch import CanvasBatch, GlimpseBatch, Scene
 from mambaeye.encoders.base import CanvasEncoder, CausalEncoder, Encoder, GlimpseEncoder, select_rows
 from mambaeye.encoders.hnet import HNet
+from mambaeye.encoders.vmamba import VMamba
 from mambaeye.errors import InputError
 from mambaeye.flops import training_flops
 from mambaeye.loss import scheduled_cross_entropy_of_features
@@ -31,6 +32,7 @@ SMALL: dict[str, dict[str, object]] = {
     "Vim": {"dim": 16, "depth": 2, "d_state": 4, "grid": 2},
     "MambaR": {"dim": 16, "depth": 2, "d_state": 4, "grid": 2, "registers": 2, "reduction": 2},
     "LocalVim": {"dim": 16, "depth": 2, "d_state": 4, "grid": 2, "directions": [["h", "w2"], ["v_flip"]]},
+    "VMamba": {"dim": 16, "depths": [1, 1]},
     "EfficientViM": {"dims": [8, 12, 16], "depths": [1, 2, 1], "states": [6, 4, 3], "mlp_ratio": 2},
     "SpatialMamba": {"dim": 8, "depths": [1, 2], "mlp_ratio": 2},
     "HiMambaStyle": {"dim": 16, "depth": 2, "d_state": 4, "grid": 2, "directions": ["v", "h_flip"]},
@@ -56,6 +58,7 @@ SYSTEMS = [
 VARIANTS: list[tuple[type[Encoder], dict[str, object]]] = [
     *((system, {}) for system in SYSTEMS),
     (mambaeye.MambaEye, {"registers_every": 3}),
+    (VMamba, {"d_state": 4, "mlp_ratio": 0, "gated": True, "conv_bias": True, "overlapping": False}),
     (HNet, {"router": "neighbours", "blocks": [1, 1, 1]}),
 ]
 
@@ -113,6 +116,7 @@ def glimpses(encoder: Encoder, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 def test_there_are_encoders() -> None:
     ours = {"MambaEye", "ViT", "Adventurer", "GlimpseViT", "Vim", "MambaR", "LocalVim"}
+    ours |= {"VMamba"}
     ours |= {"EfficientViM", "SpatialMamba", "HiMambaStyle"}
     assert ours <= {system.__name__ for system in SYSTEMS} <= SMALL.keys()
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mambaeye.encoders.hi_mamba_style import HierarchicalMixer, HiMambaStyle, orders_of
+from mambaeye.encoders.hi_mamba_style import HierarchicalMixer, HiMambaStyle, Scan, orders_of
 from mambaeye.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -27,23 +27,23 @@ def visited(name: str, rows: int, cols: int) -> list[tuple[int, int]]:
     return places[::-1] if name.endswith("_flip") else places
 
 
-def looped(mixer: HierarchicalMixer, k: int, x: Tensor, name: str) -> Tensor:
+def looped(scan: Scan, x: Tensor, name: str) -> Tensor:
     """One scan of a map (R, C, E), place after place: taps, step size, state, answer."""
     rows, cols, inner = x.shape
     places, y = visited(name, rows, cols), torch.zeros_like(x)
-    state = torch.zeros(inner, mixer.A_log.shape[-1], dtype=x.dtype)
-    taps = mixer.conv_weight.shape[-1]
+    state = torch.zeros(inner, scan.A_log.shape[-1], dtype=x.dtype)
+    taps = scan.conv1d.weight.shape[-1]
     for step, place in enumerate(places):
-        u = mixer.conv_bias[k].clone()
+        u = scan.conv1d.bias.clone()
         for tap in range(taps):
             before = step - (taps - 1) + tap
             if before >= 0:
-                u += mixer.conv_weight[k, :, tap] * x[places[before]]
+                u += scan.conv1d.weight[:, 0, tap] * x[places[before]]
         u = F.silu(u)
-        low, B, C = (mixer.x_proj[k] @ u).split(mixer.sizes)
-        dt = F.softplus(mixer.dt_weight[k] @ low + mixer.dt_bias[k])
-        state = torch.exp(-dt[:, None] * mixer.A_log[k].exp()) * state + (dt * u)[:, None] * B
-        y[place] = state @ C + mixer.D[k] * u
+        low, B, C = (scan.x_proj[0] @ u).split(scan.sizes)
+        dt = F.softplus(scan.dt_weight[0] @ low + scan.dt_bias[0])
+        state = torch.exp(-dt[:, None] * scan.A_log[0].exp()) * state + (dt * u)[:, None] * B
+        y[place] = state @ C + scan.D[0] * u
     return y
 
 
@@ -67,7 +67,7 @@ def test_a_mixer_is_a_loop_over_patches_and_regions(rows: int, cols: int, region
             torch.stack([x[top : top + region, left : left + region].flatten(0, 1).mean(0) for left in lefts])
             for top in tops
         ])  # fmt: skip
-        near, far = looped(mixer, 0, x, name), looped(mixer, 1, means, name)
+        near, far = looped(mixer.of_patches, x, name), looped(mixer.of_regions, means, name)
         for row in range(rows):
             for col in range(cols):
                 y = near[row, col] + far[row // region, col // region]

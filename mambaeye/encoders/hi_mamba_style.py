@@ -7,6 +7,7 @@ shares with the paper is that idea alone. Shapes: B images, R rows and C columns
 D model width, E inner width.
 """
 
+import math
 from functools import lru_cache
 from itertools import cycle
 from typing import NamedTuple
@@ -20,11 +21,12 @@ from mambaeye.errors import InputError
 from mambaeye.geometry.directions import EMPTY, direction
 from mambaeye.ops.dense import PatchEmbed, resized
 from mambaeye.ops.kernel_selection import Kernels
-from mambaeye.ops.s6_block import S6Mixer, scan_backend, undecayed
+from mambaeye.ops.mamba2 import causal_conv
+from mambaeye.ops.s6_block import scan_backend, undecayed
+from mambaeye.ops.s6_directions import S6Directions
 from mambaeye.ops.shapes import require_sizes
 
 STD = 0.02  # that the position table and the head start with
-PATCHES, REGIONS = slice(0, 1), slice(1, 2)  # the scans' rows among the mixer's parameters
 
 
 class Orders(NamedTuple):
@@ -40,7 +42,33 @@ class Orders(NamedTuple):
     """(G,)."""
 
 
-class HierarchicalMixer(S6Mixer):
+class Scan(S6Directions):
+    """A causal convolution and a selective scan over one sequence.
+
+    Args:
+        inner: E.
+        rank: of the step sizes.
+        d_state: state values a channel of the recurrence.
+        d_conv: taps of the convolution.
+        kernels: what the scan runs on.
+    """
+
+    def __init__(self, inner: int, rank: int, d_state: int, d_conv: int, kernels: Kernels) -> None:
+        super().__init__()
+        self.conv1d = nn.Conv1d(inner, inner, d_conv, groups=inner)
+        self.add_recurrences(1, inner, rank, d_state, kernels)
+        self.reset_recurrences()
+
+    def forward(self, x: Tensor, at: Tensor, step_of: Tensor) -> Tensor:
+        """Scan a map (B, R, C, E) in an order: the place of each step, and the step of each place."""
+        steps = x.flatten(1, 2).index_select(1, at)
+        before = x.new_zeros(len(x), x.shape[-1], self.conv1d.kernel_size[0] - 1)
+        steps, _ = causal_conv(steps, self.conv1d.weight, self.conv1d.bias, before)
+        y = self.scan(F.silu(steps).unsqueeze(2)).squeeze(2)  # of one direction
+        return y.index_select(1, step_of).unflatten(1, x.shape[1:3])
+
+
+class HierarchicalMixer(nn.Module):
     """Two scans in one direction behind one projection: of the patches, and of the means of square regions of them.
 
     What the scan of regions says of one is added to all patches in it. Regions that leave the grid are means of what is
@@ -48,7 +76,7 @@ class HierarchicalMixer(S6Mixer):
 
     Args:
         dim: D.
-        depth: blocks of the model.
+        depth: blocks of the model, by the root of which out_proj starts smaller.
         region: patches along the side of a region.
         d_state: state values a channel of the recurrences.
         d_conv: taps of the convolutions.
@@ -59,27 +87,28 @@ class HierarchicalMixer(S6Mixer):
     def __init__(
         self, dim: int, depth: int, region: int, d_state: int, d_conv: int, expand: int, kernels: Kernels
     ) -> None:
-        super().__init__(dim, 2, depth, d_state, d_conv, expand, divide=False, kernels=kernels)
+        super().__init__()
         self.region = region
+        self.in_proj = nn.Linear(dim, 2 * expand * dim, bias=False)  # x, z
+        self.of_patches, self.of_regions = (
+            Scan(expand * dim, math.ceil(dim / 16), d_state, d_conv, kernels) for _ in range(2)
+        )
+        self.out_proj = nn.Linear(expand * dim, dim, bias=False)
+        with torch.no_grad():
+            self.out_proj.weight.div_(math.sqrt(depth))
 
-    def forward(self, u: Tensor, orders: Orders) -> Tensor:  # type: ignore[override]  # maps, not sequences
+    def forward(self, u: Tensor, orders: Orders) -> Tensor:
         """Mix patches u (B, R, C, D) in one direction."""
         x, z = self.in_proj(u).chunk(2, dim=-1)  # (B, R, C, E)
         rows, cols = x.shape[1:3]
-        y = self.along(x, orders.patch_at, orders.step_of_patch, PATCHES)
+        near = self.of_patches(x, orders.patch_at, orders.step_of_patch)
         means = F.avg_pool2d(x.permute(0, 3, 1, 2), self.region, ceil_mode=True).permute(0, 2, 3, 1)
-        of_regions = self.along(means, orders.region_at, orders.step_of_region, REGIONS)
+        far = self.of_regions(means, orders.region_at, orders.step_of_region)
         for axis in (1, 2):
-            of_regions = of_regions.repeat_interleave(self.region, axis)
-        y = (y + of_regions[:, :rows, :cols]) * F.silu(z)
+            far = far.repeat_interleave(self.region, axis)
+        y = (near + far[:, :rows, :cols]) * F.silu(z)
         mixed: Tensor = self.out_proj(y.to(u.dtype))
         return mixed
-
-    def along(self, x: Tensor, at: Tensor, step_of: Tensor, scan: slice) -> Tensor:
-        """Convolve and scan a map (B, R, C, E) in an order, by the parameters of one scan."""
-        steps = x.flatten(1, 2).index_select(1, at).unsqueeze(2)  # (B, M, 1, E)
-        y = self.scan(self.convolve(steps, scan), scan).squeeze(2)
-        return y.index_select(1, step_of).unflatten(1, x.shape[1:3])
 
 
 class Block(nn.Module):

@@ -5,7 +5,6 @@ Shapes: B images, R rows and C columns of patches, M = R C patches, D model widt
 """
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -13,11 +12,11 @@ from torch import Tensor, nn
 
 from mambaeye.encoders.base import DenseEncoder, PublishedWeights
 from mambaeye.errors import InputError
-from mambaeye.geometry.directions import direction, with_token
+from mambaeye.geometry.directions import direction
 from mambaeye.ops.dense import PatchEmbed, insert, resized
 from mambaeye.ops.kernel_selection import Kernels
 from mambaeye.ops.rope import rotate, rotations
-from mambaeye.ops.s6_block import S6Block, S6Mixer, Sequences, scan_backend, undecayed
+from mambaeye.ops.s6_block import S6Block, S6Mixer, scan_backend, sequences_of, undecayed
 from mambaeye.ops.s6_weights import renamed, sizes_in, split_table
 from mambaeye.ops.shapes import of_layout, require_sizes
 
@@ -193,12 +192,3 @@ def of_blocks(directions: Sequence[Sequence[str]] | None, depth: int) -> list[tu
     for name in {name for entry in names for name in entry}:
         direction(name, 1, 1)
     return names
-
-
-@lru_cache(maxsize=256)
-def sequences_of(names: tuple[str, ...], rows: int, cols: int, middle: bool) -> Sequences:
-    """Return the sequences of a grid's patches in these directions, a class token in the same step of each if asked."""
-    orders = [direction(name, rows, cols) for name in names]
-    if middle:
-        orders = [with_token(order, rows * cols // 2) for order in orders]
-    return Sequences.of([torch.from_numpy(order) for order in orders])

@@ -20,7 +20,8 @@ from mambaeye.ops.batch_norm import BatchNorm, ConvNorm
 from mambaeye.ops.kernel_selection import Kernels, select_scan
 from mambaeye.ops.precision import no_autocast, wide
 from mambaeye.ops.s6 import selective_scan
-from mambaeye.ops.s6_block import draw_step_sizes, scan_backend
+from mambaeye.ops.s6_block import scan_backend
+from mambaeye.ops.s6_directions import draw_step_sizes_
 from mambaeye.ops.shapes import layers_in, of_layout, require_sizes
 from mambaeye.ops.transformer import MLP, STD
 
@@ -78,7 +79,7 @@ class SpatialMixer(nn.Module):
         self.out_proj = nn.Linear(inner, dim, bias=False)
         for weight in (self.x_proj_weight, self.dt_projs_weight):
             nn.init.uniform_(weight, -(weight.shape[1] ** -0.5), weight.shape[1] ** -0.5)
-        draw_step_sizes(self.dt_projs_bias)
+        draw_step_sizes_(self.dt_projs_bias)
 
     def forward(self, u: Tensor) -> Tensor:
         """Mix maps u (B, H, W, C)."""

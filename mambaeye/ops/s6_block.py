@@ -6,20 +6,19 @@ rank of the step sizes, W taps of the convolution.
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mambaeye.geometry.directions import direction, with_token
 from mambaeye.ops.kernel_selection import Kernels, select_scan
-from mambaeye.ops.mamba2 import DT_MAX, DT_MIN, causal_conv
-from mambaeye.ops.precision import no_autocast, wide
-from mambaeye.ops.s6 import selective_scan
+from mambaeye.ops.mamba2 import causal_conv
+from mambaeye.ops.s6_directions import S6Directions, uniform_by_fan_in_
 
-DT_FLOOR = 1e-4
 REDUCTION = 8  # of the channel gate's inner width
-ALL = slice(None)
 UNDECAYED = ("A_log", "D", "conv_bias", "dt_bias")  # parameters of the mixer, one row a direction
 
 
@@ -48,6 +47,31 @@ class Sequences(NamedTuple):
         """Return the sequences on another device."""
         return type(self)(*(part.to(device, non_blocking=True) for part in self))
 
+    def laid_out(self, x: Tensor) -> Tensor:
+        """Return what every step of every direction sees of tokens x (B, L, E): (B, S, K, E), zeros in empty steps."""
+        x = F.pad(x, (0, 0, 0, 1))
+        return torch.stack([x.index_select(1, tokens) for tokens in self.tokens], dim=2)
+
+    def gathered(self, y: Tensor) -> Tensor:
+        """Return what the steps y (B, S, K, E) of every direction say of each token: (B, L, K, E)."""
+        return torch.stack([y[:, :, k].index_select(1, steps) for k, steps in enumerate(self.steps)], dim=2)
+
+
+@lru_cache(maxsize=256)
+def sequences_of(names: tuple[str, ...], rows: int, cols: int, middle: bool = False) -> Sequences:
+    """Return the sequences of a grid's tokens in directions of these names.
+
+    Args:
+        names: of geometry/directions.py.
+        rows: of the grid.
+        cols: of the grid.
+        middle: put a class token in the same step of each, in the middle.
+    """
+    orders = [direction(name, rows, cols) for name in names]
+    if middle:
+        orders = [with_token(order, rows * cols // 2) for order in orders]
+    return Sequences.of([torch.from_numpy(order) for order in orders])
+
 
 class ChannelGate(nn.Module):
     """y times a gate of every channel, from the mean of the normalised tokens (LocalMamba's BiAttn)."""
@@ -64,7 +88,7 @@ class ChannelGate(nn.Module):
         return y * self.select(F.gelu(self.reduce(mean))).sigmoid()
 
 
-class S6Mixer(nn.Module):
+class S6Mixer(S6Directions):
     """Selective scans of the same tokens in K directions, each with parameters of its own but for the projections.
 
     Parameters of the directions are stacked along a first axis. All start as Mamba-1's, and out_proj by the square root
@@ -96,16 +120,11 @@ class S6Mixer(nn.Module):
     ) -> None:
         super().__init__()
         inner, rank = expand * dim, math.ceil(dim / 16)
-        self.sizes = (rank, d_state, d_state)
-        self.divide, self.kernels = divide, kernels
+        self.divide = divide
         self.in_proj = nn.Linear(dim, 2 * inner, bias=False)  # x, z
         self.conv_weight = nn.Parameter(torch.empty(directions, inner, d_conv))
         self.conv_bias = nn.Parameter(torch.empty(directions, inner))
-        self.x_proj = nn.Parameter(torch.empty(directions, sum(self.sizes), inner))  # dt before its projection, B, C
-        self.dt_weight = nn.Parameter(torch.empty(directions, inner, rank))
-        self.dt_bias = nn.Parameter(torch.empty(directions, inner))
-        self.A_log = nn.Parameter(torch.empty(directions, inner, d_state))
-        self.D = nn.Parameter(torch.empty(directions, inner))
+        self.add_recurrences(directions, inner, rank, d_state, kernels)
         self.gate = ChannelGate(inner) if gate else None
         self.out_proj = nn.Linear(inner, dim, bias=False)
         self.reset(depth)
@@ -113,17 +132,9 @@ class S6Mixer(nn.Module):
     @torch.no_grad()
     def reset(self, depth: int) -> None:
         """Draw new parameters: step sizes log-uniform in [0.001, 0.1], A = -1 ... -N, D one; the rest as torch does."""
-        for parameter, fan_in in (
-            (self.conv_weight, self.conv_weight.shape[-1]),
-            (self.conv_bias, self.conv_weight.shape[-1]),
-            (self.x_proj, self.x_proj.shape[-1]),
-            (self.dt_weight, self.dt_weight.shape[-1]),
-        ):
-            parameter.uniform_(-(fan_in**-0.5), fan_in**-0.5)
-        draw_step_sizes(self.dt_bias)
-        states = torch.arange(1, self.A_log.shape[-1] + 1, dtype=self.A_log.dtype, device=self.A_log.device)
-        self.A_log.copy_(states.log().expand_as(self.A_log))
-        self.D.fill_(1.0)
+        for parameter in (self.conv_weight, self.conv_bias):
+            uniform_by_fan_in_(parameter, self.conv_weight.shape[-1])
+        self.reset_recurrences()
         self.reset_output(depth)
 
     @torch.no_grad()
@@ -135,33 +146,18 @@ class S6Mixer(nn.Module):
     def forward(self, u: Tensor, sequences: Sequences) -> Tensor:
         """Mix tokens: u (B, L, D) -> (B, L, D)."""
         x, z = self.in_proj(u).chunk(2, dim=-1)  # (B, L, E)
-        x = F.pad(x, (0, 0, 0, 1))  # what empty steps show: zeros
-        x = torch.stack([x.index_select(1, tokens) for tokens in sequences.tokens], dim=2)  # (B, S, K, E)
-        y = self.scan(self.convolve(x))
-        y = torch.stack([y[:, :, k].index_select(1, steps) for k, steps in enumerate(sequences.steps)], dim=2)
+        y = sequences.gathered(self.scan(self.convolve(sequences.laid_out(x))))
         z = F.silu(z)
         y = y.sum(2) * z if self.gate is None else self.gate(y * z.unsqueeze(2)).sum(2)  # (B, L, K, E) -> (B, L, E)
         mixed: Tensor = self.out_proj((y / len(self.D) if self.divide else y).to(u.dtype))
         return mixed
 
-    def convolve(self, x: Tensor, of: slice = ALL) -> Tensor:
-        """Convolve every direction, or some, over its steps, causally, then SiLU: (B, S, K, E) -> the same."""
-        weight = self.conv_weight[of].flatten(0, 1).unsqueeze(1)  # (K E, 1, W)
+    def convolve(self, x: Tensor) -> Tensor:
+        """Convolve every direction over its steps, causally, then SiLU: (B, S, K, E) -> the same."""
+        weight = self.conv_weight.flatten(0, 1).unsqueeze(1)  # (K E, 1, W)
         before = x.new_zeros(len(x), len(weight), weight.shape[-1] - 1)
-        y, _ = causal_conv(x.flatten(2), weight, self.conv_bias[of].flatten(), before)
+        y, _ = causal_conv(x.flatten(2), weight, self.conv_bias.flatten(), before)
         return F.silu(y).unflatten(2, x.shape[2:])
-
-    def scan(self, x: Tensor, of: slice = ALL) -> Tensor:
-        """Run the selective scan of all directions, or some, over x (B, S, K, E), in float32 or wider always."""
-        projected = torch.einsum("bske,kre->bskr", x, self.x_proj[of])
-        dtype = wide(x.dtype)
-        with no_autocast(x.device):
-            dt, B, C = projected.to(dtype).split(self.sizes, dim=-1)
-            dt = F.softplus(
-                torch.einsum("bskr,ker->bske", dt, self.dt_weight[of].to(dtype)) + self.dt_bias[of].to(dtype)
-            )
-            scan = select_scan(self.kernels, dt) or selective_scan
-            return scan(x.to(dtype), dt, -self.A_log[of].to(dtype).exp(), B, C, self.D[of].to(dtype))
 
 
 class S6Block(nn.Module):
@@ -176,13 +172,6 @@ class S6Block(nn.Module):
         """Add what the mixer makes of the residual stream (B, L, D) to it."""
         mixed: Tensor = self.mixer(self.norm(residual.to(self.norm.weight.dtype)), sequences)
         return residual + mixed
-
-
-@torch.no_grad()
-def draw_step_sizes(bias: Tensor) -> None:
-    """Fill a bias with what softplus turns into step sizes log-uniform in [0.001, 0.1]."""
-    dt = torch.empty_like(bias).uniform_(math.log(DT_MIN), math.log(DT_MAX)).exp().clamp(min=DT_FLOOR)
-    bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
 
 
 def undecayed(module: nn.Module, *tables: str) -> set[str]:
