@@ -52,6 +52,7 @@ def test_the_published_sizes_and_costs(size: str, parameters: int, side: int, ma
     """Of the largest, 1.1 G multiply-adds: not the 4.1 G that are reported of it elsewhere."""
     overlay = yaml.safe_load((ROOT / f"configs/encoders/efficientvim_{size}.yaml").read_text())["model"]["encoder"]
     assert overlay["class_path"] == "EfficientViM"
+    assert overlay["init_args"]["expand"] == 1  # which MambaEye has, too: a recipe would leave it at 2
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         model = EfficientViM(**overlay["init_args"]).eval()
         model.network(torch.empty(1, 3, side, side))
