@@ -1,7 +1,8 @@
 """A device that is not there: its tensors say "meta", hold values all the same, and do not mix with the CPU's.
 
 A run on it computes what it would on the CPU. An operation on tensors of both devices raises as on a GPU, and so does
-what reads a tensor's memory, like .numpy(); a number without an axis may be on the CPU, as there.
+what reads a tensor's memory, like .numpy(); a number without an axis may be on the CPU, as there. What a GPU would be
+waited for is noted.
 """
 
 from typing import Any
@@ -11,8 +12,25 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map_only
 
+from mambaeye.evaluation.calibration import fine_edges
+
 DEVICE = torch.device("meta")
 COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)  # from one device to another on purpose
+
+aten = torch.ops.aten
+WAITING = {  # for a value, or for how much there is
+    aten._local_scalar_dense,
+    aten.equal,
+    aten.is_nonzero,
+    aten.nonzero,
+    aten.masked_select,
+    aten.bincount,
+    aten._unique2,
+    aten.unique_dim,
+    aten.unique_consecutive,
+    aten.repeat_interleave,
+}
+INDEXING = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_}
 
 
 class Elsewhere(Tensor):
@@ -50,20 +68,43 @@ class Elsewhere(Tensor):
 
 
 class OnElsewhere(TorchDispatchMode):
-    """Lets the device be there, and counts the operations on it."""
+    """Lets the device be there, counts the operations on it, and collects those that would wait for a GPU."""
 
-    operations = 0
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations, self.waits = 0, []
+
+    def __enter__(self) -> "OnElsewhere":
+        fine_edges.cache_clear()  # of tensors that are on the meta device
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        fine_edges.cache_clear()
+        super().__exit__(*error)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.operations += any(isinstance(part, Elsewhere) for part in tree_iter((args, kwargs)))
-        return compute(func, args, kwargs or {})
+        tensors = [part for part in tree_iter((args, kwargs)) if isinstance(part, Tensor)]
+        result = compute(func, args, kwargs or {})
+        there = [isinstance(tensor, Elsewhere) for tensor in tensors]
+        self.operations += any(there)
+        copies = func in COPIES and not (kwargs or {}).get("non_blocking") and func is not COPIES[1]
+        between = copies and isinstance(result, Elsewhere) != there[0]
+        between |= func is COPIES[1] and there[0] != there[1] and not (args[2:] + (False,))[0]
+        masked = func.overloadpacket in INDEXING and any(
+            isinstance(index, Tensor) and (index.dtype == torch.bool or not isinstance(index, Elsewhere))
+            for index in args[1]
+        )
+        if (any(there) and (func.overloadpacket in WAITING or masked)) or between:
+            self.waits.append((str(func), [tuple(tensor.shape) for tensor in tensors]))
+        return result
 
 
 def compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Return an operation's result, on the device of what it takes or on the one that it is told."""
     tensors = [part for part in tree_iter((args, kwargs)) if isinstance(part, Tensor)]
     there = {id(tensor.here): tensor for tensor in tensors if isinstance(tensor, Elsewhere)}
-    if func not in COPIES and there and (strange := [t for t in tensors if t.ndim and not isinstance(t, Elsewhere)]):
+    free = func in COPIES or func.overloadpacket in INDEXING  # indices may be on the CPU
+    if not free and there and (strange := [t for t in tensors if t.ndim and not isinstance(t, Elsewhere)]):
         raise RuntimeError(f"{func} takes tensors of two devices: of the CPU {[tuple(t.shape) for t in strange]}")
     device = kwargs.get("device")
     if device is not None:
