@@ -33,6 +33,7 @@ SMALL: dict[str, dict[str, object]] = {
     "MambaR": {"dim": 16, "depth": 2, "d_state": 4, "grid": 2, "registers": 2, "reduction": 2},
     "LocalVim": {"dim": 16, "depth": 2, "d_state": 4, "grid": 2, "directions": [["h", "w2"], ["v_flip"]]},
     "VMamba": {"dim": 16, "depths": [1, 1]},
+    "LocalVMamba": {"dim": 16, "depths": [1, 1], "d_state": 4, "directions": [["h", "w2"], ["v_flip"]]},
     "HNet": {
         "patch_size": 16,
         "dim": 16,
@@ -110,7 +111,7 @@ def glimpses(encoder: Encoder, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 def test_there_are_encoders() -> None:
     ours = {"MambaEye", "ViT", "Adventurer", "GlimpseViT", "Vim", "MambaR", "LocalVim"}
-    ours |= {"VMamba"}
+    ours |= {"VMamba", "LocalVMamba"}
     assert ours <= {system.__name__ for system in SYSTEMS} <= SMALL.keys()
 
 
