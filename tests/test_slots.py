@@ -345,6 +345,7 @@ def gone(process: int) -> bool:
         ("process", "fork"),
         ("worker", "fork"),
         pytest.param("process", "forkserver", marks=pytest.mark.long),
+        pytest.param("worker", "forkserver", marks=pytest.mark.long),
         pytest.param("process", "spawn", marks=pytest.mark.long),
         pytest.param("worker", "spawn", marks=pytest.mark.long),
     ],

@@ -4,7 +4,7 @@ from benchmarks.suites.any_scan import ANY_SCAN, ANY_SCAN_FASHION
 from benchmarks.suites.cifar10 import CIFAR10
 from benchmarks.suites.comparison import COMPARISON, COMPARISON_FASHION, DIRECTIONS
 from benchmarks.suites.digits import DIGITS
-from benchmarks.suites.hierarchy import HIERARCHY
+from benchmarks.suites.hierarchy import HIERARCHY, HIERARCHY_SAVING
 from benchmarks.suites.learned_scan import LEARNED_DIGITS, LEARNED_FASHION
 from benchmarks.suites.suite import Suite
 
@@ -19,4 +19,5 @@ SUITES: dict[str, Suite] = {
     "comparison_fashion": COMPARISON_FASHION,
     "comparison_directions": DIRECTIONS,
     "hierarchy": HIERARCHY,
+    "hierarchy_saving": HIERARCHY_SAVING,
 }

@@ -1,5 +1,7 @@
 """A hierarchy over glimpses against flat encoders of as many operations and parameters, and against other routers."""
 
+from dataclasses import replace
+
 from benchmarks.suites.digits import DIGITS
 from benchmarks.suites.suite import Claim, Flags, Suite
 
@@ -59,4 +61,30 @@ HIERARCHY = Suite(
     },
     page="docs/hierarchy.md",
     costs={"flat_3": 1.4, "flat_4": 1.8, **dict.fromkeys(ROUTERS, 2.2)},
+)
+
+FOUR: Flags = {**HNET, "trainer.max_epochs": "10", "model.encoder.blocks": "[1,4]", "model.encoder.shrink": "4"}
+
+HIERARCHY_SAVING = replace(
+    HIERARCHY,
+    configs=dict.fromkeys(("novelty", "stride", "random"), HIERARCHY.configs["novelty"]),
+    fit={**DIGITS.fit, "trainer.max_epochs": "10", "data.train.num_glimpses": "128"},
+    variants={
+        "base": {"model.encoder.depth": "6"},
+        "flat_3": {"model.encoder.depth": "3"},
+        **{router: FOUR | ROUTERS[router] for router in ("novelty", "stride", "random")},
+    },
+    claims={
+        "hierarchy": Claim(
+            {
+                "base": "flat, 6 blocks: as many parameters",
+                "flat_3": "flat, 3 blocks: as many operations",
+                "novelty": "novelty, one of four",
+                "stride": "stride, one of four",
+                "random": "random, one of four",
+            },
+            at=512,
+        )
+    },
+    costs={"base": 1.0, "flat_3": 0.55, "novelty": 0.8, "stride": 0.8, "random": 0.8},
 )

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import get_start_method, parent_process, resource_tracker
@@ -19,8 +20,9 @@ from mambaeye.errors import InputError
 from mambaeye.failures import lost_worker
 
 TO_THE_RUN = {signal.SIGTERM, signal.SIGUSR1}
-NO_SHARED_MEMORY = "unable to allocate shared memory"  # torch's words
-PATIENCE = 5  # seconds between two checks that the parent is there
+TIMED_OUT = "DataLoader timed out after"  # torch's words, as the next
+NO_SHARED_MEMORY = "unable to allocate shared memory"
+PATIENCE = 5  # seconds between two checks that the parent is there, or in it that the workers are
 
 
 def load(dataset: Dataset[Any], num_workers: int, timeout: float, source: str, **settings: Any) -> Iterator[Any]:
@@ -39,7 +41,8 @@ def load(dataset: Dataset[Any], num_workers: int, timeout: float, source: str, *
     loader = DataLoader(
         dataset,
         num_workers=num_workers,
-        timeout=timeout if num_workers else 0,
+        # what a fork server starts is not our child: no signal says that it is gone, torch looks when its time is up
+        timeout=min(timeout, PATIENCE) if num_workers else 0,
         generator=torch.Generator(),  # its own, for it would draw from the global one
         worker_init_fn=begin,
         **settings,
@@ -47,14 +50,14 @@ def load(dataset: Dataset[Any], num_workers: int, timeout: float, source: str, *
     with block_signals():
         batches = iter(loader)
     try:
-        yield from batches
+        yield from _within(timeout, batches)
     except RuntimeError as error:
         if NO_SHARED_MEMORY in str(error):
             raise InputError(
                 f"a batch of {source} finds no room in shared memory (/dev/shm): make that larger, or give fewer "
                 f"--data.loader.num_workers, a smaller --data.loader.micro_batch_size or smaller canvases"
             ) from None
-        if "timed out after" not in str(error):
+        if not str(error).startswith(TIMED_OUT):
             raise
         raise InputError(
             f"no batch of {source} came for {timeout:g} seconds: look after the storage, or set a longer "
@@ -64,6 +67,22 @@ def load(dataset: Dataset[Any], num_workers: int, timeout: float, source: str, *
         if not num_workers or "in DataLoader worker process" in str(error):  # the data set's own
             raise
         raise InputError(lost_worker("", "")) from None
+
+
+def _within(timeout: float, batches: Iterator[Any]) -> Iterator[Any]:
+    """Yield batches, and ask again for one that did not come in the loader's own time until ours is up."""
+    asked = time.monotonic()
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if not str(error).startswith(TIMED_OUT) or time.monotonic() - asked >= timeout:
+                raise
+            continue
+        yield batch
+        asked = time.monotonic()
 
 
 def begin(worker: int) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mambaeye.encoders.base import DenseEncoder, PublishedWeights
 from mambaeye.errors import InputError
-from mambaeye.ops.dense import PatchEmbed, insert, resized
+from mambaeye.ops.dense import PatchEmbed, insert, picked, resized
 from mambaeye.ops.kernel_selection import Kernels
 from mambaeye.ops.s6_block import S6Block, S6Mixer, Sequences, scan_backend, undecayed
 from mambaeye.ops.s6_weights import BOTH_WAYS, renamed, sizes_in, split_table
@@ -88,7 +88,7 @@ class MambaR(DenseEncoder):
         sequences = both_ways(x.shape[1]).to(x.device)
         for block in self.blocks:
             x = block(x, sequences)
-        x = self.norm(x[:, places].to(self.norm.weight.dtype))  # (B, G, D)
+        x = self.norm(picked(x, places).to(self.norm.weight.dtype))  # (B, G, D)
         if self.neck is None or self.norm_neck is None:
             return x.flatten(1)
         features: Tensor = self.norm_neck(self.neck(x).flatten(1).to(self.norm_neck.weight.dtype))

@@ -18,6 +18,7 @@ from mambaeye.errors import InputError
 from mambaeye.geometry.moves import moves
 from mambaeye.ops import stack
 from mambaeye.ops.block import Block
+from mambaeye.ops.dense import picked
 from mambaeye.ops.glimpses import embed_glimpses, require_glimpses
 from mambaeye.ops.kernel_selection import Kernels, require_kernels, select_backend, unsupported_reason
 from mambaeye.ops.mamba2 import Mamba2, require_mixer
@@ -267,7 +268,7 @@ class MambaEye(CausalEncoder):
         before = None if state is None else StackState(state.conv, state.ssm)
         x, after = stack.run([*self.layers()], self.norm, x, before, kernels)
         if self.register is not None:
-            x = x[:, places]  # (B, T, D)
+            x = picked(x, places)  # (B, T, D)
         return x, after
 
     def embed(self, patches: Tensor, positions: Tensor, state: EncoderState | None) -> Tensor:

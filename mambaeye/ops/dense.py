@@ -107,3 +107,8 @@ def insert(tokens: Tensor, extra: Tensor, places: Sequence[int]) -> Tensor:
     order[~is_extra] = torch.arange(tokens.shape[1])
     together = torch.cat((tokens, extra.to(tokens.dtype).expand(len(tokens), -1, -1)), dim=1)
     return together.index_select(1, order.to(tokens.device, non_blocking=True))
+
+
+def picked(tokens: Tensor, places: Sequence[int]) -> Tensor:
+    """Return tokens (B, M, D) at some places, (B, E, D), without waiting for the device."""
+    return tokens.index_select(1, torch.tensor(places).to(tokens.device, non_blocking=True))

@@ -1,0 +1,254 @@
+"""Look at what the router of a hierarchy over glimpses keeps, and count what an answer costs.
+
+    python -m benchmarks.kept [--output docs/results/kept] novelty=runs/x/checkpoints/last.ckpt flat=...
+
+HNet or MambaEye, from checkpoints by name, on the embedded digits held out for validation, at one canvas side. For each
+model and each way of looking:
+
+- random, sobol: 576 glimpses anywhere; dense: a raster of 24 x 24 places, row by row, that overlap; shuffled: the same
+  places in an order drawn for each image; twice: 288 random ones, each shown twice in a row;
+- top1 after the last glimpse, in %, and what costs: multiply-adds a glimpse of a forward pass, as torch counts them
+  while the model runs on these glimpses (products of matrices and convolutions; padding included);
+- kept: share of the glimpses that go on to the inner network; by_new, the same by the share of a glimpse's pixels that
+  no earlier glimpse has shown; of the second showing, in twice;
+- far: kept and top1 over 4,608 random glimpses, eight times as many, by stretch, of the first 64 images.
+
+Writes OUTPUT.json and OUTPUT.png, which shows for every pixel the share of the glimpses over it that were kept, and
+prints Markdown.
+"""
+
+import argparse
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.markdown import markdown
+from benchmarks.orders import Image, load_images
+from callbacks.plots.panels import save
+from datamodules.digits import ensure_digits
+from datamodules.transforms.images import decode_image, fit_on_canvas
+from mambaeye.encoders.hnet import HNet
+from mambaeye.encoders.mambaeye import MambaEye
+from mambaeye.geometry.box import Box
+from mambaeye.geometry.patches import cut_from_canvases
+from mambaeye.geometry.scans import random, sobol
+from mambaeye.weights import load
+
+SEED, BATCH, GRID = 0, 32, 24
+TOTAL = GRID**2  # glimpses
+FAR, FAR_IMAGES = 8 * TOTAL, 64
+STRETCHES = (0, 32, 128, TOTAL, 2048, FAR)
+NEW = (0.0, 0.25, 0.5, 0.75)  # lower ends of shares of new pixels, after none at all
+WAYS = ("random", "sobol", "dense", "shuffled", "twice")
+SHOWN = 5  # images of the picture
+
+Model = HNet | MambaEye
+
+
+class Views(NamedTuple):
+    """Images at one size, and where glimpses of them are."""
+
+    canvases: Tensor
+    """(N, H, W, 3) uint8."""
+    positions: Tensor
+    """(N, T, 2) int64."""
+    labels: Tensor
+    """(N,) int64."""
+
+
+class Seen(NamedTuple):
+    """What a model made of some images."""
+
+    right: Tensor
+    """(N, T) bool."""
+    kept: Tensor | None
+    """(N, T) bool; None for a model without a router."""
+    operations: float
+    """Multiply-adds a glimpse."""
+
+
+def places(way: str, box: Box, patch: int, total: int, rng: np.random.Generator) -> np.ndarray:
+    """Return (T, 2) positions of one image's glimpses, in one of WAYS."""
+    match way:
+        case "random":
+            return random(box, patch, total, rng)
+        case "sobol":
+            return sobol(box, patch, total, rng)
+        case "twice":
+            return random(box, patch, total // 2, rng).repeat(2, axis=0)
+    spans = zip(box.start, box.size, strict=True)
+    rows, cols = (np.linspace(first, first + side - patch, GRID).round().astype(np.int64) for first, side in spans)
+    raster = np.stack(np.meshgrid(rows, cols, indexing="ij"), axis=-1).reshape(-1, 2)
+    return rng.permutation(raster) if way == "shuffled" else raster
+
+
+def views_of(images: list[Image], side: int, patch: int, way: str, total: int) -> Views:
+    """Fit images on canvases of a side, and say where to look; each image has draws of its own."""
+    fitted = [fit_on_canvas(decode_image(data, "an image"), side) for data, _ in images]
+    canvases = torch.from_numpy(np.stack([canvas for canvas, _ in fitted]))
+    drawn = [np.random.default_rng((SEED, side, WAYS.index(way), number)) for number in range(len(images))]
+    walks = [places(way, box, patch, total, rng) for (_, box), rng in zip(fitted, drawn, strict=True)]
+    positions = torch.from_numpy(np.stack(walks).astype(np.int64))
+    return Views(canvases, positions, torch.tensor([label for _, label in images]))
+
+
+@torch.no_grad()
+def see(model: Model, views: Views) -> Seen:
+    """Run a model over all images."""
+    right, kept = [], []
+    with FlopCounterMode(display=False) as counter:
+        for rows in torch.arange(len(views.labels)).split(BATCH):
+            canvases, positions, labels = (part[rows] for part in views)
+            patches = cut_from_canvases(canvases, positions, model.patch_size)
+            if isinstance(model, HNet):
+                features, routings = model.route(patches, positions)
+                kept.append(routings[0].kept)
+            else:
+                features = model.features(patches, positions)
+            right.append(model.logits(features).argmax(-1) == labels[:, None])
+    operations = counter.get_total_flops() / 2 / views.positions[..., 0].numel()
+    return Seen(torch.cat(right), torch.cat(kept) if kept else None, operations)
+
+
+def new_pixels(views: Views, patch: int) -> np.ndarray:
+    """Return the share of every glimpse's pixels that no earlier one has shown, (N, T)."""
+    shares = np.empty(views.positions.shape[:2])
+    for image, walk in enumerate(views.positions.tolist()):
+        unseen = np.ones(views.canvases.shape[1:3], dtype=bool)
+        for step, (row, col) in enumerate(walk):
+            window = unseen[row : row + patch, col : col + patch]
+            shares[image, step] = window.sum() / patch**2
+            window[:] = False
+    return shares
+
+
+def by_new(kept: Tensor, new: np.ndarray) -> dict[str, float | None]:
+    """Return the share kept of glimpses with nothing new, and of those with more than each of NEW; None of none."""
+    edges = [(0.0, 0.0), *pairwise((*NEW, 1.0))]
+    shares: dict[str, float | None] = {}
+    for low, high in edges:
+        some = kept.numpy()[new == 0 if not high else (new > low) & (new <= high)]
+        shares[f"{low:g} to {high:g}" if high else "none"] = round(float(some.mean()), 3) if len(some) else None
+    return shares
+
+
+def share(values: Tensor) -> float:
+    """Return a mean, to three digits."""
+    return round(float(values.float().mean()), 3)
+
+
+def measure(model: Model, images: list[Image], side: int) -> dict[str, Any]:
+    """Return what the module's docstring lists, by way of looking."""
+    patch, of_ways = model.patch_size, {}
+    for way in WAYS:
+        views = views_of(images, side, patch, way, TOTAL)
+        seen = see(model, views)
+        one = {"top1": round(100 * share(seen.right[:, -1]), 1), "operations": round(seen.operations)}
+        if seen.kept is not None:
+            one |= {"kept": share(seen.kept), "by_new": by_new(seen.kept, new_pixels(views, patch))}
+            if way == "twice":
+                one["of_the_second"] = share(seen.kept[:, 1::2])
+        of_ways[way] = one
+    far = see(model, views_of(images[:FAR_IMAGES], side, patch, "random", FAR))
+    stretches = {}
+    for first, last in pairwise(STRETCHES):
+        stretches[f"{first + 1} to {last}"] = {
+            "top1": round(100 * share(far.right[:, last - 1]), 1),
+            "kept": None if far.kept is None else share(far.kept[:, first:last]),
+        }
+    return {"parameters": sum(p.numel() for p in model.parameters()), "ways": of_ways, "far": stretches}
+
+
+def painted(views: Views, kept: Tensor, number: int, patch: int) -> np.ndarray:
+    """Return for every pixel of an image the share of the glimpses over it that were kept; nan where there is none."""
+    total, count = np.zeros((2, *views.canvases.shape[1:3]))
+    for (row, col), is_kept in zip(views.positions[number].tolist(), kept[number].tolist(), strict=True):
+        total[row : row + patch, col : col + patch] += is_kept
+        count[row : row + patch, col : col + patch] += 1
+    return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+
+
+def draw(models: dict[str, HNet], images: list[Image], side: int) -> Figure:
+    """Draw some images, and beside each what every model keeps of random and of dense glimpses."""
+    columns = [(name, way) for name in models for way in ("random", "dense")]
+    figure = Figure(figsize=(1.7 * (1 + len(columns)) + 0.8, 1.6 * len(images) + 0.5), layout="constrained")
+    panels = figure.subplots(len(images), 1 + len(columns), squeeze=False)
+    for column, (name, way) in enumerate(columns, start=1):
+        model = models[name]
+        views = views_of(images, side, model.patch_size, way, TOTAL)
+        kept = see(model, views).kept
+        assert kept is not None
+        for row in range(len(images)):
+            paint = painted(views, kept, row, model.patch_size)
+            shown = panels[row, column].imshow(paint, vmin=0, vmax=1)
+            panels[row, 0].imshow(views.canvases[row].numpy())
+        panels[0, column].set_title(f"{name}, {way}", fontsize=9)
+    panels[0, 0].set_title(f"{side} px", fontsize=9)
+    for axes in panels.ravel():
+        axes.set_axis_off()
+    figure.colorbar(shown, ax=panels, shrink=0.5, label="glimpses kept, of those over a pixel")
+    return figure
+
+
+def tables(measured: dict[str, dict[str, Any]]) -> str:
+    """Format everything measured as Markdown."""
+    costs: list[list[object]] = []
+    shares: list[list[object]] = []
+    far: list[list[object]] = []
+    for name, m in measured.items():
+        ways = m["ways"]
+        costs.append([name, m["parameters"], *(f"{w['top1']} / {w['operations'] / 1e3:.0f}" for w in ways.values())])
+        far.append(
+            [name, *(f"{s['top1']}" + ("" if s["kept"] is None else f" / {s['kept']}") for s in m["far"].values())]
+        )
+        if "kept" not in ways["random"]:
+            continue
+        for way, w in ways.items():
+            news = ["" if value is None else value for value in w["by_new"].values()]
+            shares.append([name, way, w["kept"], *news, w.get("of_the_second", "")])
+    edges = [f"{low:g} to {high:g}" for low, high in pairwise((*NEW, 1.0))]
+    heading: list[object] = ["router", "glimpses", "kept", "nothing new", *edges, "shown again"]
+    return "\n\n".join(
+        [
+            markdown(f"Top-1 (%) after {TOTAL} glimpses / thousand multiply-adds a glimpse:",
+                     ["model", "parameters", *WAYS], costs),
+            markdown("Share of the glimpses that is kept, by the share of their pixels that is new:", heading, shares),
+            markdown("Top-1 (%) at the end of a stretch of random glimpses / share of it that is kept:",
+                     ["model", *(f"{a + 1} to {b}" for a, b in pairwise(STRETCHES))], far),
+        ]
+    )  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", help="NAME=CHECKPOINT")
+    parser.add_argument("--output", type=Path, default=Path("kept"), help="stem of the JSON and the PNG")
+    parser.add_argument("--data_dir", type=Path, default=Path("data"), help="where the embedded digits are")
+    parser.add_argument("--side", type=int, default=64, help="canvas side, pixels")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    digits = args.data_dir / "digits"
+    ensure_digits(digits)
+    images = load_images(digits / "val")
+    models: dict[str, Model] = {}
+    for name, _, path in (given.partition("=") for given in args.models):
+        model = load(path).eval()
+        assert isinstance(model, Model), f"{name} is none of {Model}"
+        models[name] = model
+    measured = {name: measure(model, images, args.side) for name, model in models.items()}
+    report = {"models": args.models, "side": args.side, "measured": measured}
+    args.output.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
+    routed = {name: model for name, model in models.items() if isinstance(model, HNet)}
+    save(draw(routed, images[:SHOWN], args.side), args.output.with_suffix(".png"))
+    print(tables(measured))
+
+
+if __name__ == "__main__":
+    main()
