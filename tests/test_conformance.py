@@ -33,6 +33,7 @@ SMALL: dict[str, dict[str, object]] = {
     "MambaR": {"dim": 16, "depth": 2, "d_state": 4, "grid": 2, "registers": 2, "reduction": 2},
     "LocalVim": {"dim": 16, "depth": 2, "d_state": 4, "grid": 2, "directions": [["h", "w2"], ["v_flip"]]},
     "VMamba": {"dim": 16, "depths": [1, 1]},
+    "LocalVMamba": {"dim": 16, "depths": [1, 1], "d_state": 4, "directions": [["h", "w2"], ["v_flip"]]},
     "EfficientViM": {"dims": [8, 12, 16], "depths": [1, 2, 1], "states": [6, 4, 3], "mlp_ratio": 2},
     "SpatialMamba": {"dim": 8, "depths": [1, 2], "mlp_ratio": 2},
     "HiMambaStyle": {"dim": 16, "depth": 2, "d_state": 4, "grid": 2, "directions": ["v", "h_flip"]},
@@ -116,6 +117,7 @@ def glimpses(encoder: Encoder, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 def test_there_are_encoders() -> None:
     ours = {"MambaEye", "ViT", "Adventurer", "GlimpseViT", "Vim", "MambaR", "LocalVim"}
+    ours |= {"VMamba", "LocalVMamba"}
     ours |= {"VMamba"}
     ours |= {"EfficientViM", "SpatialMamba", "HiMambaStyle"}
     assert ours <= {system.__name__ for system in SYSTEMS} <= SMALL.keys()

@@ -4,7 +4,7 @@
 Shapes: B images, R rows and C columns of patches, M = R C patches, D model width.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mambaeye.encoders.base import DenseEncoder, PublishedWeights
 from mambaeye.errors import InputError
-from mambaeye.geometry.directions import direction
+from mambaeye.geometry.directions import of_blocks
 from mambaeye.ops.dense import PatchEmbed, insert, resized
 from mambaeye.ops.kernel_selection import Kernels
 from mambaeye.ops.rope import rotate, rotations
@@ -79,7 +79,7 @@ class LocalVim(DenseEncoder):
             raise InputError(f"encoder.dim is {dim}: rotary positions of two axes need a multiple of 4")
         self.patch = self.stride = patch
         self.kernels = kernels
-        self.directions = of_blocks(directions, depth)
+        self.directions = of_blocks(directions, depth, {len(SEARCHED): SEARCHED})
         self.patch_embed = PatchEmbed(dim, patch, patch)
         self.positions = nn.Parameter(torch.empty(grid, grid, dim))
         self.class_token = nn.Parameter(torch.empty(1, dim)) if middle_class_token else None
@@ -169,26 +169,3 @@ def gate_name(name: str) -> str:
     for theirs, ours in GATE.items():
         name = name.replace(theirs, ours)
     return name
-
-
-def of_blocks(directions: Sequence[Sequence[str]] | None, depth: int) -> list[tuple[str, ...]]:
-    """Return the names of the directions of each block.
-
-    Raises:
-        InputError: there are not as many lists as blocks, or a list is empty, or names what is no direction.
-    """
-    if directions is None and depth != len(SEARCHED):
-        raise InputError(
-            f"encoder.depth is {depth}, and the published directions are of {len(SEARCHED)} blocks: give "
-            "encoder.directions, a list for all blocks or one for each"
-        )
-    names = [tuple(entry.split()) for entry in SEARCHED] if directions is None else [tuple(some) for some in directions]
-    if len(names) == 1:
-        names *= depth
-    if len(names) != depth:
-        raise InputError(f"encoder.directions has {len(names)} lists and depth is {depth}: give one for each block")
-    if not all(names):
-        raise InputError("encoder.directions has an empty list: give at least one direction, such as h")
-    for name in {name for entry in names for name in entry}:
-        direction(name, 1, 1)
-    return names
