@@ -118,7 +118,6 @@ def glimpses(encoder: Encoder, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 def test_there_are_encoders() -> None:
     ours = {"MambaEye", "ViT", "Adventurer", "GlimpseViT", "Vim", "MambaR", "LocalVim"}
     ours |= {"VMamba", "LocalVMamba"}
-    ours |= {"VMamba"}
     ours |= {"EfficientViM", "SpatialMamba", "HiMambaStyle"}
     assert ours <= {system.__name__ for system in SYSTEMS} <= SMALL.keys()
 
