@@ -128,7 +128,8 @@ class VMamba(DenseEncoder):
         later = {renamed(name, OLDER): tensor for name, tensor in tensors.items()}
         first = "layers.0.blocks.0.op."
         needed = {f"{first}A_logs", f"{first}dt_projs_bias", f"{first}out_norm.weight"}
-        if not needed <= later.keys() or any(".multi_scan." in name for name in later):  # the latter LocalVMamba has
+        others = (".multi_scan.", ".state_fusion.")  # which LocalVMamba has, and Spatial-Mamba
+        if not needed <= later.keys() or any(part in name for name in later for part in others):
             return None
         with of_layout(cls.published_as, where):
             ours = OURS | (OF_CONVOLUTIONS if "patch_embed.5.weight" in later else OF_PATCHES)
