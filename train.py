@@ -84,6 +84,7 @@ NOT_FOR_USERS = (
     r"(?s)\s*.* deprecated in v4\.",
     r"The dirpath has changed from",
     r"Checkpoint directory .* exists and is not empty",
+    r"Found \d+ module\(s\) in eval mode at the start of training",  # those that are frozen
 )
 # what Lightning's arguments are in a command: its own table is off, for ours has every step; predictions are written as
 # they come; and a new head, which has learnt nothing, has nothing to say

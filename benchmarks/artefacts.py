@@ -41,7 +41,8 @@ from mambaeye.encoders.vim import Vim
 from mambaeye.flops import training_flops
 from mambaeye.geometry.patches import cut_from_canvases
 from mambaeye.geometry.scans import random
-from mambaeye.ops.dense import resized
+from mambaeye.ops.dense import resized, take_out
+from mambaeye.ops.features import on_canvas, recorded
 from mambaeye.weights import load
 
 Looker = MambaEye | MambaR | Vim
@@ -99,33 +100,10 @@ def views_of(encoder: Looker, images: list[Image], side: int, num_glimpses: int)
     return Views(canvases, positions, cut_from_canvases(canvases, positions, patch), labels)
 
 
-def extra_places(encoder: Looker, tokens: int) -> set[int]:
-    """Return where class tokens and registers are in a sequence with so many others."""
-    if isinstance(encoder, Vim):
-        return {tokens // 2}
-    if isinstance(encoder, MambaR):
-        return set(encoder.places(tokens))
-    every = encoder.config.registers_every
-    return set(range(every, tokens + tokens // every, every + 1)) if every else set()
-
-
-@contextmanager
-def recorded_norms(encoder: Looker, tokens: int) -> Iterator[list[Tensor]]:
-    """Yield a list that grows by the norms (B, T) of the residual stream after every block, extra tokens left out."""
-    recorded: list[Tensor] = []
-    extra = extra_places(encoder, tokens)
-    places = [place for place in range(tokens + len(extra)) if place not in extra]
-
-    def record(block: nn.Module, inputs: Any, output: Any) -> None:
-        stream = output[0] + output[1] if isinstance(output, tuple) else output  # MambaEye leaves the sum to the norm
-        recorded.append(stream[:, places].norm(dim=-1))
-
-    hooks = [block.register_forward_hook(record) for block in encoder.blocks]
-    try:
-        yield recorded
-    finally:
-        for hook in hooks:
-            hook.remove()
+def token_norms(encoder: Looker, streams: list[Tensor], tokens: int) -> Tensor:
+    """Return the norms (B, layers, T) of what was recorded behind the blocks, extra tokens left out."""
+    places = encoder.extra_places(tokens)
+    return torch.stack([take_out(stream, places)[0].norm(dim=-1) for stream in streams], dim=1)
 
 
 @contextmanager
@@ -154,14 +132,14 @@ def see(encoder: Looker, views: Views, kept: Tensor | None = None) -> Seen:
     for rows in torch.arange(len(views.labels)).split(BATCH):
         some = Views(*(part[rows] for part in views))
         keep = torch.arange(views.positions.shape[1]).expand(len(rows), -1) if kept is None else kept[rows]
-        with recorded_norms(encoder, keep.shape[1]) as recorded:
+        with recorded(encoder.feature_modules()[0]) as streams:
             if isinstance(encoder, MambaEye):
                 image = torch.arange(len(rows)).unsqueeze(1)
                 logits = encoder(some.patches[image, keep], some.positions[image, keep])[:, -1]
             else:
                 with nullcontext() if kept is None else patches_alone(encoder, keep):
                     logits = encoder(some.canvases)
-        norms.append(torch.stack(recorded, dim=1))
+        norms.append(token_norms(encoder, streams, keep.shape[1]))
         right.append(logits.argmax(-1) == some.labels)
     return Seen(torch.cat(norms), torch.cat(right))
 
@@ -217,12 +195,11 @@ def batch_of(encoder: Looker, views: Views) -> GlimpseBatch | CanvasBatch:
 
 def painted(views: Views, norms: Tensor, number: int) -> np.ndarray:
     """Return an image's map of norms: where patches overlap, their mean; (H, W), nan where there is none."""
-    patch = views.patches.shape[-1]
-    total, count = np.zeros((2, *views.canvases.shape[1:3]))
-    for (row, col), norm in zip(views.positions[number].tolist(), norms[number].tolist(), strict=True):
-        total[row : row + patch, col : col + patch] += norm
-        count[row : row + patch, col : col + patch] += 1
-    return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+    canvas = (views.canvases.shape[1], views.canvases.shape[2])
+    values, positions = norms[number][None, :, None], views.positions[number][None]
+    (plane,), weights = on_canvas(values, positions, views.patches.shape[-1], canvas)
+    shown: np.ndarray = plane[0].where(weights[0] > 0, torch.nan).numpy()
+    return shown
 
 
 def draw(encoders: dict[str, Looker], images: list[Image], side: int, num_glimpses: int) -> Figure:

@@ -239,11 +239,11 @@ def where(bench: Bench, side: int) -> dict[str, Any]:
     return result
 
 
-def load_images(folder: Path) -> list[Image]:
-    """Read all images of a folder of shards."""
+def load_images(folder: Path, most: int | None = None) -> list[Image]:
+    """Read the first images of a folder of shards, so many at most: by default all."""
     index = open_index(str(folder), None)
-    numbers = np.arange(len(index))
-    return list(zip(read_images(index, numbers, 1), index.labels.tolist(), strict=True))
+    numbers = np.arange(len(index))[:most]
+    return list(zip(read_images(index, numbers, 1), index.labels[:most].tolist(), strict=True))
 
 
 EXPERIMENTS: dict[str, Callable[[Bench, int], dict[str, Any]]] = {

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from lightning import LightningModule
@@ -116,6 +116,7 @@ class ClassifierModule(LightningModule):
         if head_only:
             for parameter in self.backbone():
                 parameter.requires_grad_(False)
+            self.train(self.training)
         if compile:
             compile_blocks(encoder)
         if checkpoint_activations:
@@ -196,6 +197,16 @@ class ClassifierModule(LightningModule):
         else:
             rank_zero_info("answers are tempered as calibrate found: --model.calibrated false leaves them as they are")
             self.temperature = temperature
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of all parts, of an encoder of which only the head learns that of evaluation.
+
+        So batch norms keep their statistics, and nothing is dropped out of what is frozen.
+        """
+        super().train(mode)
+        if self.head_only:
+            self.encoder.eval()
+        return self
 
     def backbone(self) -> Iterator[nn.Parameter]:
         """Yield the encoder's parameters but those of its head."""

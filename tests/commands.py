@@ -1,15 +1,20 @@
 """Runs of train.py on the digits with a model of a few thousand parameters: in this process or in one of their own."""
 
+import atexit
 import json
-import os
+import multiprocessing
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import Any
+
+from fork_server import ForkedRun, ForkServer
 
 ROOT = Path(__file__).parents[1]
+FORK_SERVER = multiprocessing.get_context("forkserver")  # new processes of functions, whose imports are made once
+FORK_SERVER.set_forkserver_preload(["pytest", "commands", "datamodules.digits", "datamodules.pack"])
 
 NO_PICTURES = {  # they are most of a small run's time
     "figures.every": 0,
@@ -57,20 +62,21 @@ def no_signal_ignored() -> Iterator[None]:
         signal.signal(number, signal.SIG_IGN)
 
 
-def start(
-    arguments: list[str], script: Path = ROOT / "train.py", cwd: str = ".", **environment: str
-) -> subprocess.Popen[str]:
-    """A process group of its own, whose stdout and stderr come together."""
+@cache
+def server() -> ForkServer:
+    """The process that forks all runs of these tests."""
     with no_signal_ignored():
-        return subprocess.Popen(
-            [sys.executable, str(script), *arguments],
-            env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            cwd=cwd,
-            start_new_session=True,
-        )
+        server = ForkServer()
+    atexit.register(server.close)
+    return server
+
+
+def start(arguments: list[str], **settings: Any) -> ForkedRun:
+    """train.py, or the script that settings name, as a process group of its own, stdout and stderr together.
+
+    It has made its imports already; settings are those of ForkServer.start, environment variables among them.
+    """
+    return server().run(arguments, **settings)
 
 
 def ledger(run_dir: Path, rank: int = 0) -> list[dict]:

@@ -3,6 +3,8 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: on tensors this small, threads only wait
 
 import gc
+import subprocess
+import sys
 from pathlib import Path
 
 import hypothesis
@@ -10,6 +12,8 @@ import pytest
 import quick_parsing
 
 from datamodules.digits import ensure_digits
+
+ROOT = Path(__file__).parents[1]
 
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
@@ -27,6 +31,17 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data directory with the digits packed into it."""
     folder = tmp_path_factory.mktemp("data")
     ensure_digits(folder / "digits")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the quickstart was trained, as README says it: ten minutes, for tests that are marked long."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    # another number of threads gives another model
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "train", "fit", "--config", str(ROOT / "configs/quickstart.yaml")]
+    subprocess.run([*command, "--ckpt_path", "last"], cwd=folder, env=environment, check=True, timeout=2400)
     return folder
 
 

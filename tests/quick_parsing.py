@@ -3,11 +3,13 @@
 Nothing is parsed otherwise: what is remembered is read from sources, or found in a list that has not changed since.
 """
 
+import sys
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import docstring_parser
-from jsonargparse import _core
+from jsonargparse import _common, _core, _util
 
 try:
     from jsonargparse import _subcommands
@@ -15,9 +17,24 @@ except ImportError:  # a version that looks arguments up elsewhere
     _subcommands = None
 
 
+def once_a_class(function: Callable[[Any], Any]) -> None:
+    """Let a function answer once for each class, wherever jsonargparse has its name; for all else it is called."""
+    of_class = cache(function)
+
+    def answer(asked: Any) -> Any:
+        return of_class(asked) if isinstance(asked, type) else function(asked)
+
+    for name, module in list(sys.modules.items()):
+        if name.startswith("jsonargparse.") and vars(module).get(function.__name__) is function:
+            setattr(module, function.__name__, answer)
+
+
 def remember() -> None:
     """Let docstrings be parsed once a process, and an argument be searched once among the arguments of a parser."""
     docstring_parser.parse_from_object = cache(docstring_parser.parse_from_object)
+    for module, name in ((_util, "get_import_path"), (_common, "get_unaliased_type")):
+        if hasattr(module, name):
+            once_a_class(getattr(module, name))
     if not hasattr(_subcommands, "find_action_and_subcommand"):
         return
     search = _subcommands.find_action_and_subcommand

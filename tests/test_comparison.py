@@ -8,7 +8,7 @@ import torch
 
 import mambaeye
 from benchmarks import artefacts, sizes
-from benchmarks.artefacts import Looker, Views, patches_alone, recorded_norms, see, views_of, without_each
+from benchmarks.artefacts import Looker, Views, patches_alone, see, token_norms, views_of, without_each
 from benchmarks.curves import Curves
 from benchmarks.equal_cost import affordable, between, built, cost_tables, operations
 from benchmarks.orders import load_images
@@ -19,6 +19,7 @@ from mambaeye.encoders.mamba_r import MambaR
 from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.encoders.vim import Vim
 from mambaeye.flops import training_flops
+from mambaeye.ops.features import recorded
 
 ROOT = Path(__file__).parents[1]
 SMALL_VIM = {"num_classes": 10, "dim": 16, "depth": 2, "d_state": 4, "patch": 8, "grid": 2}
@@ -55,14 +56,17 @@ def test_keeping_all_tokens_is_the_model_as_it_is(looker: Looker, data_dir: Path
 def test_norms_are_of_patches_and_glimpses_alone(looker: Looker, data_dir: Path) -> None:
     """The last block's, through the final norm and its weight, which the encoder's own features are."""
     some = views(looker, data_dir)
-    with torch.no_grad(), recorded_norms(looker, some.positions.shape[1]) as recorded:
+    with torch.no_grad(), recorded(looker.feature_modules()[0]) as streams:
         if isinstance(looker, MambaEye):
             looker.norm.register_forward_hook(lambda module, inputs, output: inputs[0])
             features = looker.features(some.patches, some.positions)
-            torch.testing.assert_close(recorded[-1], features.norm(dim=-1))
         else:
             looker(some.canvases)
-    assert {norms.shape for norms in recorded} == {some.positions.shape[:2]}
+    images, tokens = some.positions.shape[:2]
+    norms = token_norms(looker, streams, tokens)
+    assert norms.shape == (images, 2, tokens)
+    if isinstance(looker, MambaEye):
+        torch.testing.assert_close(norms[:, -1], features.norm(dim=-1))
 
 
 def test_what_was_left_out_cannot_be_seen(looker: Looker, data_dir: Path) -> None:

@@ -15,12 +15,16 @@ from torch import Tensor
 import mambaeye
 from mambaeye.batch import CanvasBatch, GlimpseBatch, Scene
 from mambaeye.encoders.base import CanvasEncoder, CausalEncoder, Encoder, GlimpseEncoder, select_rows
+from mambaeye.encoders.efficient_vim import EfficientViM
 from mambaeye.encoders.hnet import HNet
+from mambaeye.encoders.local_vim import LocalVim
+from mambaeye.encoders.mamba_r import MambaR
 from mambaeye.encoders.vmamba import VMamba
 from mambaeye.errors import InputError
 from mambaeye.flops import training_flops
 from mambaeye.loss import scheduled_cross_entropy_of_features
 from mambaeye.module import ClassifierModule
+from mambaeye.ops.features import Features
 from mambaeye.optim import OptimizerConfig, build_optimizer
 from train import main
 
@@ -61,6 +65,8 @@ VARIANTS: list[tuple[type[Encoder], dict[str, object]]] = [
     (mambaeye.MambaEye, {"registers_every": 3}),
     (VMamba, {"d_state": 4, "mlp_ratio": 0, "gated": True, "conv_bias": True, "overlapping": False}),
     (HNet, {"router": "neighbours", "blocks": [1, 1, 1]}),
+    (MambaR, {"reduction": 1}),
+    (LocalVim, {"middle_class_token": True}),
 ]
 
 
@@ -135,6 +141,54 @@ def test_it_answers_where_it_says(encoder: Encoder) -> None:
         assert encoder.logits(features).equal(logits)
     assert encoder.num_classes == CLASSES
     assert isinstance(encoder.backend(torch.device("cpu")), str)
+
+
+@torch.no_grad()
+def test_its_features_are_what_the_head_sees(encoder: Encoder) -> None:
+    """The same numbers, with and without a record, and what is shown of glimpses or fields makes up the answer."""
+    encoder.eval()
+    inputs = inputs_of(encoder)
+    features = encoder.forward_features(*inputs, every_stage=True)
+    assert features.pooled.equal(encoder.features(*inputs))
+    stages, _ = encoder.feature_modules()
+    assert len(features.stages) == len(stages) > 1
+    assert features.stages[0].shape[2] > 1
+    assert not any(stage._forward_hooks for stage in stages)
+    for part in (features.last, *features.stages):
+        if isinstance(encoder, GlimpseEncoder):
+            assert part.shape[:2] == (IMAGES, GLIMPSES)
+        else:
+            assert part.ndim == 4
+            assert part.shape[0] == IMAGES
+            assert part.shape[2] == part.shape[3]  # as canvases are
+    torch.testing.assert_close(encoder.head(seen_by_head(encoder, features)), encoder(*inputs), atol=1e-5, rtol=1e-4)
+    alone = encoder.forward_features(*inputs)
+    assert alone.last.equal(features.last)
+    assert len(alone.stages) == 1
+    assert alone.stages[0].equal(features.stages[-1])
+    if isinstance(encoder, GlimpseEncoder):
+        assert features.positions is inputs[1]
+
+
+def inputs_of(encoder: Encoder) -> tuple[Tensor, ...]:
+    """What its forward takes."""
+    batch = batch_for(encoder)
+    return (batch.scene.canvases,) if isinstance(batch, CanvasBatch) else (batch.patches, batch.positions)
+
+
+def seen_by_head(encoder: Encoder, features: Features) -> Tensor:
+    """What the head sees, of the features: of every glimpse, of class tokens and registers, or the mean of all."""
+    if isinstance(encoder, EfficientViM):  # besides the states of all stages, which lie on no map
+        stages, width = len(encoder.stages), features.last.shape[1]
+        of_map = encoder.weights.softmax(0)[-1] * features.last.mean((2, 3))
+        return torch.cat((features.pooled[:, : -stages - width], of_map, features.pooled[:, -stages:]), dim=1)
+    if isinstance(encoder, CausalEncoder):
+        return features.last
+    if isinstance(encoder, GlimpseEncoder):
+        return features.last.mean(1, keepdim=True)
+    if isinstance(encoder, MambaR) and encoder.neck is not None:
+        return encoder.norm_neck(encoder.neck(features.extra).flatten(1))
+    return features.last.mean((2, 3)) if features.extra is None else features.extra.flatten(1)
 
 
 def test_gradients_reach_every_parameter(encoder: Encoder) -> None:

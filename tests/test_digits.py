@@ -1,13 +1,10 @@
 import io
-import multiprocessing
-import signal
-import subprocess
-import sys
 import tarfile
 import time
 from pathlib import Path
 
 import numpy as np
+from commands import FORK_SERVER
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -43,7 +40,7 @@ def test_packing_twice_gives_the_same_bytes(data_dir: Path, tmp_path: Path) -> N
 
 
 def test_two_processes_at_once(data_dir: Path, tmp_path: Path) -> None:
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
+    with FORK_SERVER.Pool(2) as pool:
         pool.map(ensure_digits, [tmp_path / "digits"] * 2)
     assert packed_files(tmp_path / "digits") == packed_files(data_dir / "digits")
     assert {path.name for path in tmp_path.iterdir()} <= {"digits", "digits.lock"}
@@ -52,12 +49,12 @@ def test_two_processes_at_once(data_dir: Path, tmp_path: Path) -> None:
 def test_a_killed_packing_leaves_nothing_half_made(data_dir: Path, tmp_path: Path) -> None:
     """Killed as soon as its first shard is there: no folder under the final name, and the next packing is whole."""
     folder = tmp_path / "digits"
-    code = "import sys, pathlib; from datamodules.digits import ensure_digits; ensure_digits(pathlib.Path(sys.argv[1]))"
-    packing = subprocess.Popen([sys.executable, "-c", code, str(folder)], cwd=Path(__file__).parents[1])
-    while not list(tmp_path.glob("digits.partial/train/*.tar")) and packing.poll() is None:
+    packing = FORK_SERVER.Process(target=ensure_digits, args=(folder,))
+    packing.start()
+    while not list(tmp_path.glob("digits.partial/train/*.tar")) and packing.is_alive():
         time.sleep(0.0005)
-    packing.send_signal(signal.SIGKILL)
-    packing.wait()
+    packing.kill()
+    packing.join()
     assert not folder.exists() or packed_files(folder) == packed_files(data_dir / "digits")
     ensure_digits(folder)
     assert packed_files(folder) == packed_files(data_dir / "digits")

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from browser import CHROMIUM, PATIENCE, Page, browser
-from commands import NO_PICTURES, ROOT, flags
+from commands import ROOT
 from exports import needs_torch
 from torch import Tensor
 
@@ -252,16 +252,10 @@ def test_opened_as_a_file_it_says_what_to_do(tab: Page, exported: Path) -> None:
 
 @pytest.mark.long
 @needs_browser
-def test_a_drawn_digit_is_recognised(
-    tab: Page, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By a model that has learnt the digits for a few minutes."""
-    monkeypatch.setattr("sys.argv", ["train.py"])
-    run_dir = tmp_path / "run"
-    settings = {**NO_PICTURES, "run_dir": run_dir, "data.data_dir": data_dir, "trainer.max_epochs": 25}
-    settings |= {"config": ROOT / "configs/quickstart.yaml", "trainer.enable_progress_bar": "false"}
-    main(["fit", *flags(settings)])
-    export(run_dir / "checkpoints/last.ckpt", tmp_path / "exported", tell=lambda line: None)
+def test_a_drawn_digit_is_recognised(tab: Page, quickstart: Path, tmp_path: Path) -> None:
+    """By the quickstart's model."""
+    checkpoint = quickstart / "runs/quickstart/checkpoints/last.ckpt"
+    export(checkpoint, tmp_path / "exported", tell=lambda line: None)
     with server_of(tmp_path / "exported", 0) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         tab.open(f"http://{HOST}:{server.server_port}/")

@@ -7,12 +7,16 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from commands import NO_PICTURES, ROOT, TINY, flags
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from mambaeye import weights
+from mambaeye.encoders.base import CanvasEncoder
 from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.errors import InputError
+from mambaeye.module import ClassifierModule
 from mambaeye.optim import OptimizerConfig, build_optimizer, build_schedule, override_hparams
 from mambaeye.weights.starting import arguments_of_weights
 from train import main
@@ -37,6 +41,20 @@ def seven() -> dict[str, torch.Tensor]:
     encoder = MambaEye(num_classes=7, **SIZES)
     weights.save(encoder, "seven")
     return encoder.state_dict()
+
+
+class Dropping(CanvasEncoder):
+    """Has what differs between training and evaluation: a batch norm's statistics, and dropout."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 8, 8, 8)
+        self.norm = nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, num_classes)
+
+    def features(self, canvases: Tensor) -> Tensor:
+        normed = self.norm(self.convolution(canvases.permute(0, 3, 1, 2).float() / 255))
+        return F.dropout(normed, 0.5, self.training).mean((2, 3))
 
 
 def encoder_in(path: str) -> MambaEye:
@@ -129,6 +147,46 @@ def test_head_only_trains_the_head_and_goes_on_so(seven: dict[str, torch.Tensor]
     assert "the checkpoint's run began with model.head_only True, and its optimizer cannot go on with False" in more
     more = refused([*start, "--trainer.max_epochs=3", "--model.optimizer.backbone_lr=0.5"])
     assert "began with model.optimizer.backbone_lr 1.0, and its optimizer cannot go on with 0.5: start anew" in more
+
+
+def test_what_is_frozen_is_as_in_evaluation_and_costs_the_optimizer_nothing(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    """Nothing is dropped, statistics stay, and a run that is stopped and continued comes to the same head."""
+    torch.manual_seed(0)
+    start = Dropping()
+    start.norm.running_mean = torch.rand(8)
+    weights.save(start, "start")
+    settings = {name: value for name, value in SMALL.items() if not name.startswith("model.")}
+    settings |= {"model.encoder": "test_fine_tuning.Dropping", "model.init_from": "start/model.safetensors"}
+    settings |= {"model.head_only": "true", "trainer.max_epochs": 2}
+    main(["fit", "--run_dir=whole", *flags(settings)])
+    stop = "--trainer.callbacks=[{class_path: resuming.StopAfter, init_args: {steps: 3}}]"
+    main(["fit", "--run_dir=stopped", *flags(settings), stop])
+    main(["fit", "--run_dir=stopped", *flags(settings), "--ckpt_path=last"])
+    whole, stopped = (torch.load(f"{run}/checkpoints/last.ckpt", weights_only=True) for run in ("whole", "stopped"))
+    assert whole["global_step"] == stopped["global_step"] == 4
+    for name, tensor in start.state_dict().items():
+        tuned = whole["state_dict"][f"encoder.{name}"]
+        assert tuned.equal(tensor) is not name.startswith("head."), name
+        assert stopped["state_dict"][f"encoder.{name}"].equal(tuned), name
+    (optimizer,) = whole["optimizer_states"]
+    assert {tuple(state["exp_avg"].shape) for state in optimizer["state"].values()} == {(10, 8), (10,)}
+    assert not [str(warning.message) for warning in recwarn if "eval mode" in str(warning.message)]
+
+
+def test_a_frozen_encoder_stays_in_evaluation_whatever_the_module_is_set_to() -> None:
+    modules = [ClassifierModule(Dropping(), head_only=head_only) for head_only in (True, False)]
+    assert [module.encoder.training for module in modules] == [False, True]
+    assert [module.train().encoder.training for module in modules] == [False, True]
+    frozen = modules[0]
+    canvases = torch.randint(256, (4, 16, 16, 3), dtype=torch.uint8)
+    frozen.encoder(canvases).sum().backward()
+    assert {name for name, parameter in frozen.named_parameters() if parameter.grad is not None} == {
+        "encoder.head.weight",
+        "encoder.head.bias",
+    }
+    assert not frozen.encoder.features(canvases).requires_grad  # so nothing is kept for a backward pass
 
 
 def test_the_backbone_learns_at_its_share_of_the_rate() -> None:

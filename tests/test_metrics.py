@@ -1,11 +1,10 @@
-import os
-import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from commands import start
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -178,10 +177,9 @@ def main(rank: int, folder: Path) -> None:
 
 
 def test_two_processes_give_the_numbers_of_one(tmp_path: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, __file__, str(tmp_path)]
-    ranks = [subprocess.Popen([*command, str(rank)], env=environment) for rank in (0, 1)]
-    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
+    ranks = [start([str(tmp_path), str(rank)], script=Path(__file__)) for rank in (0, 1)]
+    said = [rank.communicate(timeout=120)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], said
     together = torch.load(tmp_path / "result.pt", weights_only=True)
     alone = StepMetrics(70, MetricsConfig(every_step=32))
     alone.update(*some(101, 70, 6))

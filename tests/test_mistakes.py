@@ -2,14 +2,13 @@
 
 import csv
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands import start
 from lightning import LightningModule, Trainer
 from scenes import canvases_of
 from test_callbacks import digits, fit
@@ -123,9 +122,9 @@ def main(rank: int, folder: Path) -> None:
 
 @pytest.mark.long
 def test_two_processes_find_what_one_does(tmp_path: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    ranks = [subprocess.Popen([sys.executable, __file__, str(tmp_path), str(rank)], env=environment) for rank in (0, 1)]
-    assert [rank.wait(timeout=240) for rank in ranks] == [0, 0]
+    ranks = [start([str(tmp_path), str(rank)], script=Path(__file__)) for rank in (0, 1)]
+    said = [rank.communicate(timeout=240)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], said
     expected = sorted([*made_up(0), *made_up(1)], key=lambda one: (-one.confidence, one.key))[:5]
     for rank in (0, 1):
         keys, matrix = json.loads((tmp_path / f"{rank}.json").read_text())

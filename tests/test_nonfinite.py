@@ -150,7 +150,7 @@ def test_all_ranks_skip_what_is_not_finite_on_one(poison: str, data_dir: Path, t
     said = {}
     for name, what in (("poisoned", {"batches": [4], "rank": 1}), ("left_out", {"left_out": [2]})):
         asked = {"data_dir": str(data_dir), "folder": str(tmp_path / name), "poison": poison, "devices": 2, **what}
-        run = start([json.dumps(asked)], ROOT / "tests" / "poisoned.py")
+        run = start([json.dumps(asked)], script=ROOT / "tests" / "poisoned.py")
         said[name], _ = run.communicate(timeout=300)
         assert run.returncode == 0, said
     for rank in range(2):
@@ -162,7 +162,7 @@ def test_all_ranks_skip_what_is_not_finite_on_one(poison: str, data_dir: Path, t
 @pytest.mark.long
 def test_all_ranks_stop_together(data_dir: Path, tmp_path: Path) -> None:
     asked = {"data_dir": str(data_dir), "folder": str(tmp_path), "batches": [4, 6], "rank": 1, "devices": 2}
-    run = start([json.dumps(asked | {"patience": 2})], ROOT / "tests" / "poisoned.py")
+    run = start([json.dumps(asked | {"patience": 2})], script=ROOT / "tests" / "poisoned.py")
     said, _ = run.communicate(timeout=300)
     assert run.returncode == 1
     assert said.count("InputError: loss or gradient were not finite at 2 optimizer steps in a row") == 2

@@ -1,20 +1,22 @@
 """One fit in a run directory at a time: real processes, real kills."""
 
 import json
+import multiprocessing
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from commands import ROOT, TINY, flags, start
+from commands import TINY, flags, start
+from fork_server import ForkedRun
 from lightning import Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 
@@ -34,16 +36,7 @@ SETTINGS = {
     "trainer.limit_val_batches": 0,
     "trainer.max_epochs": 1000,
 }
-HOLD = """
-import sys, time
-from pathlib import Path
-from mambaeye.locks import WriterLock
-lock = WriterLock(Path(sys.argv[1]), ("another one writes there", "wait"))
-lock.acquire()
-print("held", flush=True)
-sys.stdin.read()
-lock.release()
-"""
+FORK = multiprocessing.get_context("fork")  # a lock is a process's own, and this one imports nothing anew
 ELSEWHERE = replace(Holder.this_process(), host="node7", kernel="another", since="2026-01-02 03:04:05 UTC")
 
 
@@ -60,11 +53,22 @@ def arguments(data_dir: Path) -> list[str]:
     return ["fit", *flags({**SETTINGS, "data.data_dir": data_dir})]
 
 
-def held_by_another(path: Path) -> subprocess.Popen[str]:
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], cwd=ROOT, **pipes)
-    assert holder.stdout.readline() == "held\n"
-    return holder
+def hold(path: Path, pipe: Connection) -> None:
+    """Have a lock until the pipe says something."""
+    lock = WriterLock(path, ("another one writes there", "wait"))
+    lock.acquire()
+    pipe.send("held")
+    pipe.recv()
+    lock.release()
+
+
+def held_by_another(path: Path) -> tuple[BaseProcess, Connection]:
+    """Return a process that has a lock, and the pipe at whose word it gives it back."""
+    ours, its = FORK.Pipe()
+    holder = FORK.Process(target=hold, args=(path, its))
+    holder.start()
+    assert ours.recv() == "held"
+    return holder, ours
 
 
 def refusal(path: Path) -> str:
@@ -84,19 +88,20 @@ def taken(path: Path) -> None:
 
 def test_who_holds_it_is_said(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    holder = held_by_another(path)
+    holder, pipe = held_by_another(path)
     since = json.loads(path.read_text())["since"]
     expected = f"another one writes there (process {holder.pid} on {socket.gethostname()} since {since}): wait"
     assert refusal(path) == expected
-    holder.communicate("")
+    pipe.send("give it back")
+    holder.join()
     taken(path)
 
 
 def test_a_dead_process_of_this_machine_holds_nothing(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    holder = held_by_another(path)
+    holder, _ = held_by_another(path)
     holder.kill()
-    holder.wait()
+    holder.join()
     assert path.exists()
     taken(path)
 
@@ -154,12 +159,12 @@ def test_without_locks_of_the_file_system_the_process_decides(
         raise OSError(95, "Operation not supported")
 
     path = tmp_path / "lock"
-    holder = held_by_another(path)
+    holder, _ = held_by_another(path)
     monkeypatch.setattr("fcntl.flock", unsupported)
     if alive:
         assert f"process {holder.pid}" in refusal(path)
     holder.kill()
-    holder.wait()
+    holder.join()
     taken(path)
 
 
@@ -195,37 +200,36 @@ def test_a_file_that_was_deleted_by_hand_is_not_deleted_again(tmp_path: Path) ->
     second.release()
 
 
-RACE = """
-import sys, time
-from pathlib import Path
-from mambaeye.errors import InputError
-from mambaeye.locks import WriterLock
-lock, won = WriterLock(Path(sys.argv[1]) / "lock", ("", "")), 0
-mark = Path(sys.argv[1]) / "inside"
-end = time.monotonic() + 1
-while time.monotonic() < end:
-    try:
-        lock.acquire()
-    except InputError:
-        continue
-    mark.touch(exist_ok=False)  # raises if another process is inside
-    mark.unlink()
-    lock.release()
-    won += 1
-print(won)
-"""
+def race(folder: Path, pipe: Connection) -> None:
+    """Take a lock again and again for a second, and say how often that went well."""
+    lock, won = WriterLock(folder / "lock", ("", "")), 0
+    mark = folder / "inside"
+    end = time.monotonic() + 1
+    while time.monotonic() < end:
+        try:
+            lock.acquire()
+        except InputError:
+            continue
+        mark.touch(exist_ok=False)  # raises if another process is inside
+        mark.unlink()
+        lock.release()
+        won += 1
+    pipe.send(won)
 
 
 def test_of_many_at_once_one_has_it(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", RACE, str(tmp_path)]
-    racers = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    won = [int(racer.communicate()[0]) for racer in racers]
-    assert [racer.returncode for racer in racers] == [0, 0]
-    assert sum(won) > 0  # however busy the machine is; each time, none was inside besides
+    ours, its = FORK.Pipe()
+    racers = [FORK.Process(target=race, args=(tmp_path, its)) for _ in range(2)]
+    for racer in racers:
+        racer.start()
+    for racer in racers:
+        racer.join()
+    assert [racer.exitcode for racer in racers] == [0, 0]
+    assert ours.recv() + ours.recv() > 0  # however busy the machine is; each time, none was inside besides
     assert not list(tmp_path.iterdir())
 
 
-def wait_for(condition: Callable[[], object], run: subprocess.Popen[str]) -> None:
+def wait_for(condition: Callable[[], object], run: ForkedRun) -> None:
     end = time.monotonic() + 180
     while not condition():
         assert run.poll() is None, run.communicate()[0]

@@ -12,10 +12,12 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import FORK_SERVER
 from PIL import Image
 from webdataset import WebDataset
 
@@ -395,6 +397,13 @@ def test_destinations_that_are_refused(images: Path, tmp_path: Path) -> None:
     lock.release()
 
 
+def pack_together(ready: Barrier, said: Path, flags: list[object]) -> None:
+    """Pack in a process of its own once the other is ready too, and write to a file what is said."""
+    sys.stderr = said.open("w")
+    ready.wait()
+    pack(*flags)
+
+
 @pytest.mark.parametrize("seeds", [(3, 3), (3, 4)])
 def test_two_at_once_into_one_folder(seeds: tuple[int, int], images: Path, tmp_path: Path) -> None:
     """Started together, and again and again: one packs, the other is refused, or finds it done."""
@@ -402,25 +411,23 @@ def test_two_at_once_into_one_folder(seeds: tuple[int, int], images: Path, tmp_p
     for seed in set(seeds):
         pack(images, tmp_path / f"of {seed}", "--samples_per_shard", "7", "--seed", seed)
         expected[seed] = packed(tmp_path / f"of {seed}")
-    code = "import sys; from datamodules.pack import main; print('ready', flush=True); sys.stdin.readline(); main()"
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
-    out = tmp_path / "out"
-    runs = []
-    for seed in seeds:
+    out, ready = tmp_path / "out", FORK_SERVER.Barrier(2)
+    runs, said = [], [tmp_path / "said by one", tmp_path / "said by the other"]
+    for seed, file in zip(seeds, said, strict=True):
         flags = [images, out, "--samples_per_shard", 7, "--seed", seed, "--jobs", 2]
-        runs.append(subprocess.Popen([sys.executable, "-c", code, *map(str, flags)], **pipes))
-    assert [run.stdout.readline() for run in runs] == ["ready\n"] * 2
+        runs.append(FORK_SERVER.Process(target=pack_together, args=(ready, file, flags)))
+        runs[-1].start()
     for run in runs:
-        run.stdin.write("\n")
-        run.stdin.flush()
-    said = [run.communicate()[1] for run in runs]
-    assert 0 in [run.returncode for run in runs], said
-    for run, words in zip(runs, said, strict=True):
-        if run.returncode:
-            assert run.returncode == 1
-            assert re.fullmatch(r"error: (another process is packing into|\S+ already holds another) [^\n]+\n", words)
+        run.join()
+    words = [file.read_text() for file in said]
+    codes = [run.exitcode for run in runs]
+    assert 0 in codes, words
+    for code, text in zip(codes, words, strict=True):
+        if code:
+            assert code == 1
+            assert re.fullmatch(r"error: (another process is packing into|\S+ already holds another) [^\n]+\n", text)
     done = packed(out)
-    assert done in [expected[seed] for seed, run in zip(seeds, runs, strict=True) if run.returncode == 0]
+    assert done in [expected[seed] for seed, code in zip(seeds, codes, strict=True) if code == 0]
     assert not list(tmp_path.glob("out.packing*"))
 
 

@@ -16,19 +16,17 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.long
-def test_the_quickstart_learns_any_scan(tmp_path: Path) -> None:
-    # another number of threads gives another model
+def test_the_quickstart_learns_any_scan(quickstart: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
-    def run(stage: str, *arguments: str) -> list[dict[str, Any]]:
+    def validate(*arguments: str) -> list[dict[str, Any]]:
         config = str(ROOT / "configs" / "quickstart.yaml")
-        command = [sys.executable, "-m", "train", stage, "--config", config, "--ckpt_path", "last", *arguments]
-        subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=2400)
-        rows: list[dict[str, Any]] = json.loads((tmp_path / "runs/quickstart/validation.json").read_text())["rows"]
+        command = [sys.executable, "-m", "train", "validate", "--config", config, "--ckpt_path", "last", *arguments]
+        subprocess.run(command, cwd=quickstart, env=environment, check=True, timeout=2400)
+        rows: list[dict[str, Any]] = json.loads((quickstart / "runs/quickstart/validation.json").read_text())["rows"]
         return rows
 
-    run("fit")
-    rows = run("validate")
+    rows = validate()
     assert {(row["resolution"], row["scan"]) for row in rows} == set(
         product((48, 64, 96, 128), ("random", "row_raster"))
     )
@@ -39,7 +37,7 @@ def test_the_quickstart_learns_any_scan(tmp_path: Path) -> None:
 
     scans = f"--data.scans=[{','.join(PATTERNS)}]"
     asked = ["--data.resolutions=[48,64]", scans, "--data.evaluate.num_glimpses=64", "--report.plots=false"]
-    rows = run("validate", *asked)
+    rows = validate(*asked)
     assert len(PATTERNS) == 13
     worst = min((row["top1"], row["resolution"], row["scan"]) for row in rows if row["step"] == 64)
     assert worst[0] >= 0.85, worst

@@ -351,7 +351,7 @@ def gone(process: int) -> bool:
     ],
 )
 def test_nothing_is_left_when_either_side_is_killed(killed: str, method: str) -> None:
-    run = start([method], Path(__file__))
+    run = start([method], script=Path(__file__))
     of_run = [int(word) for word in run.stdout.readline().split()]
     assert len(of_run) == 2
     named = {str(process) for process in (run.pid, *of_run)}

@@ -5,13 +5,13 @@ import random
 import shutil
 import signal
 import socket
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from commands import ROOT, TINY, flags, ledger, start
+from fork_server import ForkedRun
 
 STEPS = 14  # an epoch
 SETTINGS = {
@@ -46,7 +46,7 @@ def lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def kill_at(moment: str, run: subprocess.Popen[str], draw: random.Random) -> None:
+def kill_at(moment: str, run: ForkedRun, draw: random.Random) -> None:
     """Wait for a moment of a run after some steps of its own, and kill it with all its processes."""
     book, checkpoints = Path("run/ledger-0.jsonl"), Path("run/checkpoints")
     begun = lines(book)

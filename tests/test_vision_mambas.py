@@ -164,8 +164,8 @@ def test_sequences_find_every_token_and_fill_up_the_shorter_ones() -> None:
 
 def test_registers_follow_runs_of_patches_of_one_length() -> None:
     model = MambaR(**TINY, registers=3)
-    assert model.places(16) == [4, 9, 14]
-    assert model.places(2) == [0, 1, 2]
+    assert model.extra_places(16) == [4, 9, 14]
+    assert model.extra_places(2) == [0, 1, 2]
     assert model.feature_dim == 48
 
 

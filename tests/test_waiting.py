@@ -3,7 +3,6 @@
 import io
 import os
 import signal
-import subprocess
 import tarfile
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import ROOT, TINY, flags, ledger, start
+from fork_server import ForkedRun
 from hosts import Handler, Host, serving
 from test_reading import by_tar
 
@@ -61,7 +61,7 @@ def host(shards: Path) -> Iterator[Host]:
         yield host
 
 
-runs: list[subprocess.Popen[str]] = []
+runs: list[ForkedRun] = []
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +92,7 @@ def stall_from(host: Host, first: int) -> list[str]:
     return stalled
 
 
-def fit(host: Host, data_dir: Path, *more: str) -> subprocess.Popen[str]:
+def fit(host: Host, data_dir: Path, *more: str) -> ForkedRun:
     places = {"data.train_shards": host.url, "data.val_shards": host.url, "data.data_dir": data_dir}
     settings = flags({**SETTINGS, **places})
     path = f"{ROOT}:{Path(__file__).parent}"
@@ -100,7 +100,7 @@ def fit(host: Host, data_dir: Path, *more: str) -> subprocess.Popen[str]:
     return runs[-1]
 
 
-def until(there: list[str], count: int, run: subprocess.Popen[str]) -> None:
+def until(there: list[str], count: int, run: ForkedRun) -> None:
     """Wait until so many requests stall, and those who do not read have come to where they wait for the others."""
     end = time.monotonic() + GENEROUS
     while len(there) < count:
@@ -110,7 +110,7 @@ def until(there: list[str], count: int, run: subprocess.Popen[str]) -> None:
     time.sleep(2)
 
 
-def told(run: subprocess.Popen[str], everybody: bool) -> str:
+def told(run: ForkedRun, everybody: bool) -> str:
     """Send SIGTERM, to all processes or to the first, and return what was said; nobody is left."""
     (os.killpg if everybody else os.kill)(run.pid, signal.SIGTERM)
     said, _ = run.communicate(timeout=GENEROUS)

@@ -54,7 +54,7 @@ def gone(process: int) -> bool:
 @pytest.mark.parametrize("method", ["fork", "forkserver"])
 @pytest.mark.parametrize("end", ["of itself", "killed"])
 def test_stuck_workers_end_with_their_parent(end: str, method: str) -> None:
-    run = start([method, "3" if end == "of itself" else "100"], Path(__file__))
+    run = start([method, "3" if end == "of itself" else "100"], script=Path(__file__))
     workers = [int(word) for word in run.stdout.readline().split()]
     assert len(workers) == 2
     for number in (signal.SIGTERM, signal.SIGUSR1):
@@ -63,7 +63,7 @@ def test_stuck_workers_end_with_their_parent(end: str, method: str) -> None:
     if end == "killed":
         time.sleep(0.5)
         assert not any(map(gone, workers))
-        run.kill()
+        run.send_signal(signal.SIGKILL)
     said, _ = run.communicate(timeout=60)
     assert run.returncode == (1 if end == "of itself" else -signal.SIGKILL)
     assert "timed out" in said or end == "killed"

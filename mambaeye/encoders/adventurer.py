@@ -158,6 +158,12 @@ class Adventurer(DenseEncoder):
             x = layer(x, kernels)
         return self.norm_f(x[:, -1].to(self.norm_f.weight.dtype))
 
+    def feature_modules(self) -> tuple[list[nn.Module], nn.Module]:
+        return [*self.layers], self.norm_f
+
+    def extra_places(self, tokens: int) -> list[int]:
+        return [tokens]
+
     def backend(self, device: torch.device) -> str:
         if select_backend(self.kernels, torch.empty(0, device=device), self.unsupported_reason):
             return "the CUDA kernels of mamba-ssm and causal-conv1d"

@@ -8,8 +8,9 @@ its constructor takes become flags.
 Shapes: B images, T glimpses, A answers, K axes of a position, P patch side, C channels, D feature width.
 """
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
 import torch
@@ -17,7 +18,9 @@ from torch import Tensor, nn
 
 from mambaeye.batch import CanvasBatch, GlimpseBatch, Takes
 from mambaeye.configurable import Configurable
-from mambaeye.ops.dense import normalise, pad_to_patches
+from mambaeye.errors import InputError
+from mambaeye.ops.dense import normalise, pad_to_patches, take_out
+from mambaeye.ops.features import Features, recorded
 from mambaeye.ops.precision import wide_linear
 
 State = Any
@@ -87,6 +90,28 @@ class Encoder(Configurable, ABC):
         """Return the head's answers to features, (..., D) -> (..., classes): in float32 or wider in any precision."""
         return wide_linear(features, self.head.weight, self.head.bias)
 
+    def feature_modules(self) -> tuple[Sequence[nn.Module], nn.Module]:
+        """Return what forward_features reads: the blocks or stages whose outputs are features, the first one first;
+        and the final norm, which takes what the last of them returns (nn.Identity() if there is none).
+
+        Raises:
+            InputError: the encoder does not say.
+        """
+        raise InputError(f"{type(self).__name__} gives no features by stages: it defines no feature_modules")
+
+    def extra_places(self, tokens: int) -> Sequence[int]:
+        """Return where class tokens and registers are among so many patches or glimpses: by default nowhere."""
+        return ()
+
+    def _stages(self, every_stage: bool, see: Callable[[], Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Return what the head sees, and what the last stage or every one returns, and last that behind the norm."""
+        modules, norm = self.feature_modules()
+        asked = modules if every_stage else modules[-1:]
+        with recorded(asked) as outputs:
+            pooled = see()
+        assert len(outputs) == len(asked), "a stage runs once"
+        return pooled, [*outputs, norm(outputs[-1].to(self.head.weight.dtype))]
+
     def no_weight_decay(self) -> set[str]:
         """Return the names of parameters that weight decay must not touch: by default norms, biases and scalars."""
         return {name for name, parameter in self.named_parameters() if parameter.ndim < 2}
@@ -139,6 +164,13 @@ class GlimpseEncoder(Encoder):
         """Return the logits of all answers, (B, A, classes). Arguments as for features."""
         return self.logits(self.features(patches, positions))
 
+    def forward_features(self, patches: Tensor, positions: Tensor, every_stage: bool = False) -> Features:
+        """Return the features of every glimpse, behind the last block or every one. Arguments as for features."""
+        pooled, outputs = self._stages(every_stage, lambda: self.features(patches, positions))
+        places = self.extra_places(patches.shape[1])
+        *stages, (last, extra) = (take_out(output, places) for output in outputs)
+        return Features(pooled, last, extra, tuple(stage for stage, _ in stages), positions)
+
     def encode(self, batch: GlimpseBatch | CanvasBatch) -> Tensor:
         assert isinstance(batch, GlimpseBatch)
         return self.features(batch.patches, batch.positions)
@@ -183,6 +215,23 @@ class CanvasEncoder(Encoder):
         """Return the logits, (B, classes), of canvases (B, H, W, C) uint8."""
         return self.logits(self.features(canvases))
 
+    def forward_features(self, canvases: Tensor, every_stage: bool = False) -> Features:
+        """Return the map of features, behind the last stage or every one, of canvases (B, H, W, C) uint8.
+
+        Maps show the canvas with its padding, if the encoder pads it.
+        """
+        pooled, outputs = self._stages(every_stage, lambda: self.features(canvases))
+        height, width = canvases.shape[1:3]
+        *stages, (last, extra) = (self.as_map(output, height, width) for output in outputs)
+        return Features(pooled, last, extra, tuple(stage for stage, _ in stages))
+
+    def as_map(self, output: Tensor, height: int, width: int) -> tuple[Tensor, Tensor | None]:
+        """Return the map (B, D, R, C) that a stage makes of canvases of so many pixels, and its extra tokens (B, E, D).
+
+        By default the stage returns such a map, and has none.
+        """
+        return output, None
+
     def encode(self, batch: GlimpseBatch | CanvasBatch) -> Tensor:
         assert isinstance(batch, CanvasBatch)
         return self.features(batch.scene.canvases)[:, None]
@@ -209,6 +258,14 @@ class DenseEncoder(CanvasEncoder):
     def features(self, canvases: Tensor) -> Tensor:
         """Return what the head sees, (B, D), of canvases (B, H, W, 3) uint8."""
         return self.image_features(normalise(pad_to_patches(canvases, self.patch, self.stride), self.head.weight.dtype))
+
+    def as_map(self, output: Tensor, height: int, width: int) -> tuple[Tensor, Tensor | None]:
+        """Return the map (B, D, R, C) and the extra tokens of a sequence (B, L, D), or of a grid (B, R, C, D)."""
+        if output.ndim == 4:
+            return output.permute(0, 3, 1, 2), None
+        rows, cols = (1 + math.ceil(max(0, side - self.patch) / self.stride) for side in (height, width))
+        patches, extra = take_out(output, self.extra_places(rows * cols))
+        return patches.mT.unflatten(2, (rows, cols)), extra
 
     def network(self, images: Tensor) -> Tensor:
         """Return the logits, (B, classes), as the authors' network does: of images (B, 3, H, W), normalised already.

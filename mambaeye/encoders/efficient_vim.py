@@ -28,11 +28,11 @@ EXPANSION, REDUCTION = 4, 4  # of channels between stages; and of these, where t
 
 
 class ChannelNorm(nn.LayerNorm):
-    """Layer norm over the channels of tokens (B, C, L)."""
+    """Layer norm over the channels of tokens (B, C, L), or of maps (B, C, H, W)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise every token by itself."""
-        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
 class HiddenStateMixer(nn.Module):
@@ -213,6 +213,12 @@ class EfficientViM(DenseEncoder):
             for w, norm, tokens in zip(share, cast(Any, self.norm), pooled, strict=True)
         ]
         return torch.cat((*parts, share[:-1].expand(len(x), -1)), dim=1)
+
+    def feature_modules(self) -> tuple[list[nn.Module], nn.Module]:
+        return [*self.stages], self.norm[-1]
+
+    def as_map(self, output: Tensor, height: int, width: int) -> tuple[Tensor, Tensor | None]:
+        return output, None  # channels come first already
 
     def no_weight_decay(self) -> set[str]:
         gates = {name for name, _ in self.named_parameters() if name.endswith(".alpha")}

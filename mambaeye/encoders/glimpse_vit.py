@@ -63,3 +63,6 @@ class GlimpseViT(GlimpseEncoder):
         for block in self.blocks:
             x = block(x)
         return self.norm(x).mean(1, keepdim=True)
+
+    def feature_modules(self) -> tuple[list[nn.Module], nn.Module]:
+        return [*self.blocks], self.norm

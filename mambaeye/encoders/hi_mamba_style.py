@@ -186,6 +186,9 @@ class HiMambaStyle(DenseEncoder):
             x = block(x, Orders(*(part.to(x.device, non_blocking=True) for part in orders)))
         return self.norm(x.to(self.norm.weight.dtype)).mean((1, 2))
 
+    def feature_modules(self) -> tuple[list[nn.Module], nn.Module]:
+        return [*self.blocks], self.norm
+
     def no_weight_decay(self) -> set[str]:
         return super().no_weight_decay() | undecayed(self, "positions")
 

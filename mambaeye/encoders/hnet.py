@@ -147,6 +147,10 @@ class HNet(CausalEncoder):
         x, _, routings = self.stage(x, positions, None, None, self.backend_for(x))
         return x, routings
 
+    def feature_modules(self) -> tuple[list[nn.Module], nn.Module]:
+        """Return the blocks on all glimpses; those of the inner network see but those that are kept."""
+        return [*self.stage.encoder, *self.stage.decoder], self.stage.decoder_norm
+
     def encode_for_training(self, batch: GlimpseBatch | CanvasBatch) -> Encoded:
         assert isinstance(batch, GlimpseBatch)
         features, routings = self.route(batch.patches, batch.positions)

@@ -132,6 +132,12 @@ class LocalVim(DenseEncoder):
             return features
         return self.norm(x.to(self.norm.weight.dtype)).mean(1)
 
+    def feature_modules(self) -> tuple[list[nn.Module], nn.Module]:
+        return [*self.blocks], self.norm
+
+    def extra_places(self, tokens: int) -> list[int]:
+        return [] if self.class_token is None else [tokens // 2]
+
     def no_weight_decay(self) -> set[str]:
         tokens = [] if self.class_token is None else ["class_token", "class_position"]
         return super().no_weight_decay() | undecayed(self, "positions", *tokens)

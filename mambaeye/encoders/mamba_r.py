@@ -82,7 +82,7 @@ class MambaR(DenseEncoder):
     def image_features(self, images: Tensor) -> Tensor:
         patches = self.patch_embed(images)  # (B, R, C, D)
         rows, cols = patches.shape[1:3]
-        places = self.places(rows * cols)
+        places = self.extra_places(rows * cols)
         x = (patches + resized(self.positions, rows, cols)).flatten(1, 2)
         x = insert(x, self.registers + self.register_positions, places)  # (B, M + G, D)
         sequences = both_ways(x.shape[1]).to(x.device)
@@ -94,9 +94,12 @@ class MambaR(DenseEncoder):
         features: Tensor = self.norm_neck(self.neck(x).flatten(1).to(self.norm_neck.weight.dtype))
         return features
 
-    def places(self, patches: int) -> list[int]:
+    def feature_modules(self) -> tuple[list[nn.Module], nn.Module]:
+        return [*self.blocks], self.norm
+
+    def extra_places(self, tokens: int) -> list[int]:
         """Return the registers' places in the sequence of so many patches: each follows a run of them, all as long."""
-        run = patches // (len(self.registers) + 1)
+        run = tokens // (len(self.registers) + 1)
         return [register * (run + 1) + run for register in range(len(self.registers))]
 
     def no_weight_decay(self) -> set[str]:

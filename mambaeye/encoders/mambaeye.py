@@ -4,7 +4,7 @@ Shapes: B images, T glimpses, P patch side, K axes of a position, D model width.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple, cast, get_args
@@ -23,7 +23,7 @@ from mambaeye.ops.glimpses import embed_glimpses, require_glimpses
 from mambaeye.ops.kernel_selection import Kernels, require_kernels, select_backend, unsupported_reason
 from mambaeye.ops.mamba2 import Mamba2, require_mixer
 from mambaeye.ops.precision import wide
-from mambaeye.ops.registers import with_registers
+from mambaeye.ops.registers import register_places, with_registers
 from mambaeye.ops.shapes import require_sizes
 from mambaeye.ops.stack import StackState
 
@@ -173,6 +173,12 @@ class MambaEye(CausalEncoder):
         """
         require_glimpses(patches, positions, self.config.patch_size, self.config.axes)
         return self._run(patches, positions, None, 0)[0]
+
+    def feature_modules(self) -> tuple[list[nn.Module], nn.Module]:
+        return [*self.blocks], self.norm
+
+    def extra_places(self, tokens: int) -> Sequence[int]:
+        return register_places(tokens, self.config.registers_every) if self.register is not None else ()
 
     def layers(self) -> Iterator[Block]:
         """Yield the blocks, the first one first."""

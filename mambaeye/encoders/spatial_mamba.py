@@ -244,6 +244,9 @@ class SpatialMamba(DenseEncoder):
         x = self.layers(self.patch_embed(images))
         return self.norm(x.to(self.norm.weight.dtype)).mean((1, 2))  # (B, H, W, C) -> (B, C)
 
+    def feature_modules(self) -> tuple[list[nn.Module], nn.Module]:
+        return [*self.layers], self.norm
+
     def no_weight_decay(self) -> set[str]:
         return super().no_weight_decay() | {name for name, _ in self.named_parameters() if name.endswith(".A_logs")}
 

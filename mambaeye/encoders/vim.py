@@ -98,6 +98,12 @@ class Vim(DenseEncoder):
         features: Tensor = self.norm(x[:, middle].to(self.norm.weight.dtype))
         return features
 
+    def feature_modules(self) -> tuple[list[nn.Module], nn.Module]:
+        return [*self.blocks], self.norm
+
+    def extra_places(self, tokens: int) -> list[int]:
+        return [tokens // 2]
+
     def no_weight_decay(self) -> set[str]:
         return super().no_weight_decay() | undecayed(self, "positions", "class_token", "class_position")
 

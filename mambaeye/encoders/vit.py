@@ -73,6 +73,12 @@ class ViT(DenseEncoder):
             x = block(x)
         return self.norm(x[:, : self.tokens]).flatten(1)  # (B, E D)
 
+    def feature_modules(self) -> tuple[list[nn.Module], nn.Module]:
+        return [*self.blocks], self.norm
+
+    def extra_places(self, tokens: int) -> range:
+        return range(self.tokens)
+
     def no_weight_decay(self) -> set[str]:
         tables = {"cls_token", "pos_embed", *(["dist_token"] if self.dist_token is not None else [])}
         return super().no_weight_decay() | tables

@@ -111,4 +111,13 @@ def insert(tokens: Tensor, extra: Tensor, places: Sequence[int]) -> Tensor:
 
 def picked(tokens: Tensor, places: Sequence[int]) -> Tensor:
     """Return tokens (B, M, D) at some places, (B, E, D), without waiting for the device."""
-    return tokens.index_select(1, torch.tensor(places).to(tokens.device, non_blocking=True))
+    return tokens.index_select(1, torch.tensor(places, dtype=torch.long).to(tokens.device, non_blocking=True))
+
+
+def take_out(tokens: Tensor, places: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+    """Return what insert put together: tokens (B, L, D) without those at the places, and these (B, E, D), if any."""
+    if not places:
+        return tokens, None
+    extra = {*places}
+    others = [place for place in range(tokens.shape[1]) if place not in extra]
+    return picked(tokens, others), picked(tokens, places)
