@@ -3,6 +3,7 @@
 import copy
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from mambaeye.batch import CanvasBatch, GlimpseBatch
 from mambaeye.encoders.base import Encoder
 from mambaeye.errors import InputError
+from mambaeye.ops.batch_norm import running_means_kept
 
 WAYS = 64  # to compile a block: first or not, with a state or a gradient or not, in which precision, how large roughly
 
@@ -40,7 +42,12 @@ def recomputed(forward: Callable[..., Any], x: Tensor, *rest: Any) -> Any:
     """Call forward on x (B, T, ...) and what else it takes, and keep nothing of it but these."""
     if not torch.is_grad_enabled() or x.shape[1] == 1:
         return forward(x, *rest)
-    return checkpoint(forward, x, *rest, use_reentrant=False)
+    return checkpoint(forward, x, *rest, use_reentrant=False, context_fn=passes)
+
+
+def passes() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Return what the two computations of a block run in: the second moves no running means of batch norms."""
+    return nullcontext(), running_means_kept()
 
 
 def compile_blocks(encoder: Encoder, backend: str = "inductor") -> None:

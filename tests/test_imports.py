@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "mambaeye.loss": ("mambaeye.ops",),
     "mambaeye.optim": ("mambaeye.errors",),
     "mambaeye.flops": ("mambaeye.batch", "mambaeye.encoders.base"),
-    "mambaeye.blocks": (*BATCH, "mambaeye.encoders.base"),
+    "mambaeye.blocks": (*BATCH, "mambaeye.encoders.base", "mambaeye.ops"),
     "mambaeye.temperature": ("mambaeye.errors",),
     "mambaeye.policy_learning": (*BELOW, *WALK, "mambaeye.loss"),
     "mambaeye.rollout": (

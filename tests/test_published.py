@@ -22,6 +22,8 @@ GOLDEN = Path(__file__).with_name("golden")
 SYSTEMS = {
     "deit": "deit", "adventurer": "adventurer", "vim": "vim", "mambar": "mambar", "mambar_reduce": "mambar",
     "localvim": "localvim", "localvim_mid_cls": "localvim",
+    "vmamba_v05_noz": "vmamba", "vmamba_v05_gated_statesize4": "vmamba",
+    "efficientvim": "efficientvim", "spatialmamba": "spatialmamba",
 }  # fmt: skip
 AUTHORS_EYE = torch.load(Path(__file__).with_name("authors_model_small.pt"), weights_only=True)
 

@@ -4,8 +4,7 @@
 Shapes: B images, R rows and C columns of patches, M = R C patches, D model width.
 """
 
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,11 +12,11 @@ from torch import Tensor, nn
 
 from mambaeye.encoders.base import DenseEncoder, PublishedWeights
 from mambaeye.errors import InputError
-from mambaeye.geometry.directions import direction, with_token
+from mambaeye.geometry.directions import of_blocks
 from mambaeye.ops.dense import PatchEmbed, insert, resized
 from mambaeye.ops.kernel_selection import Kernels
 from mambaeye.ops.rope import rotate, rotations
-from mambaeye.ops.s6_block import S6Block, S6Mixer, Sequences, scan_backend, undecayed
+from mambaeye.ops.s6_block import S6Block, S6Mixer, scan_backend, sequences_of, undecayed
 from mambaeye.ops.s6_weights import renamed, sizes_in, split_table
 from mambaeye.ops.shapes import of_layout, require_sizes
 
@@ -80,7 +79,7 @@ class LocalVim(DenseEncoder):
             raise InputError(f"encoder.dim is {dim}: rotary positions of two axes need a multiple of 4")
         self.patch = self.stride = patch
         self.kernels = kernels
-        self.directions = of_blocks(directions, depth)
+        self.directions = of_blocks(directions, depth, {len(SEARCHED): SEARCHED})
         self.patch_embed = PatchEmbed(dim, patch, patch)
         self.positions = nn.Parameter(torch.empty(grid, grid, dim))
         self.class_token = nn.Parameter(torch.empty(1, dim)) if middle_class_token else None
@@ -176,35 +175,3 @@ def gate_name(name: str) -> str:
     for theirs, ours in GATE.items():
         name = name.replace(theirs, ours)
     return name
-
-
-def of_blocks(directions: Sequence[Sequence[str]] | None, depth: int) -> list[tuple[str, ...]]:
-    """Return the names of the directions of each block.
-
-    Raises:
-        InputError: there are not as many lists as blocks, or a list is empty, or names what is no direction.
-    """
-    if directions is None and depth != len(SEARCHED):
-        raise InputError(
-            f"encoder.depth is {depth}, and the published directions are of {len(SEARCHED)} blocks: give "
-            "encoder.directions, a list for all blocks or one for each"
-        )
-    names = [tuple(entry.split()) for entry in SEARCHED] if directions is None else [tuple(some) for some in directions]
-    if len(names) == 1:
-        names *= depth
-    if len(names) != depth:
-        raise InputError(f"encoder.directions has {len(names)} lists and depth is {depth}: give one for each block")
-    if not all(names):
-        raise InputError("encoder.directions has an empty list: give at least one direction, such as h")
-    for name in {name for entry in names for name in entry}:
-        direction(name, 1, 1)
-    return names
-
-
-@lru_cache(maxsize=256)
-def sequences_of(names: tuple[str, ...], rows: int, cols: int, middle: bool) -> Sequences:
-    """Return the sequences of a grid's patches in these directions, a class token in the same step of each if asked."""
-    orders = [direction(name, rows, cols) for name in names]
-    if middle:
-        orders = [with_token(order, rows * cols // 2) for order in orders]
-    return Sequences.of([torch.from_numpy(order) for order in orders])

@@ -7,6 +7,7 @@ filled up on the right and at the bottom.
 """
 
 import re
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -58,3 +59,38 @@ def with_token(order: np.ndarray, place: int) -> np.ndarray:
     """
     moved = np.where(order >= place, order + 1, order)
     return np.insert(moved, place, place)
+
+
+def of_blocks(
+    directions: Sequence[Sequence[str]] | None, depth: int, published: Mapping[int, Sequence[str]]
+) -> list[tuple[str, ...]]:
+    """Return the names of the directions of each block of an encoder.
+
+    Args:
+        directions: a list of names for each block, or a single one for all; None for published ones.
+        depth: number of blocks.
+        published: what a search found, by the number of blocks: the names of each, with spaces between.
+
+    Raises:
+        InputError: there are not as many lists as blocks, or a list is empty, or names what is no direction.
+    """
+    if directions is None:
+        if depth not in published:
+            of = " or ".join(map(str, published))
+            raise InputError(
+                f"encoder.directions is null, and those published are of {of} blocks, not {depth}: give a list for all "
+                "blocks or one for each"
+            )
+        directions = [entry.split() for entry in published[depth]]
+    names = [tuple(some) for some in directions]
+    if len(names) == 1:
+        names *= depth
+    if len(names) != depth:
+        raise InputError(
+            f"encoder.directions has {len(names)} lists for {depth} blocks: give one for each, or a single one for all"
+        )
+    if not all(names):
+        raise InputError("encoder.directions has an empty list: give at least one direction, such as h")
+    for name in {name for entry in names for name in entry}:
+        direction(name, 1, 1)
+    return names

@@ -6,18 +6,18 @@ rank of the step sizes, W taps of the convolution.
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mambaeye.geometry.directions import direction, with_token
 from mambaeye.ops.kernel_selection import Kernels, select_scan
-from mambaeye.ops.mamba2 import DT_MAX, DT_MIN, causal_conv
-from mambaeye.ops.precision import no_autocast, wide
-from mambaeye.ops.s6 import selective_scan
+from mambaeye.ops.mamba2 import causal_conv
+from mambaeye.ops.s6_directions import S6Directions, uniform_by_fan_in_
 
-DT_FLOOR = 1e-4
 REDUCTION = 8  # of the channel gate's inner width
 UNDECAYED = ("A_log", "D", "conv_bias", "dt_bias")  # parameters of the mixer, one row a direction
 
@@ -47,6 +47,31 @@ class Sequences(NamedTuple):
         """Return the sequences on another device."""
         return type(self)(*(part.to(device, non_blocking=True) for part in self))
 
+    def laid_out(self, x: Tensor) -> Tensor:
+        """Return what every step of every direction sees of tokens x (B, L, E): (B, S, K, E), zeros in empty steps."""
+        x = F.pad(x, (0, 0, 0, 1))
+        return torch.stack([x.index_select(1, tokens) for tokens in self.tokens], dim=2)
+
+    def gathered(self, y: Tensor) -> Tensor:
+        """Return what the steps y (B, S, K, E) of every direction say of each token: (B, L, K, E)."""
+        return torch.stack([y[:, :, k].index_select(1, steps) for k, steps in enumerate(self.steps)], dim=2)
+
+
+@lru_cache(maxsize=256)
+def sequences_of(names: tuple[str, ...], rows: int, cols: int, middle: bool = False) -> Sequences:
+    """Return the sequences of a grid's tokens in directions of these names.
+
+    Args:
+        names: of geometry/directions.py.
+        rows: of the grid.
+        cols: of the grid.
+        middle: put a class token in the same step of each, in the middle.
+    """
+    orders = [direction(name, rows, cols) for name in names]
+    if middle:
+        orders = [with_token(order, rows * cols // 2) for order in orders]
+    return Sequences.of([torch.from_numpy(order) for order in orders])
+
 
 class ChannelGate(nn.Module):
     """y times a gate of every channel, from the mean of the normalised tokens (LocalMamba's BiAttn)."""
@@ -63,7 +88,7 @@ class ChannelGate(nn.Module):
         return y * self.select(F.gelu(self.reduce(mean))).sigmoid()
 
 
-class S6Mixer(nn.Module):
+class S6Mixer(S6Directions):
     """Selective scans of the same tokens in K directions, each with parameters of its own but for the projections.
 
     Parameters of the directions are stacked along a first axis. All start as Mamba-1's, and out_proj by the square root
@@ -95,16 +120,11 @@ class S6Mixer(nn.Module):
     ) -> None:
         super().__init__()
         inner, rank = expand * dim, math.ceil(dim / 16)
-        self.sizes = (rank, d_state, d_state)
-        self.divide, self.kernels = divide, kernels
+        self.divide = divide
         self.in_proj = nn.Linear(dim, 2 * inner, bias=False)  # x, z
         self.conv_weight = nn.Parameter(torch.empty(directions, inner, d_conv))
         self.conv_bias = nn.Parameter(torch.empty(directions, inner))
-        self.x_proj = nn.Parameter(torch.empty(directions, sum(self.sizes), inner))  # dt before its projection, B, C
-        self.dt_weight = nn.Parameter(torch.empty(directions, inner, rank))
-        self.dt_bias = nn.Parameter(torch.empty(directions, inner))
-        self.A_log = nn.Parameter(torch.empty(directions, inner, d_state))
-        self.D = nn.Parameter(torch.empty(directions, inner))
+        self.add_recurrences(directions, inner, rank, d_state, kernels)
         self.gate = ChannelGate(inner) if gate else None
         self.out_proj = nn.Linear(inner, dim, bias=False)
         self.reset(depth)
@@ -112,18 +132,9 @@ class S6Mixer(nn.Module):
     @torch.no_grad()
     def reset(self, depth: int) -> None:
         """Draw new parameters: step sizes log-uniform in [0.001, 0.1], A = -1 ... -N, D one; the rest as torch does."""
-        for parameter, fan_in in (
-            (self.conv_weight, self.conv_weight.shape[-1]),
-            (self.conv_bias, self.conv_weight.shape[-1]),
-            (self.x_proj, self.x_proj.shape[-1]),
-            (self.dt_weight, self.dt_weight.shape[-1]),
-        ):
-            parameter.uniform_(-(fan_in**-0.5), fan_in**-0.5)
-        dt = torch.empty_like(self.dt_bias).uniform_(math.log(DT_MIN), math.log(DT_MAX)).exp().clamp(min=DT_FLOOR)
-        self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
-        states = torch.arange(1, self.A_log.shape[-1] + 1, dtype=self.A_log.dtype, device=self.A_log.device)
-        self.A_log.copy_(states.log().expand_as(self.A_log))
-        self.D.fill_(1.0)
+        for parameter in (self.conv_weight, self.conv_bias):
+            uniform_by_fan_in_(parameter, self.conv_weight.shape[-1])
+        self.reset_recurrences()
         self.reset_output(depth)
 
     @torch.no_grad()
@@ -135,10 +146,7 @@ class S6Mixer(nn.Module):
     def forward(self, u: Tensor, sequences: Sequences) -> Tensor:
         """Mix tokens: u (B, L, D) -> (B, L, D)."""
         x, z = self.in_proj(u).chunk(2, dim=-1)  # (B, L, E)
-        x = F.pad(x, (0, 0, 0, 1))  # what empty steps show: zeros
-        x = torch.stack([x.index_select(1, tokens) for tokens in sequences.tokens], dim=2)  # (B, S, K, E)
-        y = self.scan(self.convolve(x))
-        y = torch.stack([y[:, :, k].index_select(1, steps) for k, steps in enumerate(sequences.steps)], dim=2)
+        y = sequences.gathered(self.scan(self.convolve(sequences.laid_out(x))))
         z = F.silu(z)
         y = y.sum(2) * z if self.gate is None else self.gate(y * z.unsqueeze(2)).sum(2)  # (B, L, K, E) -> (B, L, E)
         mixed: Tensor = self.out_proj((y / len(self.D) if self.divide else y).to(u.dtype))
@@ -150,16 +158,6 @@ class S6Mixer(nn.Module):
         before = x.new_zeros(len(x), len(weight), weight.shape[-1] - 1)
         y, _ = causal_conv(x.flatten(2), weight, self.conv_bias.flatten(), before)
         return F.silu(y).unflatten(2, x.shape[2:])
-
-    def scan(self, x: Tensor) -> Tensor:
-        """Run the selective scan over x (B, S, K, E), in float32 or wider whatever the autocast."""
-        projected = torch.einsum("bske,kre->bskr", x, self.x_proj)
-        dtype = wide(x.dtype)
-        with no_autocast(x.device):
-            dt, B, C = projected.to(dtype).split(self.sizes, dim=-1)
-            dt = F.softplus(torch.einsum("bskr,ker->bske", dt, self.dt_weight.to(dtype)) + self.dt_bias.to(dtype))
-            scan = select_scan(self.kernels, dt) or selective_scan
-            return scan(x.to(dtype), dt, -self.A_log.to(dtype).exp(), B, C, self.D.to(dtype))
 
 
 class S6Block(nn.Module):
