@@ -215,10 +215,10 @@ class EfficientViM(DenseEncoder):
         return torch.cat((*parts, share[:-1].expand(len(x), -1)), dim=1)
 
     def feature_modules(self) -> tuple[list[nn.Module], nn.Module]:
-        return [*self.stages], self.norm[-1]
+        return [cast(Stage, stage).blocks[-1] for stage in self.stages], self.norm[-1]
 
-    def as_map(self, output: Tensor, height: int, width: int) -> tuple[Tensor, Tensor | None]:
-        return output, None  # channels come first already
+    def as_map(self, output: Tensor, height: int, width: int) -> tuple[Tensor, None]:
+        return output, None  # it is one
 
     def no_weight_decay(self) -> set[str]:
         gates = {name for name, _ in self.named_parameters() if name.endswith(".alpha")}

@@ -89,6 +89,9 @@ class LocalVMamba(DenseEncoder):
         features: Tensor = self.pyramid(images)
         return features
 
+    def feature_modules(self) -> tuple[list[nn.Module], nn.Module]:
+        return self.pyramid.feature_modules()
+
     def no_weight_decay(self) -> set[str]:
         return super().no_weight_decay() | undecayed(self)
 

@@ -8,7 +8,7 @@ Shapes: B images, C channels, H and W sides of a map, L = H W tokens, E inner wi
 import math
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -245,7 +245,7 @@ class SpatialMamba(DenseEncoder):
         return self.norm(x.to(self.norm.weight.dtype)).mean((1, 2))  # (B, H, W, C) -> (B, C)
 
     def feature_modules(self) -> tuple[list[nn.Module], nn.Module]:
-        return [*self.layers], self.norm
+        return [cast(Stage, stage).blocks[-1] for stage in self.layers], self.norm
 
     def no_weight_decay(self) -> set[str]:
         return super().no_weight_decay() | {name for name, _ in self.named_parameters() if name.endswith(".A_logs")}

@@ -117,6 +117,9 @@ class VMamba(DenseEncoder):
         features: Tensor = self.pyramid(images)
         return features
 
+    def feature_modules(self) -> tuple[list[nn.Module], nn.Module]:
+        return self.pyramid.feature_modules()
+
     def no_weight_decay(self) -> set[str]:
         return super().no_weight_decay() | undecayed(self)
 

@@ -139,6 +139,10 @@ class Pyramid(nn.Module):
         self.stages = nn.Sequential(*(Stage(some, after) for some, after in zip(blocks, merges, strict=True)))
         self.norm = nn.LayerNorm(widths[-1])
 
+    def feature_modules(self) -> tuple[list[nn.Module], nn.Module]:
+        """Return the last block of every stage, before the step to the next one, and the norm."""
+        return [cast(Stage, stage).blocks[-1] for stage in self.stages], self.norm
+
     def forward(self, images: Tensor) -> Tensor:
         """Return the mean of the last stage's tokens, normed: images (B, 3, H, W) -> (B, D of the last stage).
 
