@@ -4,6 +4,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+LINES = 4  # of a legend that a picture's own height has room for
+
 Color = tuple[float, ...]
 
 
@@ -15,6 +17,11 @@ def line(axes: Axes, x: list[int], values: np.ndarray, color: Color, label: str,
 
 
 def below(figure: Figure, axes: Axes, title: str | None) -> None:
-    """Add one legend for all panels."""
-    where = {"loc": "outside lower center", "ncols": 4, "frameon": False}
+    """Add one legend for all panels, in as many columns as there is room for, and room below for its lines."""
+    labels = axes.get_legend_handles_labels()[1]
+    width = 0.6 + 0.06 * max(map(len, labels), default=0)  # of a column, inches, about
+    columns = min(4, max(1, int(figure.get_figwidth() / width)))
+    lines = -(-len(labels) // columns)
+    figure.set_figheight(figure.get_figheight() + 0.17 * max(0, lines - LINES))
+    where = {"loc": "outside lower center", "ncols": columns, "frameon": False}
     figure.legend(*axes.get_legend_handles_labels(), title=title, **where, fontsize=8, title_fontsize=8)
