@@ -2,7 +2,7 @@
 
     python -m benchmarks.narrow_weights [--ckpt_paths runs/quickstart/checkpoints/best.ckpt ...]
 
-Every checkpoint's step is written with matrices in float32, bfloat16 and int8, and run by onnxruntime, in one thread,
+Every checkpoint's step is written with matrices in float32 and bfloat16, and run by onnxruntime, in one thread,
 on the 397 held-out digits under validation's own trajectories of 64 glimpses. Prints Markdown.
 """
 
