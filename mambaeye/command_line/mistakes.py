@@ -26,7 +26,7 @@ UNKNOWN = re.compile(r"[Oo]ption '([^']+)'")
 CLASS = re.compile(r"dot import path string: (\S+)|given class_path '([^']+)'")
 EXPECTED = re.compile(r"Expected an? (typing\.Literal\[[^\n]*?\]|<class '\w+'>)")
 GIVEN = re.compile(r"(?:Got|Given) value: (.*)", re.DOTALL)
-MANY = 16  # classes, too many to list
+MANY = 24  # classes, too many to list
 KINDS = {"model.encoder": "encoder", "model.policy": "policy"}
 
 
