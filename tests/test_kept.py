@@ -1,0 +1,75 @@
+"""What a router keeps is counted as it is, against loops over pixels and glimpses."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import kept
+from benchmarks.orders import load_images
+from mambaeye.encoders.hnet import HNet
+from mambaeye.encoders.mambaeye import MambaEye
+
+SIZES = {"num_classes": 10, "dim": 16, "d_state": 8, "headdim": 8, "move_embedding_dim": 8, "patch_size": 16}
+
+
+def test_new_pixels_are_those_that_no_earlier_glimpse_has_shown() -> None:
+    rng = np.random.default_rng(0)
+    positions = torch.from_numpy(rng.integers(0, 9, (2, 7, 2)))
+    views = kept.Views(torch.zeros(2, 12, 12, 3, dtype=torch.uint8), positions, torch.zeros(2))
+    shares = kept.new_pixels(views, 4)
+    for image, walk in enumerate(positions.tolist()):
+        seen: set[tuple[int, int]] = set()
+        for step, (row, col) in enumerate(walk):
+            shown = {(row + i, col + j) for i in range(4) for j in range(4)}
+            assert shares[image, step] == len(shown - seen) / 16
+            seen |= shown
+    assert set(shares[:, 0]) == {1.0}
+
+
+def test_shares_by_what_is_new_leave_no_glimpse_out() -> None:
+    new = np.array([[1.0, 0.0, 0.25, 0.26, 0.0], [1.0, 0.5, 0.75, 0.76, 0.1]])
+    is_kept = torch.tensor([[True, True, False, True, False], [True, False, True, False, True]])
+    assert kept.by_new(is_kept, new) == {
+        "none": 0.5,
+        "0 to 0.25": 0.5,
+        "0.25 to 0.5": 0.5,
+        "0.5 to 0.75": 1.0,
+        "0.75 to 1": round(2 / 3, 3),
+    }
+    assert kept.by_new(is_kept[:, :1], new[:, :1])["none"] is None
+
+
+def test_models_are_measured_and_what_a_stride_keeps_is_its_share(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"GRID": 4, "TOTAL": 16, "FAR": 20, "FAR_IMAGES": 2, "STRETCHES": (0, 8, 20)}.items():
+        monkeypatch.setattr(kept, name, value)
+    images = load_images(data_dir / "digits/val")[:3]
+    torch.manual_seed(0)
+    routed, flat = HNet(blocks=(1, 1), router="stride", **SIZES).eval(), MambaEye(depth=3, **SIZES).eval()
+    of_routed, of_flat = (kept.measure(model, images, 32) for model in (routed, flat))
+    assert [way["kept"] for way in of_routed["ways"].values()] == [0.5] * len(kept.WAYS)
+    assert of_routed["ways"]["twice"]["of_the_second"] == 0.0  # each second one
+    assert "kept" not in of_flat["ways"]["random"]
+    macs = 3 * (2 * 16 * (3 * 32 + 16 + 4) // 2)  # of three blocks' dense layers, at the least
+    assert of_flat["ways"]["dense"]["operations"] > macs
+    figure = kept.draw({"stride": routed}, images, 32)
+    assert len(figure.axes) == 3 * len(images) + 1
+    written = kept.tables({"stride": of_routed, "flat": of_flat})
+    assert "| stride | twice | 0.5 |" in written
+    assert written.count("| flat |") == 2
+
+
+def test_all_places_of_a_raster_are_in_any_order_and_twice_is_twice() -> None:
+    for box in (kept.Box(0, 0, 64, 64), kept.Box(3, 5, 40, 50)):
+        raster, shuffled, twice = (
+            kept.places(way, box, 16, kept.TOTAL, np.random.default_rng(1)) for way in ("dense", "shuffled", "twice")
+        )
+        assert sorted(map(tuple, raster)) == sorted(map(tuple, shuffled)) != list(map(tuple, shuffled))
+        for axis in (0, 1):
+            first, side = box.start[axis], box.size[axis]
+            assert (raster[:, axis].min(), raster[:, axis].max()) == (first, first + side - 16)
+        assert (twice[::2] == twice[1::2]).all()
+        assert len(twice) == kept.TOTAL
