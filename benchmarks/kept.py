@@ -64,7 +64,7 @@ class Views(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What a model made of some images."""
+    """Answers to some images, after every glimpse, and what they cost."""
 
     right: Tensor
     """(N, T) bool."""

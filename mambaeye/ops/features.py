@@ -15,7 +15,7 @@ from mambaeye.ops.block import Block
 
 
 class Features(NamedTuple):
-    """What an encoder makes of its input before the head."""
+    """Features of an encoder before the head, by where they are."""
 
     pooled: Tensor
     """What the head sees: (B, A, D) of glimpses, (B, D) of canvases."""
