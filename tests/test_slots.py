@@ -274,8 +274,7 @@ def test_a_pass_takes_the_pages_of_its_slots_and_no_more() -> None:
     assert ran.returncode == 0, ran.stderr
     in_worker, here, shared, without, *_ = map(float, ran.stdout.split())
     assert here < SLOTS + 1
-    # and the memory of the samples themselves, and a fresh batch or two where a busy machine gives slots back late
-    assert in_worker < SLOTS + 4
+    assert in_worker < SLOTS + 2  # and the memory of the samples themselves
     assert without > batches - 2
     assert shared < SLOTS + 1
 
