@@ -18,7 +18,7 @@ class Features(NamedTuple):
     """Features of an encoder before the head, by where they are."""
 
     pooled: Tensor
-    """What the head sees: (B, A, D) of glimpses, (B, D) of canvases."""
+    """Input of the head: (B, A, D) of glimpses, (B, D) of canvases."""
     last: Tensor
     """Behind the final norm: (B, T, D) of glimpses, a map (B, D, R, C) of canvases."""
     extra: Tensor | None

@@ -23,7 +23,7 @@ class S6Directions(nn.Module):
     sizes: tuple[int, int, int]
     """R, N, N: what x_proj gives of a step."""
     kernels: Kernels
-    """What the scan runs on."""
+    """Backend of the scan."""
 
     def add_recurrences(self, directions: int, inner: int, rank: int, d_state: int, kernels: Kernels) -> None:
         """Make the parameters of K recurrences; reset_recurrences draws them."""
