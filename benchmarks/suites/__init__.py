@@ -2,7 +2,14 @@
 
 from benchmarks.suites.any_scan import ANY_SCAN, ANY_SCAN_FASHION
 from benchmarks.suites.cifar10 import CIFAR10
-from benchmarks.suites.comparison import COMPARISON, COMPARISON_FASHION, DIRECTIONS
+from benchmarks.suites.comparison import (
+    COMPARISON,
+    COMPARISON_CIFAR10,
+    COMPARISON_FASHION,
+    DIRECTIONS,
+    DIRECTIONS_CIFAR10,
+    DIRECTIONS_FASHION,
+)
 from benchmarks.suites.digits import DIGITS
 from benchmarks.suites.hierarchy import HIERARCHY, HIERARCHY_SAVING
 from benchmarks.suites.learned_scan import LEARNED_DIGITS, LEARNED_FASHION
@@ -17,7 +24,10 @@ SUITES: dict[str, Suite] = {
     "learned_fashion": LEARNED_FASHION,
     "comparison": COMPARISON,
     "comparison_fashion": COMPARISON_FASHION,
+    "comparison_cifar10": COMPARISON_CIFAR10,
     "comparison_directions": DIRECTIONS,
+    "comparison_directions_fashion": DIRECTIONS_FASHION,
+    "comparison_directions_cifar10": DIRECTIONS_CIFAR10,
     "hierarchy": HIERARCHY,
     "hierarchy_saving": HIERARCHY_SAVING,
 }
