@@ -151,6 +151,7 @@ def of_processes(tmp_path_factory: pytest.TempPathFactory) -> list[list]:
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
+@pytest.mark.long
 def test_two_processes_compute_what_one_does(of_processes: list[list]) -> None:
     """Answers, gradients over two micro-batches and running means; compiled, too."""
     model, outputs = model_of_two_norms(), []

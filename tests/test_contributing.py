@@ -52,6 +52,7 @@ def test_the_page_has_three_examples() -> None:
         assert {words.split()[0] for words in of_example} == {"fit", "validate"}
 
 
+@pytest.mark.long
 def test_the_commands_do_what_they_say(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     run(["fit", "--config", "configs/quickstart.yaml"])

@@ -189,6 +189,7 @@ def steps_of(encoder: Encoder, device: torch.device) -> Iterator[ConditionSums]:
 
 
 # HNet counts what it keeps, and on the meta device takes a number instead
+@pytest.mark.long
 @pytest.mark.parametrize("variant", [variant for variant in VARIANTS if variant[0] is not HNet], ids=named)
 def test_with_values_a_training_step_and_validation_wait_for_nothing(
     variant: Variant, monkeypatch: pytest.MonkeyPatch

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 from commands import FORK_SERVER
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -39,6 +40,7 @@ def test_packing_twice_gives_the_same_bytes(data_dir: Path, tmp_path: Path) -> N
     assert packed_files(tmp_path / "digits") == packed_files(data_dir / "digits")
 
 
+@pytest.mark.long
 def test_two_processes_at_once(data_dir: Path, tmp_path: Path) -> None:
     with FORK_SERVER.Pool(2) as pool:
         pool.map(ensure_digits, [tmp_path / "digits"] * 2)

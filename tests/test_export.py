@@ -58,6 +58,7 @@ def glimpses(images: int, count: int, side: int = 16) -> tuple[Tensor, Tensor]:
     return patches, torch.randint(300, (images, count, 2), generator=generator)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("images", [1, 4])
 def test_steps_and_chunks_in_any_order_answer_as_the_whole_sequence_in_float64(exported: Path, images: int) -> None:
     encoder = mambaeye.load(exported)
@@ -79,6 +80,7 @@ def test_steps_and_chunks_in_any_order_answer_as_the_whole_sequence_in_float64(e
     assert at == patches.shape[1]
 
 
+@pytest.mark.long
 def test_a_policy_values_places_as_it_does_on_a_canvas(small_checkpoint: Path, exported: Path) -> None:
     trained = read_trained(small_checkpoint)
     policy, images, side = trained.policy, 3, 16
@@ -115,6 +117,7 @@ def test_a_policy_values_places_as_it_does_on_a_canvas(small_checkpoint: Path, e
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+@pytest.mark.long
 def test_a_folder_says_what_it_is(small_checkpoint: Path, exported: Path) -> None:
     manifest = told(exported)
     encoder = mambaeye.load(small_checkpoint)
@@ -132,6 +135,7 @@ def test_a_folder_says_what_it_is(small_checkpoint: Path, exported: Path) -> Non
     assert encoder.state_dict().keys() == mambaeye.load(exported).state_dict().keys()
 
 
+@pytest.mark.long
 def test_a_card_has_the_last_validation(small_checkpoint: Path, exported: Path) -> None:
     card = (exported / "README.md").read_text()
     rows = json.loads((small_checkpoint.parents[1] / "validation.json").read_text())["rows"]
@@ -143,6 +147,7 @@ def test_a_card_has_the_last_validation(small_checkpoint: Path, exported: Path) 
     assert "| dim | 16 |" in card
 
 
+@pytest.mark.long
 def test_what_a_card_says_to_do_works(exported: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", (exported / "README.md").read_text(), re.DOTALL)
     monkeypatch.chdir(exported)
@@ -151,6 +156,7 @@ def test_what_a_card_says_to_do_works(exported: Path, monkeypatch: pytest.Monkey
     assert capsys.readouterr().out.strip() in told(exported)["classes"]
 
 
+@pytest.mark.long
 def test_no_file_tells_where_it_was_made(small_checkpoint: Path, exported: Path) -> None:
     places = [str(small_checkpoint.parents[1]), os.getcwd(), str(Path(mambaeye.__file__).parent), "site-packages"]
     for path in filter(Path.is_file, exported.rglob("*")):
@@ -248,6 +254,7 @@ def test_a_temperature_is_stated_and_logits_stay_as_they_are(small_checkpoint: P
     assert trained.temperature.saved() == saved
 
 
+@pytest.mark.long
 def test_the_command_says_what_it_wrote(
     small_checkpoint: Path,
     exported: Path,

@@ -271,6 +271,7 @@ def test_a_drawn_digit_is_recognised(tab: Page, quickstart: Path, tmp_path: Path
         server.shutdown()
 
 
+@pytest.mark.long
 def test_demo_listens_on_this_machine_alone_and_ends_quietly(exported: Path) -> None:
     command = [sys.executable, "-m", "train", "demo", "--folder", str(exported), "--port", "0"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

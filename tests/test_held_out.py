@@ -95,6 +95,7 @@ def fit(run_dir: str, data_dir: Path, *more: str) -> None:
     main(["fit", f"--run_dir={run_dir}", *flags(settings), noted, *more])
 
 
+@pytest.mark.long
 def test_no_epoch_has_a_sample_that_is_kept_out_however_it_goes_on(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,7 +49,7 @@ def in_pieces(model: HNet, patches: Tensor, positions: Tensor, sizes: list[int])
 
 @pytest.mark.parametrize("router", NAMES)
 @pytest.mark.parametrize("blocks", [(1, 1), (1, 1, 1)], ids=str)
-@pytest.mark.parametrize("with_gradient", [False, True])
+@pytest.mark.parametrize("with_gradient", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_whole_chunks_and_single_glimpses_give_the_same_answers(
     router: RouterName, blocks: tuple[int, ...], with_gradient: bool
 ) -> None:

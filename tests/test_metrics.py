@@ -176,6 +176,7 @@ def main(rank: int, folder: Path) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.long
 def test_two_processes_give_the_numbers_of_one(tmp_path: Path) -> None:
     ranks = [start([str(tmp_path), str(rank)], script=Path(__file__)) for rank in (0, 1)]
     said = [rank.communicate(timeout=120)[0] for rank in ranks]

@@ -144,6 +144,7 @@ def test_a_requeued_job_takes_its_own_lock_on_another_machine(tmp_path: Path, mo
     assert "on node7" in refusal(path)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("content", ["", '{"pid": 1', "[1]", '{"pid": "1"}', "\0" * 9000])
 def test_a_record_that_was_never_finished_holds_nothing(content: str, tmp_path: Path) -> None:
     path = tmp_path / "lock"

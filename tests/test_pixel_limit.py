@@ -228,6 +228,7 @@ def test_a_higher_limit_lets_it_through(of_shards: dict[str, Ended]) -> None:
     assert said.count("has 24 x 24 pixels, more than the 100 of --max_pixels") == 40
 
 
+@pytest.mark.long
 def test_runs_stop_at_it_or_leave_it_out_and_prediction_gives_it_a_line(bombed: Path, tmp_path: Path) -> None:
     settings = {**TINY, "data.loader.batch_size": 41, "model.init_from": bombed / "model.safetensors"}
     settings |= {"data.train_shards": bombed / "shards", "data.val_shards": bombed / "shards"}

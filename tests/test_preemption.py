@@ -72,7 +72,9 @@ def place(run_dir: Path = Path("run")) -> tuple[int, int]:
     return checkpoint["global_step"], checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"]
 
 
-@pytest.mark.parametrize("numbers", [(signal.SIGTERM,), (signal.SIGUSR1, signal.SIGTERM)])
+@pytest.mark.parametrize(
+    "numbers", [pytest.param((signal.SIGTERM,), marks=pytest.mark.long), (signal.SIGUSR1, signal.SIGTERM)]
+)
 def test_saves_after_the_optimizer_step_and_goes_on_bit_for_bit(
     numbers: tuple[int, ...], arguments: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -61,6 +61,7 @@ def test_features_are_read_out_of_glimpses_that_are_keyed_by_picture(data_dir: P
     np.testing.assert_allclose(pixels_of(images)[0], grey.ravel() / 255)
 
 
+@pytest.mark.long
 def test_probes_are_measured_and_tabulated(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

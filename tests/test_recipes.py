@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / "docs/recipes"
 
 
+@pytest.mark.long
 def test_the_batch_script_is_bash_and_its_command_parses(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

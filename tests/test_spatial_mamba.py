@@ -36,7 +36,11 @@ def test_the_authors_logits() -> None:
 
 @pytest.mark.parametrize(
     ("size", "parameters", "operations"),
-    [("tiny", 26_748_862, 4.5e9), ("small", 43_074_280, 7.1e9), ("base", 95_745_592, 15.8e9)],
+    [
+        ("tiny", 26_748_862, 4.5e9),
+        pytest.param("small", 43_074_280, 7.1e9, marks=pytest.mark.long),
+        pytest.param("base", 95_745_592, 15.8e9, marks=pytest.mark.long),
+    ],
 )
 def test_the_published_sizes_and_costs(size: str, parameters: int, operations: float) -> None:
     """Multiply-adds at 224 pixels and, as the authors count, 7 for every token and channel of a scan."""

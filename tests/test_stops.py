@@ -80,7 +80,13 @@ def steps_done() -> int:
 
 
 @pytest.mark.parametrize(
-    ("steps", "more"), [(2, []), (STEPS, ["--trainer.max_steps=8"]), (STEPS + 3, ["--trainer.max_steps=8"])], ids=str
+    ("steps", "more"),
+    [
+        pytest.param(2, [], marks=pytest.mark.long),
+        pytest.param(STEPS, ["--trainer.max_steps=8"], marks=pytest.mark.long),
+        (STEPS + 3, ["--trainer.max_steps=8"]),
+    ],
+    ids=str,
 )
 def test_max_steps(steps: int, more: list[str], fit: Callable[..., None], whole: Path) -> None:
     fit(f"--trainer.max_steps={steps}")
@@ -133,7 +139,7 @@ def test_an_epoch_within_a_limit_that_stays_is_over(fit: Callable[..., None], wh
     assert places(RUN) == [place for place in places(whole) if place[1] < 2 * accumulation]
 
 
-@pytest.mark.parametrize("now", ["lifted", "kept", "lowered"])
+@pytest.mark.parametrize("now", ["lifted", *(pytest.param(now, marks=pytest.mark.long) for now in ("kept", "lowered"))])
 @pytest.mark.parametrize("every", [None, 3], ids=["validated at the end", "validated after three steps"])
 def test_a_checkpoint_of_the_validation_at_a_limit(
     every: int | None, now: str, fit: Callable[..., None], whole: Path, accumulation: int

@@ -97,8 +97,8 @@ def test_a_host_that_is_too_slow_all_the_time_does_not_go_on_image_by_image(host
     assert "--data.loader.min_rate" in str(results[-1])
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize("source", ["url", "command"])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.parametrize("source", ["url", pytest.param("command", marks=pytest.mark.long)])
 def test_a_shard_that_stalls_ends_a_pass(source: str, workers: int, host: Host, val: Path) -> None:
     host.fault = lambda handler, place: handler.path == SHARD and handler.stall(50_000)
     index = f"{val}/index.json"
@@ -113,6 +113,7 @@ def test_a_shard_that_stalls_ends_a_pass(source: str, workers: int, host: Host, 
         list(data.val_dataloader())
 
 
+@pytest.mark.long
 def test_an_answer_that_may_change_is_asked_for_again_when_it_says(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
     monkeypatch.setattr(limits, "PAUSE", 1.0)

@@ -51,6 +51,7 @@ def sweep(checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_dir
 
 
+@pytest.mark.long
 def test_a_sweep_is_its_conditions_one_by_one(sweep: Path, checkpoint: str, tmp_path: Path) -> None:
     """Other runs, each with one resolution, one scan and one budget, in other batches."""
     whole = json.loads((sweep / "validation.json").read_text())
@@ -98,6 +99,7 @@ def test_what_a_sweep_leaves_behind(sweep: Path) -> None:
     assert [float(row["glimpses"]) for row in rows] == [row["glimpses"] for row in content["early_exit"]]
 
 
+@pytest.mark.long
 def test_a_sweep_is_drawn(checkpoint: str, tmp_path: Path) -> None:
     """By resolution too: two of them, of a few images."""
     few = ["--trainer.limit_val_batches=2", *flags({**NO_PICTURES, "report.plots": "true"})]

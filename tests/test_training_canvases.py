@@ -54,6 +54,7 @@ def test_sides_cover_their_range_and_differ_by_seed_epoch_and_step() -> None:
     assert len({tuple(some) for some in sides}) == 3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("arguments", [FOR_POLICY, FOR_CANVAS], ids=["policy", "canvas"])
 def test_all_canvases_of_an_optimizer_step_have_one_side_on_every_rank_and_worker(
     arguments: dict, data_dir: Path

@@ -33,7 +33,6 @@ QUICK = {
     "data.loader.num_workers": 0,
     **NO_PICTURES,
 }
-COMMANDS = ("fit", "validate", "test", "predict")
 SOURCES = [name.removeprefix("data.") for name in PLACES]
 COMMAND = "pipe:touch {}/was_run; cat {}/index.json"
 
@@ -90,7 +89,9 @@ def poisoned(content: Any, places: set[tuple[Any, ...]], command: str, path: tup
     return content
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    "command", ["fit", "predict", *(pytest.param(command, marks=pytest.mark.long) for command in ("validate", "test"))]
+)
 def test_a_command_in_every_string_of_a_checkpoint_is_not_run(
     command: str, checkpoint: dict[str, Any], tmp_path: Path, data_dir: Path
 ) -> None:

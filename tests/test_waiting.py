@@ -194,6 +194,7 @@ def test_before_the_data_are_open_all_end_with_a_message(devices: int, host: Hos
     assert "SIGTERM before the data were open: nothing to save" in said
 
 
+@pytest.mark.long
 def test_a_validation_that_waits_is_ended_by_a_signal(host: Host, data_dir: Path) -> None:
     """There is nothing to save; that it is gone long before a read is given up is seen by its exit."""
     places = {"data.train_shards": host.url, "data.val_shards": host.url, "data.data_dir": data_dir}

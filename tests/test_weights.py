@@ -205,6 +205,7 @@ class Hub(BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.long
 def test_start_from_the_hugging_face_hub(tmp_path: Path) -> None:
     """The real client, in a process of its own, fetches from a server here; then from its cache, with no server."""
     Hub.file = saved_as("published", load_published(GOLDEN["state_dict"]), tmp_path).read_bytes()

@@ -51,6 +51,7 @@ def gone(process: int) -> bool:
         return True
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["fork", "forkserver"])
 @pytest.mark.parametrize("end", ["of itself", "killed"])
 def test_stuck_workers_end_with_their_parent(end: str, method: str) -> None:
