@@ -2,8 +2,8 @@
 
     python -m benchmarks.artefacts [--output docs/results/artefacts] vim=runs/vim/checkpoints/last.ckpt mamba_r=...
 
-Vim, Mamba-R and MambaEye, from checkpoints by name, on the embedded digits held out for validation; MambaEye takes as
-many random glimpses as --num_glimpses. A token is a patch or a glimpse; class tokens and registers are left out. For
+Vim, Mamba-R and MambaEye, from checkpoints by name, on the first --images of a folder of --shards (by default, on all
+embedded digits held out for validation); MambaEye takes as many random glimpses as --num_glimpses. A token is a patch or a glimpse; class tokens and registers are left out. For
 each model and canvas side:
 
 - outlying: share of tokens whose norm is over three times the layer's median, after each block, in %, as Darcet et al.
@@ -244,14 +244,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", help="NAME=CHECKPOINT")
     parser.add_argument("--output", type=Path, default=Path("artefacts"), help="stem of the JSON and the PNG")
+    parser.add_argument("--shards", type=Path, help="a folder of shards with their index (default: the digits)")
+    parser.add_argument("--images", type=int, help="so many at most")
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="where the embedded digits are")
     parser.add_argument("--sides", type=int, nargs="+", default=[64], help="canvas sides, pixels")
     parser.add_argument("--num_glimpses", type=int, default=64, help="glimpses an image")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    digits = args.data_dir / "digits"
-    ensure_digits(digits)
-    images = load_images(digits / "val")
+    if args.shards is None:
+        ensure_digits(args.data_dir / "digits")
+    images = load_images(args.shards or args.data_dir / "digits/val", args.images)
     encoders: dict[str, Looker] = {}
     for name, _, path in (given.partition("=") for given in args.models):
         encoder = load(path).eval()

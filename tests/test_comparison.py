@@ -108,15 +108,18 @@ def test_artefacts_are_measured_drawn_and_tabulated(
     for name in ("vim", "registers"):
         mambaeye.save(LOOKERS[name](), tmp_path / name)
     given = [f"{name}={tmp_path / name}" for name in ("vim", "registers")]
-    monkeypatch.setattr(artefacts, "load_images", lambda folder: load_images(folder)[:8])
     out = tmp_path / "artefacts"
-    places = ["--output", str(out), "--data_dir", str(data_dir), "--sides", "32", "--num_glimpses", "10"]
-    monkeypatch.setattr("sys.argv", ["artefacts", *given, *places])
+    asked = ["--output", str(out), "--sides", "32", "--num_glimpses", "10", "--images", "8"]
+    monkeypatch.setattr("sys.argv", ["artefacts", *given, *asked, "--data_dir", str(data_dir)])
+    artefacts.main()
+    by_default = json.loads(out.with_suffix(".json").read_text())["measured"]
+    monkeypatch.setattr("sys.argv", ["artefacts", *given, *asked, "--shards", str(data_dir / "digits/val")])
     artefacts.main()
     assert out.with_suffix(".png").exists()
     measured = json.loads(out.with_suffix(".json").read_text())["measured"]
     assert [(m["side"], m["model"], len(m["outlying"])) for m in measured] == [(32, "vim", 2), (32, "registers", 2)]
     assert artefacts.tables(measured) in capsys.readouterr().out
+    assert [m["top1"] for m in measured] == [m["top1"] for m in by_default]
 
 
 @pytest.mark.parametrize("model", ["vit_tiny", "vim_tiny", "tiny"])
