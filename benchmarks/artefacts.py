@@ -3,8 +3,8 @@
     python -m benchmarks.artefacts [--output docs/results/artefacts] vim=runs/vim/checkpoints/last.ckpt mamba_r=...
 
 Vim, Mamba-R and MambaEye, from checkpoints by name, on the first --images of a folder of --shards (by default, on all
-embedded digits held out for validation); MambaEye takes as many random glimpses as --num_glimpses. A token is a patch or a glimpse; class tokens and registers are left out. For
-each model and canvas side:
+embedded digits held out for validation); MambaEye takes as many random glimpses as --num_glimpses. A token is a patch
+or a glimpse; class tokens and registers are left out. For each model and canvas side:
 
 - outlying: share of tokens whose norm is over three times the layer's median, after each block, in %, as Darcet et al.
   2024 cut DINOv2's; p99: the norm that one token in a hundred has over the median; blank: share of tokens that show no
