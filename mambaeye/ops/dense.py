@@ -80,11 +80,13 @@ def resized(table: Tensor, rows: int, cols: int) -> Tensor:
     """Return a position table (S, S, D) for a grid of other sides, (rows, cols, D), in float32 or wider.
 
     Bicubic interpolation between centres of patches, with antialiasing where an axis shrinks; the same sides give the
-    table itself.
+    table itself. That grid need not be square.
     """
     table = table.to(wide(table.dtype))
     if table.shape[:2] == (rows, cols):
         return table
+    if cols == 1 < rows:  # torch 2.13 gives all rows of a single column, antialiased on a CPU, the first one's values
+        return resized(table.transpose(0, 1), 1, rows).transpose(0, 1)
     shrinks = rows < table.shape[0] or cols < table.shape[1]
     planes = table.permute(2, 0, 1).unsqueeze(0)  # (1, D, S, S)
     planes = F.interpolate(planes, (rows, cols), mode="bicubic", align_corners=False, antialias=shrinks)
