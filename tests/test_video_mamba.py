@@ -227,7 +227,10 @@ def test_weights_for_images_become_those_for_clips(tmp_path: Path) -> None:
 
 
 def test_what_of_images_cannot_be_told_is_vims() -> None:
+    """The layouts are the same: the name alone says which it is, of one's own weights and of Vim's."""
     assert isinstance(load_published(of_images()), Vim)
+    of_vim = torch.load(ROOT / "tests/golden/vim.pt", weights_only=True)["state_dict"]
+    assert isinstance(load_published(of_vim, "videomamba"), VideoMamba)
     with pytest.raises(InputError, match="laid out as deit, not videomamba"):
         load_published(
             torch.load(ROOT / "tests/golden/deit.pt", weights_only=True)["state_dict"], "videomamba", heads=3
