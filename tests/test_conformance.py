@@ -19,6 +19,7 @@ from mambaeye.encoders.efficient_vim import EfficientViM
 from mambaeye.encoders.hnet import HNet
 from mambaeye.encoders.local_vim import LocalVim
 from mambaeye.encoders.mamba_r import MambaR
+from mambaeye.encoders.video_mamba import VideoMamba
 from mambaeye.encoders.vmamba import VMamba
 from mambaeye.errors import InputError
 from mambaeye.flops import training_flops
@@ -36,6 +37,7 @@ SMALL: dict[str, dict[str, object]] = {
     "Vim": {"dim": 16, "depth": 2, "d_state": 4, "grid": 2},
     "MambaR": {"dim": 16, "depth": 2, "d_state": 4, "grid": 2, "registers": 2, "reduction": 2},
     "LocalVim": {"dim": 16, "depth": 2, "d_state": 4, "grid": 2, "directions": [["h", "w2"], ["v_flip"]]},
+    "VideoMamba": {"dim": 16, "depth": 2, "d_state": 4, "grid": 2, "frames": 2},
     "VMamba": {"dim": 16, "depths": [1, 1]},
     "LocalVMamba": {"dim": 16, "depths": [1, 1], "d_state": 4, "directions": [["h", "w2"], ["v_flip"]]},
     "EfficientViM": {"dims": [8, 12, 16], "depths": [1, 2, 1], "states": [6, 4, 3], "mlp_ratio": 2},
@@ -67,6 +69,7 @@ VARIANTS: list[tuple[type[Encoder], dict[str, object]]] = [
     (HNet, {"router": "neighbours", "blocks": [1, 1, 1]}),
     (MambaR, {"reduction": 1}),
     (LocalVim, {"middle_class_token": True}),
+    (VideoMamba, {"tubelet": 2, "masked_backward": True, "residual_state": True}),
 ]
 
 
@@ -123,7 +126,7 @@ def glimpses(encoder: Encoder, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 def test_there_are_encoders() -> None:
     ours = {"MambaEye", "ViT", "Adventurer", "GlimpseViT", "Vim", "MambaR", "LocalVim"}
-    ours |= {"VMamba", "LocalVMamba"}
+    ours |= {"VMamba", "LocalVMamba", "VideoMamba"}
     ours |= {"EfficientViM", "SpatialMamba", "HiMambaStyle"}
     assert ours <= {system.__name__ for system in SYSTEMS} <= SMALL.keys()
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from mambaeye.errors import InputError
 from mambaeye.ops.dense import MEAN, STD, PatchEmbed, insert, normalise, pad_to_patches, resized
@@ -77,6 +78,30 @@ def test_a_resized_table_is_interpolated_by_cubics_between_centres() -> None:
         for j in range(int(col) - 1, int(col) + 3):
             expected += cubic(row - i) * cubic(col - j) * table[i, j]
     torch.testing.assert_close(between[5, 7], expected)
+
+
+def shrunk(line: Tensor, length: int) -> Tensor:
+    """A line (L, D) that is interpolated by cubics as wide as the fields of the shorter one."""
+    scale = len(line) / length
+
+    def cubic(t: Tensor, a: float = -0.5) -> Tensor:
+        t = t.abs()
+        within = torch.where(t <= 1, (a + 2) * t**3 - (a + 3) * t**2 + 1, a * t**3 - 5 * a * t**2 + 8 * a * t - 4 * a)
+        return within * (t < 2)
+
+    centres = (torch.arange(length, dtype=torch.float64) + 0.5) * scale
+    weights = cubic((torch.arange(len(line)) + 0.5 - centres[:, None]) / scale)
+    return weights / weights.sum(1, keepdim=True) @ line
+
+
+@given(side=st.integers(2, 12), data=st.data())
+def test_a_table_shrinks_to_a_single_column_or_row(side: int, data: st.DataObject) -> None:
+    length = data.draw(st.integers(1, side - 1))
+    line = torch.randn(side, 3, dtype=torch.float64)
+    torch.testing.assert_close(resized(line[:, None], length, 1)[:, 0], shrunk(line, length), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(resized(line[None], 1, length)[0], shrunk(line, length), atol=1e-6, rtol=1e-6)
+    of_both = line[:, None] + torch.arange(5.0)[:, None]  # of rows and columns
+    torch.testing.assert_close(resized(of_both, length, 1)[:, 0], shrunk(line, length) + 2, atol=1e-6, rtol=1e-6)
 
 
 @given(tokens=st.integers(1, 9), data=st.data())

@@ -134,6 +134,23 @@ class Encoder(Configurable, ABC):
         return None
 
     @classmethod
+    def from_published_for(
+        cls, tensors: Mapping[str, Tensor], where: str, settings: Mapping[str, Any]
+    ) -> "PublishedWeights | None":
+        """Return what from_published does, and what is laid out otherwise and can be taken over where this encoder is
+        named.
+
+        Args:
+            tensors: as for from_published.
+            where: likewise.
+            settings: arguments of the constructor that are given, which shapes may not tell.
+
+        Raises:
+            InputError: as from_published; or a setting cannot be.
+        """
+        return cls.from_published(tensors, where)
+
+    @classmethod
     def settings_in(cls, tensors: Mapping[str, Tensor]) -> dict[str, Any] | None:
         """Return the constructor's arguments that a state dict's names and shapes tell; None where they do not."""
         return None
@@ -209,24 +226,24 @@ class CanvasEncoder(Encoder):
 
     @abstractmethod
     def features(self, canvases: Tensor) -> Tensor:
-        """Return what the head sees, (B, D), of canvases (B, H, W, C) uint8."""
+        """Return what the head sees, (B, D), of canvases (B, H, W, C) uint8; of clips, (B, T, H, W, C)."""
 
     def forward(self, canvases: Tensor) -> Tensor:
         """Return the logits, (B, classes), of canvases (B, H, W, C) uint8."""
         return self.logits(self.features(canvases))
 
     def forward_features(self, canvases: Tensor, every_stage: bool = False) -> Features:
-        """Return the map of features, behind the last stage or every one, of canvases (B, H, W, C) uint8.
+        """Return the map of features, behind the last stage or every one, of canvases as for features.
 
         Maps show the canvas with its padding, if the encoder pads it.
         """
         pooled, outputs = self._stages(every_stage, lambda: self.features(canvases))
-        height, width = canvases.shape[1:3]
-        *stages, (last, extra) = (self.as_map(output, height, width) for output in outputs)
+        sides = canvases.shape[1:-1]
+        *stages, (last, extra) = (self.as_map(output, sides) for output in outputs)
         return Features(pooled, last, extra, tuple(stage for stage, _ in stages))
 
-    def as_map(self, output: Tensor, height: int, width: int) -> tuple[Tensor, Tensor | None]:
-        """Return the map (B, D, R, C) that a stage makes of canvases of so many pixels, and its extra tokens (B, E, D).
+    def as_map(self, output: Tensor, sides: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        """Return the map (B, D, R, C) that a stage makes of canvases of these sides, and its extra tokens (B, E, D).
 
         By default the stage returns such a map, and has none.
         """
@@ -259,11 +276,11 @@ class DenseEncoder(CanvasEncoder):
         """Return what the head sees, (B, D), of canvases (B, H, W, 3) uint8."""
         return self.image_features(normalise(pad_to_patches(canvases, self.patch, self.stride), self.head.weight.dtype))
 
-    def as_map(self, output: Tensor, height: int, width: int) -> tuple[Tensor, Tensor | None]:
+    def as_map(self, output: Tensor, sides: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         """Return the map (B, D, R, C) and the extra tokens of a sequence (B, L, D), or of a grid (B, R, C, D)."""
         if output.ndim == 4:
             return output.permute(0, 3, 1, 2), None
-        rows, cols = (1 + math.ceil(max(0, side - self.patch) / self.stride) for side in (height, width))
+        rows, cols = (1 + math.ceil(max(0, side - self.patch) / self.stride) for side in sides)
         patches, extra = take_out(output, self.extra_places(rows * cols))
         return patches.mT.unflatten(2, (rows, cols)), extra
 

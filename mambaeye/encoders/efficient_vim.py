@@ -7,7 +7,7 @@ map, L = H W tokens, N states, S stages.
 
 import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, cast
 
@@ -217,7 +217,7 @@ class EfficientViM(DenseEncoder):
     def feature_modules(self) -> tuple[list[nn.Module], nn.Module]:
         return [cast(Stage, stage).blocks[-1] for stage in self.stages], self.norm[-1]
 
-    def as_map(self, output: Tensor, height: int, width: int) -> tuple[Tensor, None]:
+    def as_map(self, output: Tensor, sides: Sequence[int]) -> tuple[Tensor, None]:
         return output, None  # it is one
 
     def no_weight_decay(self) -> set[str]:

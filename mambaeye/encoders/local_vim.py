@@ -16,7 +16,7 @@ from mambaeye.geometry.directions import of_blocks
 from mambaeye.ops.dense import PatchEmbed, insert, resized
 from mambaeye.ops.kernel_selection import Kernels
 from mambaeye.ops.rope import rotate, rotations
-from mambaeye.ops.s6_block import S6Block, S6Mixer, scan_backend, sequences_of, undecayed
+from mambaeye.ops.s6_block import S6Block, S6Mixer, scan_backend, sequences_of, start_alike, undecayed
 from mambaeye.ops.s6_weights import renamed, sizes_in, split_table
 from mambaeye.ops.shapes import of_layout, require_sizes
 
@@ -91,24 +91,7 @@ class LocalVim(DenseEncoder):
         self.blocks = nn.ModuleList(S6Block(mixer, dim) for mixer in mixers)
         self.norm = nn.RMSNorm(dim, eps=1e-5)
         self.head = nn.Linear(dim, num_classes)
-        self.reset(depth)
-
-    @torch.no_grad()
-    def reset(self, depth: int) -> None:
-        """Start all linear maps and tables from normal weights of deviation 0.02 and zero biases, as the authors do.
-
-        But not the step sizes: theirs lose Mamba's own start to this, which is taken for an oversight.
-        """
-        for part in self.modules():
-            if isinstance(part, nn.Linear):
-                nn.init.trunc_normal_(part.weight, std=STD)
-                if part.bias is not None:
-                    nn.init.zeros_(part.bias)
-            if isinstance(part, S6Mixer):
-                nn.init.trunc_normal_(part.x_proj, std=STD)
-        for part in self.modules():
-            if isinstance(part, S6Mixer):
-                part.reset_output(depth)
+        start_alike(self, depth, STD)
         for table in (self.positions, self.class_token, self.class_position):
             if table is not None:
                 nn.init.trunc_normal_(table, std=STD)

@@ -4,7 +4,6 @@ Shapes: B images, R rows and C columns of patches, M = R C patches, G registers,
 """
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from mambaeye.encoders.base import DenseEncoder, PublishedWeights
 from mambaeye.errors import InputError
 from mambaeye.ops.dense import PatchEmbed, insert, picked, resized
 from mambaeye.ops.kernel_selection import Kernels
-from mambaeye.ops.s6_block import S6Block, S6Mixer, Sequences, scan_backend, undecayed
+from mambaeye.ops.s6_block import S6Block, S6Mixer, both_ways, scan_backend, undecayed
 from mambaeye.ops.s6_weights import BOTH_WAYS, renamed, sizes_in, split_table
 from mambaeye.ops.shapes import of_layout, require_sizes
 
@@ -133,10 +132,3 @@ def register_sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
     registers, dim = state["registers"].shape
     reduction = dim // len(state["neck.weight"]) if "neck.weight" in state else 1
     return {**sizes_in(state), "registers": registers, "reduction": reduction}
-
-
-@lru_cache(maxsize=64)
-def both_ways(tokens: int) -> Sequences:
-    """Return the sequences forwards and backwards."""
-    order = torch.arange(tokens)
-    return Sequences.of([order, order.flip(0)])

@@ -17,7 +17,7 @@ from mambaeye.geometry.directions import direction, with_token
 from mambaeye.ops.dense import PatchEmbed, insert, resized
 from mambaeye.ops.kernel_selection import Kernels
 from mambaeye.ops.s6_block import S6Block, S6Mixer, Sequences, scan_backend, undecayed
-from mambaeye.ops.s6_weights import BOTH_WAYS, renamed, sizes_in, split_table
+from mambaeye.ops.s6_weights import BOTH_WAYS, laid_out_as_vim, renamed, sizes_in, split_table
 from mambaeye.ops.shapes import of_layout, require_sizes
 
 Directions = Literal[1, 2, 4]
@@ -112,7 +112,7 @@ class Vim(DenseEncoder):
 
     @classmethod
     def from_published(cls, tensors: Mapping[str, Tensor], where: str) -> PublishedWeights | None:
-        if not {"cls_token", "pos_embed", "layers.0.mixer.A_b_log"} <= tensors.keys() or "pos_embed_cls" in tensors:
+        if not laid_out_as_vim(tensors):
             return None
         with of_layout(cls.published_as, where):
             state = renamed(tensors, BOTH_WAYS, "A{}_log", {"cls_token": "class_token"})

@@ -1,8 +1,8 @@
 """Whole canvases as grids of tokens: pixels normalised and padded, patches embedded, position tables resized, extra
 tokens put in between.
 
-Shapes: B images, H and W sides in pixels, R rows and C columns of patches, M = R C patches, D model width, E extra
-tokens (class tokens, registers).
+Shapes: B images or clips, T frames, H and W sides in pixels, S... all sides of a canvas, F tubelets in time, R rows and
+C columns of patches, M = R C patches, D model width, E extra tokens (class tokens, registers).
 """
 
 import math
@@ -19,19 +19,19 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels
 
 
 def normalise(canvases: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return (B, 3, H, W) of a dtype: canvases (B, H, W, 3) uint8, by ImageNet's mean and standard deviation."""
+    """Return (B, 3, S...) of a dtype: canvases (B, S..., 3) uint8, by ImageNet's mean and standard deviation."""
     constants = (torch.tensor(values, dtype=dtype) for values in (MEAN, STD))
     mean, std = (one.to(canvases.device, non_blocking=True) for one in constants)
     pixels: Tensor = canvases.to(dtype) / (255 * std) - mean / std
-    return pixels.permute(0, 3, 1, 2)
+    return pixels.movedim(-1, 1)
 
 
 def pad_to_patches(canvases: Tensor, patch: int, stride: int) -> Tensor:
-    """Return canvases (B, H, W, 3) with black below and to the right, as little as lets patches cover every pixel.
+    """Return canvases (B, ..., H, W, 3) with black below and to the right, as little as lets patches cover every pixel.
 
     A canvas is black where its image is not, and the authors' networks leave such a rest out.
     """
-    height, width = canvases.shape[1:3]
+    height, width = canvases.shape[-3:-1]
     bottom, right = (max(0, patch - side) or (patch - side) % stride for side in (height, width))
     return F.pad(canvases, (0, 0, 0, right, 0, bottom)) if bottom or right else canvases
 
@@ -69,6 +69,38 @@ class PatchEmbed(nn.Module):
         return tokens.permute(0, 2, 3, 1)
 
 
+class TubeletEmbed(nn.Module):
+    """A linear map of tubelets, patches over some frames: clips (B, 3, T, H, W) -> tokens (B, F, R, C, D).
+
+    None overlap; starts as PatchEmbed.
+
+    Args:
+        dim: D, values a token.
+        patch: side of a patch in pixels.
+        tubelet: frames of a tubelet.
+    """
+
+    def __init__(self, dim: int, patch: int, tubelet: int) -> None:
+        super().__init__()
+        size = (tubelet, patch, patch)
+        self.proj = nn.Conv3d(3, dim, size, size)
+        lecun_normal_(self.proj.weight)
+        nn.init.zeros_(self.proj.bias)  # type: ignore[arg-type]  # it has one
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Embed clips that tubelets cover exactly.
+
+        Raises:
+            InputError: they do not.
+        """
+        sides, size = clips.shape[2:], self.proj.kernel_size
+        if any(side < step or side % step for side, step in zip(sides, size, strict=True)):
+            given, needed = (" x ".join(map(str, shape)) for shape in (sides, size))
+            raise InputError(f"tubelets of {needed} do not cover {given} (frames, rows, columns): pad clips")
+        tokens: Tensor = self.proj(clips)
+        return tokens.permute(0, 2, 3, 4, 1)
+
+
 @torch.no_grad()
 def lecun_normal_(weight: Tensor) -> None:
     """Fill with a normal distribution of variance 1 / fan-in, truncated at twice what that takes before truncation."""
@@ -77,14 +109,16 @@ def lecun_normal_(weight: Tensor) -> None:
 
 
 def resized(table: Tensor, rows: int, cols: int) -> Tensor:
-    """Return a position table (S, S, D) for a grid of other sides, (rows, cols, D), in float32 or wider.
+    """Return a position table of a grid, (S, S, D), for one of other sides, (rows, cols, D), in float32 or wider.
 
     Bicubic interpolation between centres of patches, with antialiasing where an axis shrinks; the same sides give the
-    table itself.
+    table itself. That grid need not be square.
     """
     table = table.to(wide(table.dtype))
     if table.shape[:2] == (rows, cols):
         return table
+    if cols == 1 < rows:  # torch 2.13 gives all rows of a single column, antialiased on a CPU, the first one's values
+        return resized(table.transpose(0, 1), 1, rows).transpose(0, 1)
     shrinks = rows < table.shape[0] or cols < table.shape[1]
     planes = table.permute(2, 0, 1).unsqueeze(0)  # (1, D, S, S)
     planes = F.interpolate(planes, (rows, cols), mode="bicubic", align_corners=False, antialias=shrinks)

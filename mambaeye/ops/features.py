@@ -1,7 +1,7 @@
 """Features for dense work: recorded behind an encoder's stages, and those of glimpses laid on a map.
 
-Shapes: B images, A answers, T glimpses, K axes of a position, P patch side, E extra tokens, D width, R rows and C
-columns of a map.
+Shapes: B images, A answers, T glimpses, K axes of a position, P patch side, E extra tokens, D width, F times, R rows
+and C columns of a map.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,7 +20,7 @@ class Features(NamedTuple):
     pooled: Tensor
     """Input of the head: (B, A, D) of glimpses, (B, D) of canvases."""
     last: Tensor
-    """Behind the final norm: (B, T, D) of glimpses, a map (B, D, R, C) of canvases."""
+    """Behind the final norm: (B, T, D) of glimpses, a map (B, D, R, C) of canvases, (B, D, F, R, C) of clips."""
     extra: Tensor | None
     """(B, E, D): class tokens and registers behind the final norm; None if there are none."""
     stages: tuple[Tensor, ...]

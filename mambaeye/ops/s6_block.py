@@ -73,6 +73,13 @@ def sequences_of(names: tuple[str, ...], rows: int, cols: int, middle: bool = Fa
     return Sequences.of([torch.from_numpy(order) for order in orders])
 
 
+@lru_cache(maxsize=64)
+def both_ways(tokens: int) -> Sequences:
+    """Return the sequences forwards and backwards."""
+    order = torch.arange(tokens)
+    return Sequences.of([order, order.flip(0)])
+
+
 class ChannelGate(nn.Module):
     """y times a gate of every channel, from the mean of the normalised tokens (LocalMamba's BiAttn)."""
 
@@ -104,6 +111,8 @@ class S6Mixer(S6Directions):
         gate: gate every direction's channels before the sum.
         divide: take the directions' mean instead of their sum.
         kernels: what the scan runs on.
+        masked: directions whose steps do not read what they themselves add to the state.
+        residual_state: start from the first step's input in place of a state of zeros.
     """
 
     def __init__(
@@ -117,10 +126,12 @@ class S6Mixer(S6Directions):
         gate: bool = False,
         divide: bool = True,
         kernels: Kernels = "auto",
+        masked: tuple[int, ...] = (),
+        residual_state: bool = False,
     ) -> None:
         super().__init__()
         inner, rank = expand * dim, math.ceil(dim / 16)
-        self.divide = divide
+        self.divide, self.masked, self.residual_state = divide, masked, residual_state
         self.in_proj = nn.Linear(dim, 2 * inner, bias=False)  # x, z
         self.conv_weight = nn.Parameter(torch.empty(directions, inner, d_conv))
         self.conv_bias = nn.Parameter(torch.empty(directions, inner))
@@ -172,6 +183,25 @@ class S6Block(nn.Module):
         """Add what the mixer makes of the residual stream (B, L, D) to it."""
         mixed: Tensor = self.mixer(self.norm(residual.to(self.norm.weight.dtype)), sequences)
         return residual + mixed
+
+
+@torch.no_grad()
+def start_alike(model: nn.Module, depth: int, std: float) -> None:
+    """Start all linear maps of a model from normal weights and zero biases, and what its mixers add as S6Mixer does.
+
+    LocalVim's and VideoMamba's authors do so. Step sizes keep Mamba's own start: theirs lose it to this, which is taken
+    for an oversight.
+    """
+    for part in model.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.trunc_normal_(part.weight, std=std)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+        if isinstance(part, S6Mixer):
+            nn.init.trunc_normal_(part.x_proj, std=std)
+    for part in model.modules():
+        if isinstance(part, S6Mixer):
+            part.reset_output(depth)
 
 
 def undecayed(module: nn.Module, *tables: str) -> set[str]:

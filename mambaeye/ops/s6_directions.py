@@ -13,6 +13,7 @@ from mambaeye.ops.kernel_selection import Kernels, select_scan
 from mambaeye.ops.mamba2 import DT_MAX, DT_MIN
 from mambaeye.ops.precision import no_autocast, wide
 from mambaeye.ops.s6 import selective_scan
+from mambaeye.ops.s6_variants import from_first_input, without_own
 
 DT_FLOOR = 1e-4
 
@@ -24,6 +25,10 @@ class S6Directions(nn.Module):
     """R, N, N: what x_proj gives of a step."""
     kernels: Kernels
     """Backend of the scan."""
+    masked: tuple[int, ...] = ()
+    """Directions whose steps do not read what they themselves add to the state."""
+    residual_state: bool = False
+    """Whether the state starts from the first step's input in place of zeros."""
 
     def add_recurrences(self, directions: int, inner: int, rank: int, d_state: int, kernels: Kernels) -> None:
         """Make the parameters of K recurrences; reset_recurrences draws them."""
@@ -52,7 +57,11 @@ class S6Directions(nn.Module):
             dt, B, C = projected.to(dtype).split(self.sizes, dim=-1)
             dt = F.softplus(torch.einsum("bskr,ker->bske", dt, self.dt_weight.to(dtype)) + self.dt_bias.to(dtype))
             scan = select_scan(self.kernels, dt) or selective_scan
-            return scan(x.to(dtype), dt, -self.A_log.to(dtype).exp(), B, C, self.D.to(dtype))
+            if self.residual_state:
+                scan = from_first_input(scan)
+            x = x.to(dtype)
+            y = scan(x, dt, -self.A_log.to(dtype).exp(), B, C, self.D.to(dtype))
+            return without_own(y, x, dt, B, C, self.masked) if self.masked else y
 
 
 def uniform_by_fan_in_(parameter: Tensor, fan_in: int) -> None:

@@ -22,6 +22,12 @@ STACKED = {
     "D": "D{}",
 }
 BOTH_WAYS = ("", "_b")  # suffixes of Vim's directions
+OTHERS = {"pos_embed_cls", "temporal_pos_embedding"}  # tensors of systems that have all of Vim's
+
+
+def laid_out_as_vim(tensors: Mapping[str, Tensor]) -> bool:
+    """Tell whether a state dict has the authors' layout of Vim, which VideoMamba's models for images have, too."""
+    return {"cls_token", "pos_embed", "layers.0.mixer.A_b_log"} <= tensors.keys() and not tensors.keys() & OTHERS
 
 
 def renamed(

@@ -99,7 +99,7 @@ def init_from(encoder: Encoder, source: str | Path, new_head: bool | None = Fals
     where, path = str(source), local_path(str(source))
     content = read_content(path)
     tensors = tensors_in(content, path)
-    published = encoder.from_published(tensors, where)
+    published = encoder.from_published_for(tensors, where, encoder.settings)
     state = encoder_tensors(tensors) if published is None else published.tensors
     own = encoder.state_dict()
     if published is None and own.keys() != state.keys() and (found := published_in(tensors, where)):

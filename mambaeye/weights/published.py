@@ -18,12 +18,12 @@ def load_published(source: str | Path | Mapping[str, Tensor], system: str | None
 
     Args:
         source: path of a file such as mambaeye_tiny.pt, or its state dict.
-        system: what it must be of, such as "deit" or "vim"; None for whatever it is of.
+        system: what it must be of, such as "deit" or "vim"; None for whatever it is of, by its layout alone.
         settings: arguments of the encoder's constructor that shapes do not tell, such as heads of a narrow ViT.
 
     Returns:
         The encoder, on the CPU, in float32, in eval mode. One of whole canvases has the authors' `network`, which maps
-        images (B, 3, H, W), normalised already, to logits.
+        images (B, 3, H, W), or clips (B, 3, T, H, W), normalised already, to logits.
 
     Raises:
         InputError: the file cannot be read as plain tensors, its keys or shapes are no known system's, or another's
@@ -33,7 +33,7 @@ def load_published(source: str | Path | Mapping[str, Tensor], system: str | None
     if system is not None and system not in layouts():
         raise InputError(f"no published system is called {system!r}: choose one of {', '.join(layouts())}")
     tensors = source if isinstance(source, Mapping) else read_tensors(Path(source))
-    found = published_in(tensors, where)
+    found = published_for(system, tensors, where, settings) or published_in(tensors, where)
     if found is None:
         raise InputError(f"{where} has the layout of no published system that is known here: {', '.join(layouts())}")
     kind, published = found
@@ -61,6 +61,20 @@ def require_untold(kind: type[Encoder], told: Mapping[str, Any], settings: Mappi
             raise InputError(f"{kind.__name__} has no setting {name}: leave it out")
         if told.get(name, value) != value:
             raise InputError(f"{where} has {name} {told[name]}, and {value} is asked for: leave {name} out")
+
+
+def published_for(
+    system: str | None, tensors: Mapping[str, Tensor], where: str, settings: Mapping[str, Any]
+) -> tuple[type[Encoder], PublishedWeights] | None:
+    """Return the encoder of a system that is asked for, and its weights in our terms; None if they are no such.
+
+    Raises:
+        InputError: as from_published_for.
+    """
+    for kind in Encoder.defined_subclasses():
+        if system and kind.published_as == system and (found := kind.from_published_for(tensors, where, settings)):
+            return kind, found
+    return None
 
 
 def published_in(tensors: Mapping[str, Tensor], where: str) -> tuple[type[Encoder], PublishedWeights] | None:
