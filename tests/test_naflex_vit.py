@@ -3,6 +3,7 @@
 What needs timm is skipped where it is not installed; sentences about that are tested everywhere.
 """
 
+import json
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,10 +12,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+import mambaeye
 from mambaeye.encoders.naflex_vit import NaFlexViT
-from mambaeye.errors import InputError
+from mambaeye.errors import InputError, NotInstalledError
+from mambaeye.weights.inspection import inspect
 
 ROOT = Path(__file__).parents[1]
 SMALL = {"num_classes": 5, "patch": 8, "dim": 24, "depth": 2, "heads": 3, "grid": 3}
@@ -189,11 +193,20 @@ def without_timm(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delitem(sys.modules, name)
 
 
-def test_without_timm_a_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_timm_a_sentence_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without_timm(monkeypatch)
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(InputError, match=r"^NaFlexViT is timm's, .* is not installed: pip install 'mambaeye\[timm\]'$"):
-        NaFlexViT(**SMALL)
+    description = {"class_path": NaFlexViT.class_path(), "init_args": SMALL}
+    (tmp_path / "config.json").write_text(json.dumps(description))
+    save_file({"head.bias": torch.zeros(5)}, tmp_path / "model.safetensors")
+    for build in (lambda: NaFlexViT(**SMALL), lambda: mambaeye.load(tmp_path)):
+        with pytest.raises(
+            NotInstalledError, match=r"^NaFlexViT is timm's, .* not installed: pip install 'mambaeye\[timm\]'$"
+        ):
+            build()
+    inspection = inspect(tmp_path)
+    assert inspection.problem is not None
+    assert inspection.problem.startswith("NaFlexViT is timm's")
 
 
 def test_a_torchvision_of_another_torch_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,5 +214,7 @@ def test_a_torchvision_of_another_torch_is_told(tmp_path: Path, monkeypatch: pyt
     without_timm(monkeypatch)
     (tmp_path / "timm.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(InputError, match=r"torchvision does not fit torch .*nms does not exist\): install torchvision"):
+    with pytest.raises(
+        NotInstalledError, match=r"torchvision does not fit torch .*nms does not exist\): install torchvision"
+    ):
         NaFlexViT(**SMALL)

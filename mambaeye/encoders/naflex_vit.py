@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mambaeye.encoders.base import DenseEncoder
-from mambaeye.errors import InputError
+from mambaeye.errors import InputError, NotInstalledError
 from mambaeye.ops.dense import require_covered
 from mambaeye.ops.shapes import require_sizes
 from mambaeye.ops.transformer import heads_of
@@ -103,15 +103,15 @@ def naflex_vit() -> Any:
     """Return timm's class.
 
     Raises:
-        InputError: timm, or what it needs, is not installed; or torchvision does not fit torch.
+        NotInstalledError: timm, or what it needs, is not installed; or torchvision does not fit torch.
     """
     try:
         from timm.models.naflexvit import NaFlexVit
     except ImportError as error:
         missing = f"NaFlexViT is timm's, and {error.name} is not installed"
-        raise InputError(f"{missing}: pip install 'mambaeye[timm]'") from None
+        raise NotInstalledError(f"{missing}: pip install 'mambaeye[timm]'") from None
     except RuntimeError as error:  # of torchvision, whose operators are built for one torch
-        raise InputError(
+        raise NotInstalledError(
             f"NaFlexViT is timm's, whose torchvision does not fit torch {torch.__version__} ({error}): install "
             "torchvision from where torch came from"
         ) from None
