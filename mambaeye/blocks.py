@@ -38,11 +38,11 @@ def checkpoint_blocks(encoder: Encoder) -> None:
         block.forward = partial(recomputed, block.forward)  # of the instance: names and weights stay
 
 
-def recomputed(forward: Callable[..., Any], x: Tensor, *rest: Any) -> Any:
+def recomputed(forward: Callable[..., Any], x: Tensor, *rest: Any, **named: Any) -> Any:
     """Call forward on x (B, T, ...) and what else it takes, and keep nothing of it but these."""
     if not torch.is_grad_enabled() or x.shape[1] == 1:
-        return forward(x, *rest)
-    return checkpoint(forward, x, *rest, use_reentrant=False, context_fn=passes)
+        return forward(x, *rest, **named)
+    return checkpoint(forward, x, *rest, use_reentrant=False, context_fn=passes, **named)
 
 
 def passes() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
@@ -79,8 +79,8 @@ class Compiled:
         self.forward = forward
         self.compiled = torch.compile(forward, dynamic=True, fullgraph=True, backend=backend)
 
-    def __call__(self, x: Tensor, *rest: Any) -> Any:
-        return (self.forward if x.shape[1] == 1 else self.compiled)(x, *rest)
+    def __call__(self, x: Tensor, *rest: Any, **named: Any) -> Any:
+        return (self.forward if x.shape[1] == 1 else self.compiled)(x, *rest, **named)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., Any]:
         return copy.deepcopy(self.forward, memo)

@@ -1,4 +1,4 @@
-"""The one exception for a user's mistakes, and how it ends every process of a run."""
+"""The exception for a user's mistakes, and how it ends every process of a run."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +11,10 @@ class InputError(ValueError):
 
     train.py prints the message alone, without a traceback; everything else that fails keeps its traceback.
     """
+
+
+class NotInstalledError(InputError):
+    """A library of an extra is missing, or does not fit: whatever asked for it is right as it is."""
 
 
 def mistake_in(error: BaseException | None) -> InputError | None:

@@ -19,6 +19,7 @@ from mambaeye.encoders.efficient_vim import EfficientViM
 from mambaeye.encoders.hnet import HNet
 from mambaeye.encoders.local_vim import LocalVim
 from mambaeye.encoders.mamba_r import MambaR
+from mambaeye.encoders.naflex_vit import NaFlexViT
 from mambaeye.encoders.video_mamba import VideoMamba
 from mambaeye.encoders.vmamba import VMamba
 from mambaeye.errors import InputError
@@ -53,6 +54,7 @@ SMALL: dict[str, dict[str, object]] = {
         "move_embedding_dim": 8,
     },
     "GlimpseViT": {"patch_size": 16, "dim": 16, "depth": 2, "heads": 2},
+    "NaFlexViT": {"dim": 16, "depth": 2, "heads": 2, "grid": 2, "registers": 2},
 }
 WITHOUT_EFFECT = {  # parameters of published layouts that cancel out, by the ends of their names
     "EfficientViM": ".mixer.A",  # a softmax over tokens takes out what moves them all alike
@@ -70,10 +72,18 @@ VARIANTS: list[tuple[type[Encoder], dict[str, object]]] = [
     (MambaR, {"reduction": 1}),
     (LocalVim, {"middle_class_token": True}),
     (VideoMamba, {"tubelet": 2, "masked_backward": True, "residual_state": True}),
+    (NaFlexViT, {"positions": "factorized", "keep_aspect": True, "registers": 0}),
 ]
 
 
+def needs(system: type[Encoder]) -> None:
+    """Skip the test where the library that a system is an adapter of is not installed."""
+    if system is NaFlexViT:
+        pytest.importorskip("timm", reason="NaFlexViT needs the extra timm")
+
+
 def build(system: type[Encoder], **changes: object) -> Encoder:
+    needs(system)
     torch.manual_seed(0)
     assert system.__name__ in SMALL, f"give {system.__name__} small settings in SMALL"
     encoder = system(num_classes=CLASSES, **SMALL[system.__name__] | changes)
@@ -191,6 +201,8 @@ def seen_by_head(encoder: Encoder, features: Features) -> Tensor:
         return features.last.mean(1, keepdim=True)
     if isinstance(encoder, MambaR) and encoder.neck is not None:
         return encoder.norm_neck(encoder.neck(features.extra).flatten(1))
+    if isinstance(encoder, NaFlexViT):
+        return encoder.trunk.fc_norm(features.last.mean((2, 3)))
     return features.last.mean((2, 3)) if features.extra is None else features.extra.flatten(1)
 
 
@@ -306,6 +318,7 @@ def test_two_steps_on_the_command_line(
 
 def small_run(system: type[Encoder], data_dir: Path) -> dict[str, object]:
     """Arguments of a fit."""
+    needs(system)
     settings = {name: value for name, value in TINY.items() if not name.startswith("model.encoder")}
     small = {f"model.encoder.{name}": value for name, value in SMALL[system.__name__].items() if name != "patch_size"}
     return settings | {"model.encoder": system.__name__, **small, "data.data_dir": data_dir}

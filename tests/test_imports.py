@@ -99,6 +99,7 @@ ONLY_IN = {
     "onnxruntime": ("mambaeye.exporting",),
     "huggingface_hub": ("mambaeye.hub", "mambaeye.weights.files"),
     "selective_scan_cuda": ("mambaeye.ops.kernels",),
+    "timm": ("mambaeye.encoders.naflex_vit",),
     "webdataset": ("datamodules",),
     "urllib3": ("datamodules.storage.web",),
     "fsspec": ("datamodules.storage.objects",),
@@ -168,7 +169,7 @@ def test_every_file_is_reached() -> None:
 def test_the_public_names_are_cheap() -> None:
     """In a process of its own: neither lightning nor torchmetrics, nor what draws."""
     heavy = "{'lightning', 'torchmetrics', 'tensorboard', 'matplotlib', 'cv2', 'webdataset', 'jsonargparse'}"
-    heavy += " | {'onnx', 'onnxruntime', 'huggingface_hub'}"
+    heavy += " | {'onnx', 'onnxruntime', 'huggingface_hub', 'timm', 'torchvision'}"
     code = f"import sys, mambaeye; print(sorted(mambaeye.__all__), ({heavy}) & set(sys.modules))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     names = ["EncoderConfig", "MambaEye", "from_pretrained", "information_ratio", "load", "load_published"]

@@ -90,7 +90,8 @@ def test_published_numbers_are_of_overlays_that_there_are() -> None:
         assert top1 is None or 60 < top1 < 90
         assert source
     sizes = {path.stem for path in (ROOT / "configs/encoders").glob("*.yaml") if "quickstart" not in path.stem}
-    assert published.keys() == {size for size in sizes if not size.startswith("videomamba")}  # which are for clips
+    left_out = ("videomamba", "naflexvit")  # for clips; a control of timm's
+    assert published.keys() == {size for size in sizes if not size.startswith(left_out)}
 
 
 @pytest.mark.parametrize(

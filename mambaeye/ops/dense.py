@@ -36,6 +36,17 @@ def pad_to_patches(canvases: Tensor, patch: int, stride: int) -> Tensor:
     return F.pad(canvases, (0, 0, 0, right, 0, bottom)) if bottom or right else canvases
 
 
+def require_covered(images: Tensor, patch: int, stride: int) -> None:
+    """Require that patches cover images (B, 3, H, W) exactly.
+
+    Raises:
+        InputError: they do not.
+    """
+    height, width = images.shape[2:]
+    if any(side < patch or (side - patch) % stride for side in (height, width)):
+        raise InputError(f"patches of {patch} pixels, {stride} apart, do not cover {height} x {width}: pad images")
+
+
 class PatchEmbed(nn.Module):
     """A linear map of square patches: images (B, 3, H, W) -> tokens (B, R, C, D).
 
@@ -62,9 +73,7 @@ class PatchEmbed(nn.Module):
             InputError: they do not.
         """
         (patch, _), (stride, _) = self.proj.kernel_size, self.proj.stride
-        if any(side < patch or (side - patch) % stride for side in images.shape[2:]):
-            height, width = images.shape[2:]
-            raise InputError(f"patches of {patch} pixels, {stride} apart, do not cover {height} x {width}: pad images")
+        require_covered(images, patch, stride)
         tokens: Tensor = self.proj(images)
         return tokens.permute(0, 2, 3, 1)
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from mambaeye.encoders.base import Encoder
-from mambaeye.errors import InputError
+from mambaeye.errors import InputError, NotInstalledError
 
 SHOWN_DIFFERENCES = 8
 ROOM = 1000  # tensors that an encoder may have more than a file, so that a message can name those that are missing
@@ -35,11 +35,14 @@ def build(description: Mapping[str, Any], where: str) -> Encoder:
     """Return a new encoder of the class and with the arguments that a file says.
 
     Raises:
+        NotInstalledError: a library that the class needs is not there.
         InputError: the class is not defined, or does not take these arguments; where names the file.
     """
     system = Encoder.defined(description["class_path"], where, "--model.encoder")
     try:
         return system(**description["init_args"])
+    except NotInstalledError:
+        raise
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{where} does not hold an encoder's sizes: {error}") from None
 
