@@ -151,4 +151,5 @@ PICTURES: dict[str, Callable[[Suite, Claim, Curves], Figure]] = {
     "directions": draw_systems,
     "hierarchy": draw_systems,
     "systems": draw_systems,
+    "controls": draw_systems,
 }

@@ -148,4 +148,5 @@ TABLES: dict[str, Callable[[Suite, Claim, Curves], Iterator[tuple[str, str]]]] =
     "directions": system_tables,
     "hierarchy": system_tables,
     "systems": compared_tables,
+    "controls": system_tables,
 }

@@ -29,6 +29,7 @@ SYSTEMS: dict[str, Flags] = {
     "spatialmamba": {**VIM, "model.encoder.dim": "16"},
     "efficientvim": {**CANVAS, "model.encoder.dims": "[24,36,48]", "model.optimizer.lr": "3.0e-3"},
     "himamba_style": {**VIM, "model.encoder.dim": "52"},
+    "naflexvit": {**CANVAS, "model.optimizer.lr": "1.0e-3"},
 }
 HILBERT = {**VIM, "model.encoder.order": "hilbert"}
 OVERLAYS = {**{name: name for name in SYSTEMS}, "vim_hilbert": "vim"}
@@ -59,7 +60,7 @@ COMPARISON = Suite(
         }
     },
     side=48,
-    measured={"systems": ("resolutions",)},
+    measured={"systems": ("resolutions",), "controls": ("resolutions",)},
     claims={
         "systems": Claim(
             {
@@ -80,7 +81,8 @@ COMPARISON = Suite(
                 "himamba_style": "Hi-Mamba-style",
             },
             at=64,
-        )
+        ),
+        "controls": Claim({"vit": "ViT", "naflexvit": "NaFlexViT, by timm"}, at=64),
     },
     page=PAGE,
     costs={
