@@ -231,7 +231,7 @@ class ClassifierModule(LightningModule):
             curves = {"loss": loss, **lesson.curves(batch.valid)}
             self.log_dict({f"train_policy/{name}": value for name, value in curves.items()}, batch_size=images)
             self.idle = [self.encoder] if progress < self.policy_learning.frozen else []
-            batch = glimpses_of(batch, lesson, encoder.patch_size)
+            batch = glimpses_of(batch, lesson, encoder.glimpse)
         else:
             batch = self._led(batch)
         if self.encoder not in self.idle:
