@@ -27,7 +27,7 @@ GIVEN = (
     *("model.encoder", "model.policy", "model.optimizer", "model.schedule", "model.metrics"),
     *("model.head_only", "model.balanced", "model.policy_learning"),
     *("data.num_classes", "data.patch_size", "data.train_scan", "data.resolutions", "data.scans", "data.seed"),
-    "data.held_out",
+    *("data.held_out", "data.tube", "data.frames"),
     *(f"data.{group}" for group in GROUPS),
 )
 BASES: dict[str, type[Configurable]] = {"model.encoder": Encoder, "model.policy": Policy}

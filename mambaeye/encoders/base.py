@@ -61,6 +61,8 @@ class Encoder(Configurable, ABC):
 
     takes: ClassVar[Takes]
     """The input that it takes in training."""
+    axes: int = 2
+    """Axes of the images that it looks at: 3 for clips."""
     published_as: ClassVar[str | None] = None
     """Name of the layout that from_published knows, as load_published takes it; None if it knows none."""
     head: nn.Linear
@@ -146,8 +148,6 @@ class GlimpseEncoder(Encoder):
     takes = "glimpses"
     patch_size: int
     """Side of a glimpse along rows and columns, pixels."""
-    axes: int = 2
-    """Axes of a position."""
     tube: int = 1
     """Frames of a glimpse, where positions have three axes."""
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from mambaeye.weights.inspection import inspect
 
-OF_DATA = ("num_classes", "patch_size")  # arguments of the encoder that are stated for the data
+OF_DATA = ("num_classes", "patch_size", "tube")  # arguments of the encoder that are stated for the data
 
 
 def arguments_of_weights(source: str, class_path: str) -> dict[str, Any]:
