@@ -166,8 +166,8 @@ class ShardDataModule(LightningDataModule):
         if split == "train":
             index = without_held_out(index, self.held_out)
         if self.classes:  # of the training shards, which were opened before
-            relabel(index, self.classes, "those that are trained on")
             require_same_kind(self.indices["train"], index)
+            relabel(index, self.classes, "those that are trained on")
         self.indices[split], self.classes = index, index.classes
         self.axes = AXES if index.frames is None else CLIP_AXES
 

@@ -28,8 +28,12 @@ SPEED = 2  # pixels a frame
 RATE = 12.0  # frames a second, for players
 
 
-def write_clips(folder: Path) -> None:
-    """Write all clips below a new folder.
+def write_clips(folder: Path, most: int | None = None) -> None:
+    """Write clips below a new folder.
+
+    Args:
+        folder: is not there yet.
+        most: of each split, the first at most; None for all.
 
     Raises:
         InputError: the folder holds something else, or cannot be written.
@@ -45,7 +49,7 @@ def write_clips(folder: Path) -> None:
         for split, members in (("train", numbers[:TRAIN_SAMPLES]), ("val", numbers[TRAIN_SAMPLES:])):
             for name in DIRECTIONS:
                 (partial / split / name).mkdir(parents=True)
-            for place, number in enumerate(members.tolist()):
+            for place, number in enumerate(members[:most].tolist()):
                 name = [*DIRECTIONS][place % len(DIRECTIONS)]
                 frames = moving(scans[number], DIRECTIONS[name], np.random.default_rng((SPLIT_SEED, number)))
                 encoded = [cv2.imencode(".png", frame)[1].tobytes() for frame in frames]
