@@ -3,12 +3,14 @@
 import io
 import logging
 import tarfile
+import tracemalloc
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
-from clips import clip, noise, png
+from clips import LIMIT, clip, noise, png
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_datamodule import data_module
@@ -17,12 +19,17 @@ from datamodules.loading.stream import collate
 from datamodules.shards.index import write_index
 from datamodules.shards.scan import scan_shard
 from datamodules.transforms.avi import write_avi
+from datamodules.transforms.clips import Clip
 from datamodules.transforms.draws import Augmentation
 from datamodules.transforms.headers import START_OF_PNG
 from datamodules.transforms.mixing import Mixing
 from datamodules.views.evaluate import DecodedSample, EvaluateView, EvaluationCanvases
 from datamodules.views.train import RawSample, TrainingCanvases, TrainingGlimpses, TrainView, training_samples
 from mambaeye.batch import CANVAS, CanvasBatch, EvaluationCondition, GlimpseBatch
+from mambaeye.encoders.base import GlimpseEncoder
+from mambaeye.encoders.glimpse_vit import GlimpseViT
+from mambaeye.encoders.hnet import HNet
+from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.errors import InputError
 
 KEY = (1, 0)
@@ -121,6 +128,42 @@ def test_augmentations_are_the_same_for_every_frame() -> None:
         assert (canvas == canvas[:1]).all()
         looks.add(canvas.numpy().tobytes())
     assert len(looks) == 12
+
+
+def test_memory_does_not_grow_with_the_frames_of_a_clip_nor_their_size() -> None:
+    """What is held of a clip at once: a frame as it is, and the canvas twice at most."""
+    height, width = 480, 640
+    still = cv2.GaussianBlur(noise(1, height, width)[0], (31, 31), 9)
+    opened = Clip.open(write_avi([png(still)] * 40, height, width, 25), LIMIT, "sample a")
+    train = TrainingGlimpses(TrainView(canvas=(96, 96), num_glimpses=4, frames=(30, 30)), (1, 16, 16), axes=3)
+    evaluate = EvaluationCanvases([EvaluationCondition(96, "random")], (1, 16, 16), EvaluateView(4), frames=30)
+    for look in (
+        lambda: train.sample(RawSample("a", opened, 0), np.random.default_rng(0), partner=None),
+        lambda: list(evaluate([DecodedSample(0, "a", 0, opened)], KEY)),
+    ):
+        tracemalloc.start()
+        look()
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        frame, canvas = 3 * height * width, 3 * 30 * 96 * 96
+        assert canvas < peak < 4 * frame + 2 * canvas  # all frames as they are would be 30
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("tube", [1, 8])
+@pytest.mark.parametrize("kind", [MambaEye, HNet, GlimpseViT])
+def test_encoders_of_glimpses_take_tubes_and_cubes(kind: type[GlimpseEncoder], tube: int) -> None:
+    view = TrainView(canvas=(16, 20), num_glimpses=6, frames=(8, 12))
+    samples = TrainingGlimpses(view, (tube, 8, 8), "arriving", axes=3)
+    rows = [samples.sample(RawSample("a", clip(noise(9)), 0), np.random.default_rng(n), None) for n in range(2)]
+    batch = collate(rows)
+    assert isinstance(batch, GlimpseBatch)
+    sizes = {"heads": 3} if kind is GlimpseViT else {"headdim": 8, "move_embedding_dim": 8}
+    encoder = kind(num_classes=4, patch_size=8, dim=24, axes=3, tube=tube, **sizes)
+    logits = encoder(batch.patches, batch.positions)
+    assert logits.shape == (2, len(encoder.answers_at(6)), 4)
+    later = batch.positions + torch.tensor([1, 0, 0]) * (torch.arange(6) > 2)[:, None]
+    assert not encoder(batch.patches, later).allclose(logits)  # frames count
 
 
 def test_clips_are_not_mixed() -> None:
