@@ -12,6 +12,7 @@ from datamodules.loading.loader import FixedLoader
 from datamodules.shards.held_out import to_calibrate_on
 from datamodules.views.evaluate import EvaluationCanvases, evaluation_conditions
 from datamodules.views.keys import CALIBRATION
+from mambaeye.errors import InputError
 
 SIDES = 5  # in the range of training's
 BEYOND = (0.75, 1.5)  # times the smallest, and the largest: what it is worth there, training does not say
@@ -42,6 +43,8 @@ class CalibrationDataModule(ShardDataModule):
         if takes == "canvas":
             self.evaluate = replace(self.evaluate, num_glimpses=1, report_at=())
         index = self.splits.open("train", self.loader.read_limits)
+        if index.frames is not None:
+            raise InputError(f"calibrate fits a temperature to images, and {index.name} holds clips: give other shards")
         steps = 2 * self.num_glimpses.bit_length()  # at most, see calibration_steps
         most = max(1, ANSWERS // (steps * self.num_classes * len(self.conditions)))
         self.indices["train"] = some = to_calibrate_on(index, self.held_out, most)

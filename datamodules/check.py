@@ -16,11 +16,11 @@ from datamodules.shards.index import (
     read_index,
 )
 from datamodules.shards.scan import scan_shard
+from datamodules.transforms.clips import require_readable
 from datamodules.transforms.headers import MAX_PIXELS, PixelLimit
-from datamodules.transforms.images import decode_image
 from mambaeye.errors import InputError
 
-COLUMNS = ("keys", "labels", "offsets", "sizes")
+COLUMNS = ("keys", "labels", "offsets", "sizes", "frames")
 
 
 def check(folder: Path, jobs: int, limit: PixelLimit | None) -> list[str]:
@@ -84,7 +84,11 @@ def compare(path: Path, found: Shard, expected: Shard) -> Iterator[str]:
     if len(found.keys) != len(expected.keys):
         yield f"{path} has {len(found.keys)} samples, and {len(expected.keys)} in the index"
         return
-    for name in COLUMNS:
+    if (found.frames is None) != (expected.frames is None):
+        holds, said = ("images", "clips") if found.frames is None else ("clips", "images")
+        yield f"{path} holds {holds}, and {said} by its index"
+        return
+    for name in COLUMNS if found.frames is not None else COLUMNS[:-1]:
         here, there = getattr(found, name), getattr(expected, name)
         places = (here != there).nonzero()[0]
         if len(places):
@@ -109,8 +113,7 @@ def damaged_images(path: Path, expected: Shard, limit: PixelLimit, advance: Call
             try:
                 if header_matches(file.read(tarfile.BLOCKSIZE), key, size):
                     data, what = file.read(size), f"sample {key} in {path}"
-                    limit.require(data, what)
-                    decode_image(data, what)
+                    require_readable(data, expected.frames is not None, limit, what)
                 else:
                     yield f"{path} does not hold sample {key} where the index says"
             except (InputError, OSError) as error:

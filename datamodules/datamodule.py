@@ -22,13 +22,20 @@ from datamodules.shards.index import ShardIndex
 from datamodules.shards.order import LoaderLayout, batches_of
 from datamodules.shards.sorting import class_sorted
 from datamodules.splits import Splits
-from datamodules.views.evaluate import EvaluateView, EvaluationCanvases, evaluation_conditions, require_resolutions
-from datamodules.views.plan import AXES, TrainScan, require_scans, require_train_scan
+from datamodules.views.evaluate import (
+    EvaluateView,
+    EvaluationCanvases,
+    evaluation_conditions,
+    require_frames,
+    require_resolutions,
+)
+from datamodules.views.plan import AXES, CLIP_AXES, TrainScan, require_scans, require_train_scan
 from datamodules.views.predict import FileCanvases, PredictView
 from datamodules.views.train import TrainView, training_samples
 from mambaeye.batch import CanvasBatch, EvaluationCondition, GlimpseBatch
 from mambaeye.contracts import DataSpec, ModelSpec, OptimizerStep, SplitSummary, limited, model_of
 from mambaeye.errors import InputError, on_all_ranks
+from mambaeye.geometry.box import PatchSize, glimpse_sides
 
 LIMIT_VAL, LIMIT_TEST = "limit_val_batches", "limit_test_batches"  # the trainer's arguments
 
@@ -48,11 +55,13 @@ class ShardDataModule(LightningDataModule):
         data_dir: Folder that the embedded digits, or your own pictures, are packed into on first use.
         num_classes: Number of classes, as in the index's class list; the encoder's head takes it from here. Of folder's
             pictures they are counted.
-        patch_size: Side of a glimpse in pixels; the encoder takes it from here.
+        patch_size: Side of a glimpse in pixels, along rows and columns; the encoder takes it from here.
+        tube: Of clips alone: frames of a glimpse; the encoder takes it from here.
         train_scan: Scan pattern of training trajectories: a name in docs/scans.md, or the import path of a function;
             several with their shares, as "{random: 1, varied: 3}", are drawn by trajectory; "learned" leaves it to the
             model's policy.
         resolutions: Canvas sides to validate at, in pixels.
+        frames: Of clips alone: frames of the canvases to validate on. Of a longer clip the middle ones are taken.
         scans: Scan patterns to validate with, as for train_scan; predict takes the first. A wrong one is answered with
             the list.
         images: What to predict: image files, folders of them, or patterns like "photos/**/*.jpg".
@@ -74,8 +83,10 @@ class ShardDataModule(LightningDataModule):
         data_dir: str = "data",
         num_classes: int = 10,
         patch_size: int = 16,
+        tube: int = 1,
         train_scan: TrainScan = "random",
         resolutions: tuple[int, ...] = (48,),
+        frames: int = 16,
         scans: tuple[str, ...] = ("random",),
         images: str | tuple[str, ...] | None = None,
         held_out: float = 0.0,
@@ -91,17 +102,19 @@ class ShardDataModule(LightningDataModule):
         self.hparams.update(train=asdict(train), evaluate=asdict(evaluate), loader=asdict(loader))
         shards, index = {"train": train_shards, "val": val_shards}, {"train": train_index, "val": val_index}
         self.splits = Splits(folder, shards, index, Path(data_dir))
-        train.require_room(patch_size)
+        train.require_room(patch_size, tube)
+        require_frames(frames, tube)
         predict.require_room(patch_size)
         require_resolutions(resolutions, patch_size)
         require_scans(scans)
         require_train_scan(train_scan)
         self.indices: dict[str, ShardIndex] = {}  # of the splits that the stage needs
-        self.num_classes, self.patch_size, self.axes, self.seed = num_classes, patch_size, AXES, seed
+        self.num_classes, self.patch_size, self.tube, self.seed = num_classes, patch_size, tube, seed
+        self.axes = AXES  # until an index says that samples are clips
         if not 0 <= held_out < 1:
             raise InputError(f"data.held_out is {held_out:g}: give a share of the training samples, from 0 to below 1")
         self.held_out = held_out
-        self.train_scan, self.resolutions, self.scans = train_scan, resolutions, scans
+        self.train_scan, self.resolutions, self.frames, self.scans = train_scan, resolutions, frames, scans
         self.train, self.evaluate, self.predict, self.loader = train, evaluate, predict, loader
         self.canvas_range, self.num_workers = train.canvas, loader.num_workers
         self.conditions: Sequence[EvaluationCondition] = ()
@@ -141,9 +154,10 @@ class ShardDataModule(LightningDataModule):
                 return
             if stage == "fit":
                 self.splits.require_both()
-                self.samples = training_samples(self.train, self.patch_size, self.train_scan, takes, has_policy)
                 self._set_accumulation()
                 self._open_index("train")
+                looks = (self.glimpse, self.train_scan, takes, has_policy, self.axes)
+                self.samples = training_samples(self.train, *looks)
             self._take_limit(LIMIT_TEST if stage == "test" else LIMIT_VAL)
             self._open_index("val")
 
@@ -152,8 +166,20 @@ class ShardDataModule(LightningDataModule):
         if split == "train":
             index = without_held_out(index, self.held_out)
         if self.classes:  # of the training shards, which were opened before
+            require_same_kind(self.indices["train"], index)
             relabel(index, self.classes, "those that are trained on")
         self.indices[split], self.classes = index, index.classes
+        self.axes = AXES if index.frames is None else CLIP_AXES
+
+    @property
+    def glimpse(self) -> PatchSize:
+        """Return the sides of a glimpse, pixels."""
+        return glimpse_sides(self.patch_size, self.tube, self.axes)
+
+    @property
+    def frames_of_canvas(self) -> int | None:
+        """Return the frames of the canvases that clips are validated on; None where samples are images."""
+        return self.frames if self.axes == CLIP_AXES else None
 
     def take_classes(self, classes: Sequence[str]) -> None:
         """Give labels the meaning that they have for a checkpoint: its class names, in its order.
@@ -204,8 +230,9 @@ class ShardDataModule(LightningDataModule):
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """Return how validation looks at an image: data.evaluate."""
-        return asdict(self.evaluate)
+        """Return how validation looks at an image, data.evaluate; and of clips data.frames and data.tube."""
+        clips = {} if self.frames_of_canvas is None else {"frames": self.frames, "tube": self.tube}
+        return asdict(self.evaluate) | clips
 
     @property
     def optimizer_step(self) -> OptimizerStep:
@@ -215,7 +242,7 @@ class ShardDataModule(LightningDataModule):
     @property
     def largest_sample(self) -> GlimpseBatch | CanvasBatch:
         """Return a training batch of one image, noise of the largest size that there is; after setup for fit."""
-        batch = collate([self.samples.filler("", self.train.canvas[1])])
+        batch = collate([self.samples.filler("", self.train.canvas[1], self.train.frames[1])])
         pixels = batch.patches if isinstance(batch, GlimpseBatch) else batch.scene.canvases
         pixels.random_(256, generator=torch.Generator().manual_seed(self.seed))
         return batch
@@ -303,7 +330,7 @@ class ShardDataModule(LightningDataModule):
 
     def _fixed_loader(self, limit: str) -> FixedLoader:
         layout = self.loader.evaluation_layout(self.indices["val"], self._trainer.world_size)
-        samples = EvaluationCanvases(self.conditions, self.patch_size, self.evaluate)
+        samples = EvaluationCanvases(self.conditions, self.glimpse, self.evaluate, self.frames_of_canvas)
         self.fixed_loader = FixedLoader(self._access("val", layout), samples, self.seed, self.limits.get(limit, 1.0))
         return self.fixed_loader
 
@@ -331,6 +358,17 @@ class ShardDataModule(LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the state that the next training loader begins from."""
         self.loader_state = state_dict or self.loader_state
+
+
+def require_same_kind(train: ShardIndex, val: ShardIndex) -> None:
+    """Require that both splits hold images, or both clips.
+
+    Raises:
+        InputError: one holds images, and the other clips.
+    """
+    if (train.frames is None) != (val.frames is None):
+        holds = ["images" if index.frames is None else "clips" for index in (train, val)]
+        raise InputError(f"{train.name} holds {holds[0]} and {val.name} {holds[1]}: give shards of one kind")
 
 
 def summary(index: ShardIndex) -> SplitSummary:

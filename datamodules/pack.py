@@ -1,12 +1,14 @@
-"""Images -> WebDataset shards with their index.
+"""Images or clips -> WebDataset shards with their index.
 
 python -m datamodules.pack IMAGES DEST              packs a folder, or a tar, of class folders: class/.../image.jpg
 python -m datamodules.pack IMAGES DEST --split 0.1  into DEST/train, and a tenth of each class into DEST/val
 python -m datamodules.pack IDX DEST                 packs MNIST's four files, or its kin's, into DEST/train and DEST/val
+python -m datamodules.pack CLIPS DEST --clips       packs class folders of videos, or of folders of frames
 python -m datamodules.pack SHARDS                   indexes a folder of shards anew
 
 An image's bytes are stored as they are, in the order of --seed, under its path without the extension as the key; images
-of IDX files (train-images-idx3-ubyte and the like, plain or .gz) become greyscale PNGs. Until all is complete,
+of IDX files (train-images-idx3-ubyte and the like, plain or .gz) become greyscale PNGs. Clips become AVIs of whole
+pictures: videos are decoded to JPEGs, and frames that are JPEGs or PNGs stay as they are. Until all is complete,
 everything lies in DEST.packing; when a packing was interrupted, the same command continues it.
 """
 
@@ -18,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from datamodules.packing.clips import VIDEOS, Clips
 from datamodules.packing.idx import find_idx, list_idx
 from datamodules.packing.listing import TRAIN, VAL, Listing, list_one, list_split
 from datamodules.packing.sources import Source, decompressed
@@ -30,7 +33,13 @@ from mambaeye.errors import InputError
 
 
 def pack_source(
-    path: Path, dest: Path, prefix: str, classes: Sequence[str] | None, split: float | None, options: PackingOptions
+    path: Path,
+    dest: Path,
+    prefix: str,
+    classes: Sequence[str] | None,
+    split: float | None,
+    options: PackingOptions,
+    clips: bool = False,
 ) -> None:
     """Pack a folder or a tar of class folders, or a folder of IDX files, into shards, and print what was done.
 
@@ -42,13 +51,14 @@ def pack_source(
         split: share of each class that goes into dest/val, the rest into dest/train; None for all into dest. IDX files
             come split.
         options: see there.
+        clips: pack videos and folders of frames instead of images.
 
     Raises:
         InputError: nothing to pack, or not clearly; the destination holds something else; unreadable images.
     """
     if dest.resolve().is_relative_to(path.resolve()):
         raise InputError(f"{dest} lies in {path}, which it is packed from: choose a folder outside")
-    idx = find_idx(path)
+    idx = None if clips else find_idx(path)
     if idx and (prefix or split is not None):
         raise InputError(f"{path} has IDX files, which have no class folders and come split: drop --prefix and --split")
     parts = (TRAIN, VAL) if idx or split is not None else ("",)
@@ -56,7 +66,8 @@ def pack_source(
     def list_images(folder: Path) -> Listing:
         if idx:
             return list_idx(path.name, idx, classes, options.limit, folder)
-        source = Source(path.name, decompressed(path, folder), prefix)
+        place = decompressed(path, folder)
+        source = Clips(path.name, place, prefix, options.limit) if clips else Source(path.name, place, prefix)
         if split is None:
             return list_one(source, classes)
         return list_split(source, classes, split, options.seed)
@@ -95,9 +106,13 @@ def summary(folder: Path) -> None:
     content = read_index(folder)
     count, size = sum(len(shard.keys) for shard in content["shards"]), sum(shard.bytes for shard in content["shards"])
     left_out = len(content.get("packing", {}).get("left_out", []))
+    frames = [shard.frames for shard in content["shards"] if shard.frames is not None]
+    noun = "clips" if frames else "images"
     print(
-        f"{folder}: images {count}, classes {len(content['classes'])}, shards {len(content['shards'])}, "
-        f"{size / 1e6:.1f} MB" + (f"; {left_out} unreadable ones left out" if left_out else "")
+        f"{folder}: {noun} {count}, classes {len(content['classes'])}, shards {len(content['shards'])}, "
+        f"{size / 1e6:.1f} MB"
+        + (f", frames a clip {min(map(min, frames))} to {max(map(max, frames))}" if frames else "")
+        + (f"; {left_out} unreadable ones left out" if left_out else "")
     )
 
 
@@ -134,6 +149,11 @@ def main(args: list[str] | None = None) -> None:
     )
     parser.add_argument(
         "dest", type=Path, metavar="DEST", nargs="?", help="new folder; without it, SOURCE is indexed anew"
+    )
+    parser.add_argument(
+        "--clips",
+        action="store_true",
+        help=f"pack videos (.{', .'.join(VIDEOS)}) and folders of frames, each a clip, instead of images",
     )
     parser.add_argument("--prefix", help="what stands before the class folders in SOURCE, such as train/")
     parser.add_argument(
@@ -172,8 +192,8 @@ def main(args: list[str] | None = None) -> None:
     try:
         classes = class_list(given.classes) if given.classes else None
         if given.dest is None or given.dest.resolve() == given.source.resolve():
-            for name in ("prefix", "samples_per_shard", "split", "seed", "unreadable", "max_pixels"):
-                if getattr(given, name) is not None:
+            for name in ("clips", "prefix", "samples_per_shard", "split", "seed", "unreadable", "max_pixels"):
+                if getattr(given, name) not in (None, False):
                     raise InputError(f"--{name} is for packing images: without DEST, shards are only indexed anew")
             reindex(given.source, classes, given.jobs)
         else:
@@ -189,7 +209,7 @@ def main(args: list[str] | None = None) -> None:
                 limit=PixelLimit(given.max_pixels or MAX_PIXELS, "--max_pixels"),
                 jobs=given.jobs,
             )
-            pack_source(given.source, given.dest, prefix, classes, given.split, options)
+            pack_source(given.source, given.dest, prefix, classes, given.split, options, given.clips)
     except (InputError, OSError) as error:  # of the system's, too: no space, no permission
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -27,9 +27,10 @@ GIVEN = (
     *("model.encoder", "model.policy", "model.optimizer", "model.schedule", "model.metrics"),
     *("model.head_only", "model.balanced", "model.policy_learning"),
     *("data.num_classes", "data.patch_size", "data.train_scan", "data.resolutions", "data.scans", "data.seed"),
-    "data.held_out",
+    *("data.held_out", "data.tube", "data.frames"),
     *(f"data.{group}" for group in GROUPS),
 )
+SHARED = ("num_classes", "patch_size", "tube")  # arguments of the encoder that are stated for the data
 BASES: dict[str, type[Configurable]] = {"model.encoder": Encoder, "model.policy": Policy}
 # places that it remembers, for messages alone
 SHARDS = ("data.folder", "data.train_shards", "data.val_shards", "data.train_index", "data.val_index")
@@ -194,7 +195,7 @@ def command_line_defaults(checkpoint: dict[str, Any], model: type, data: type) -
     for name, value in excesses(defaults):
         raise InputError(f"the checkpoint's {name} is {shown(value)}, which is more than a file may give")
     for name, value in encoder_of(checkpoint)["init_args"].items():
-        if defaults.get(f"data.{name}", value) != value:
+        if name in SHARED and defaults.get(f"data.{name}", value) != value:
             told = f"its data.{name} is {defaults[f'data.{name}']}, and its encoder's {name} {shown(value)}"
             raise InputError(f"the checkpoint is damaged: {told}")
     return {name: value for name, value in defaults.items() if name not in lowered(defaults, types)}

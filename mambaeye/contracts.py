@@ -42,8 +42,10 @@ class DataSpec(Protocol):
 
     num_classes: int
     patch_size: int
+    tube: int
+    """Frames of a glimpse, where positions have three axes."""
     axes: int
-    """Axes of a position: 2 for (row, col)."""
+    """Axes of a position: 2 for (row, col), 3 for (frame, row, col) of clips; after setup."""
     classes: list[str]
     """Names of the classes; after setup."""
     conditions: Sequence[EvaluationCondition]

@@ -155,11 +155,7 @@ class ClassifierModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         data = data_of(self.trainer)
-        if isinstance(self.encoder, GlimpseEncoder) and self.encoder.axes != data.axes:
-            raise InputError(
-                f"model.encoder.axes is {self.encoder.axes}, and positions in these data have {data.axes}: "
-                f"give --model.encoder.axes {data.axes}"
-            )
+        require_axes(self.encoder, data.axes, data.tube)
         if stage == "fit":
             self.classes = list(data.classes)
             self.class_weights = class_weights(data.class_counts) if self.balanced else None
@@ -231,7 +227,7 @@ class ClassifierModule(LightningModule):
             curves = {"loss": loss, **lesson.curves(batch.valid)}
             self.log_dict({f"train_policy/{name}": value for name, value in curves.items()}, batch_size=images)
             self.idle = [self.encoder] if progress < self.policy_learning.frozen else []
-            batch = glimpses_of(batch, lesson, encoder.patch_size)
+            batch = glimpses_of(batch, lesson, encoder.glimpse)
         else:
             batch = self._led(batch)
         if self.encoder not in self.idle:
@@ -384,3 +380,29 @@ class ClassifierModule(LightningModule):
             )
         schedule = build_schedule(optimizer, *self.schedule_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def require_axes(encoder: Encoder, axes: int, tube: int) -> None:
+    """Require that an encoder looks at what the data hold.
+
+    Args:
+        encoder: of the model.
+        axes: of the data's images, 3 of clips.
+        tube: frames of the data's glimpses of clips.
+
+    Raises:
+        InputError: it looks at images of other axes, or at glimpses of other frames.
+    """
+    if encoder.axes != axes and isinstance(encoder, GlimpseEncoder):
+        raise InputError(
+            f"model.encoder.axes is {encoder.axes}, and positions in these data have {axes}: give "
+            f"--model.encoder.axes {axes}"
+        )
+    if encoder.axes != axes:
+        looks, are = ("images" if number == 2 else "clips" for number in (encoder.axes, axes))
+        raise InputError(f"{type(encoder).__name__} looks at {looks}, and these data are {are}: choose another encoder")
+    if axes > 2 and isinstance(encoder, GlimpseEncoder) and encoder.tube != tube:
+        raise InputError(
+            f"data.tube is {tube}, and {type(encoder).__name__} takes glimpses of {encoder.tube}: give --data.tube "
+            f"{encoder.tube}, or choose another encoder"
+        )

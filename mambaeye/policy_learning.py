@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mambaeye.batch import CanvasBatch, GlimpseBatch
 from mambaeye.encoders.base import CausalEncoder, Encoder, State, select_rows
 from mambaeye.errors import InputError
+from mambaeye.geometry.box import PatchSize
 from mambaeye.geometry.candidates import keyed_uniform
 from mambaeye.geometry.coverage import Coverage
 from mambaeye.geometry.patches import cut_from_canvases
@@ -108,7 +109,7 @@ def walk(
     Raises:
         InputError: trajectories have but one glimpse.
     """
-    scene, size = batch.scene, encoder.patch_size
+    scene, size = batch.scene, encoder.glimpse
     if scene.positions.shape[1] < 2:
         raise InputError("data.train.num_glimpses is 1, and a policy decides from the second on: give at least 2")
     planned = scene.positions.long()
@@ -170,7 +171,7 @@ def trial(encoder: CausalEncoder, canvases: Tensor, places: Tensor, state: State
     """
     images, places_each = places.shape[:2]
     index = torch.arange(images, device=places.device).repeat_interleave(places_each)  # (B n,)
-    patches = cut_from_canvases(canvases, places, encoder.patch_size).flatten(0, 1)[:, None]  # (B n, 1, C, P, ...)
+    patches = cut_from_canvases(canvases, places, encoder.glimpse).flatten(0, 1)[:, None]  # (B n, 1, C, P, ...)
     features, states = encoder.stream_features(patches, places.flatten(0, 1)[:, None], select_rows(state, index))
     return features.view(images, places_each, -1), states
 
@@ -182,7 +183,7 @@ def cross_entropy(encoder: CausalEncoder, features: Tensor, batch: CanvasBatch) 
     return step_losses(logits, batch.labels, logits[..., 0], "none", batch.partner_labels, batch.label_shares)
 
 
-def glimpses_of(batch: CanvasBatch, lesson: Lesson, patch_size: int) -> GlimpseBatch:
+def glimpses_of(batch: CanvasBatch, lesson: Lesson, patch_size: PatchSize) -> GlimpseBatch:
     """Return what the encoder is to learn from: the walks where a policy leads, elsewhere what was planned."""
     led = batch.scene.led[:, None]
     positions = torch.where(led[..., None], lesson.positions, batch.scene.positions.long())

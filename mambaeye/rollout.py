@@ -1,7 +1,7 @@
 """The one walk over images, glimpse by glimpse or chunk by chunk: validation, prediction, films and diagnosis use it.
 
 Shapes: B images of a scene, b of them that are still looked at, T glimpses, t of them in a step, K axes of a position,
-P patch side, C channels.
+P... the sides of a glimpse, C channels.
 """
 
 import math
@@ -111,10 +111,10 @@ class Rollout:
     def _walk(self, encoder: CausalEncoder) -> Iterator[Step]:
         self.state = encoder.initial_state(len(self.scene.canvases))
         if self.led or self._must_count:
-            self.coverage = Coverage(self.scene.canvases.shape[1:-1], self.scene.boxes, encoder.patch_size)
+            self.coverage = Coverage(self.scene.canvases.shape[1:-1], self.scene.boxes, encoder.glimpse)
         while self.seen < self.num_glimpses:
             positions = self._next(encoder)
-            patches = cut_from_canvases(self.scene.canvases, positions, encoder.patch_size)
+            patches = cut_from_canvases(self.scene.canvases, positions, encoder.glimpse)
             features, self.state = encoder.stream_features(patches, positions, self.state)  # (b, n, D)
             ratio, value = self._seen_in(positions, features, encoder)
             self.features = features[:, -1]
@@ -156,7 +156,7 @@ class Rollout:
             positions=torch.cat(self.taken, dim=1)[:, :step] if self.taken else planned[:, :0],
             planned=planned,
             seeds=self.scene.seeds,
-            patch_size=encoder.patch_size,
+            patch_size=encoder.glimpse,
         )
 
     def _seen_in(
@@ -194,10 +194,10 @@ class Rollout:
             ratio = torch.ones_like(logits[..., 0]) if self._must_count else ratio
         else:
             assert isinstance(self.encoder, GlimpseEncoder)
-            patches = cut_from_canvases(self.scene.canvases, positions, self.encoder.patch_size)
+            patches = cut_from_canvases(self.scene.canvases, positions, self.encoder.glimpse)
             logits = self.encoder(patches, positions)
             if self._must_count:
-                coverage = Coverage(self.scene.canvases.shape[1:-1], self.scene.boxes, self.encoder.patch_size)
+                coverage = Coverage(self.scene.canvases.shape[1:-1], self.scene.boxes, self.encoder.glimpse)
                 ratio = coverage.add(positions)[:, -1:]
         self.seen = self.num_glimpses
         return self._step(self.num_glimpses - 1, positions, patches, ratio, logits)

@@ -15,10 +15,12 @@ MOST = {  # of integers, by the last part of their names
     "bins": 2**12,
     "num_classes": 2**20,
     "patch_size": 2**12,
+    "tube": 2**8,
+    "frames": 2**12,
     "blur_kernel": 2**10,
 }
 PIXELS = 2**32  # of the images that a process takes at once, all channels of a pixel counted as one
-SIDES = ("data.resolutions", "data.train.canvas")
+SIDES = {"data.resolutions": "data.frames", "data.train.canvas": "data.train.frames"}  # and of clips their frames
 
 
 def excesses(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -35,6 +37,9 @@ def excesses(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         if len(parts) > LONGEST or (most and any(isinstance(part, int) and abs(part) > most for part in parts)):
             yield name, value
     images = values.get("data.loader.micro_batch_size") or values.get("data.loader.batch_size", 1)
-    for name in SIDES:
-        if images * max(values.get(name, ()), default=1) ** 2 > PIXELS:
+    of_clips = values.get("model.encoder", {}).get("init_args", {}).get("axes", 2) > 2
+    for name, frames in SIDES.items():
+        told = values.get(frames, 1) if of_clips else 1
+        most = told if isinstance(told, int) else max(told)
+        if images * most * max(values.get(name, ()), default=1) ** 2 > PIXELS:
             yield name, values[name]

@@ -1,6 +1,5 @@
 """Boxes, and where glimpses may start on them."""
 
-import itertools
 import pickle
 
 import numpy as np
@@ -9,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mambaeye.geometry.box import Box, overhung, start_range
+from mambaeye.geometry.box import Box, overhung, patch_sides, start_range
 
 
 def test_a_box_is_its_numbers_with_rows_and_columns_last() -> None:
@@ -48,21 +47,32 @@ def test_a_box_without_a_side_for_every_axis_is_a_bug(numbers: tuple[int, ...]) 
 
 
 @given(
-    axes=st.lists(st.tuples(st.integers(-5, 50), st.integers(1, 50)), min_size=1, max_size=3),
-    patch_size=st.integers(1, 40),
+    axes=st.lists(st.tuples(st.integers(-5, 50), st.integers(1, 50), st.integers(1, 40)), min_size=1, max_size=3),
 )
-def test_starts_are_those_of_glimpses_within_the_box(axes: list[tuple[int, int]], patch_size: int) -> None:
-    box = Box(*itertools.chain(*zip(*axes, strict=True)))
-    first, last = start_range(box, patch_size)
+def test_starts_are_those_of_glimpses_within_the_box(axes: list[tuple[int, int, int]]) -> None:
+    edges, sides, patch_size = zip(*axes, strict=True)
+    first, last = start_range(Box(*edges, *sides), patch_size)
     assert first.dtype == last.dtype == np.int32
-    for (edge, side), low, high in zip(axes, first.tolist(), last.tolist(), strict=True):
-        within = [start for start in range(-60, 160) if edge <= start and start + patch_size <= edge + side]
+    for (edge, side, length), low, high in zip(axes, first.tolist(), last.tolist(), strict=True):
+        within = [start for start in range(-60, 160) if edge <= start and start + length <= edge + side]
         if within:
             assert (low, high) == (within[0], within[-1])
         else:  # the box is in the middle of the glimpse
-            before, after = edge - low, low + patch_size - (edge + side)
+            before, after = edge - low, low + length - (edge + side)
             assert low == high
             assert after - before in (0, 1)
+
+
+@given(box=st.tuples(*[st.integers(1, 50)] * 6), patch_size=st.integers(1, 40))
+def test_one_side_is_that_side_along_every_axis(box: tuple[int, ...], patch_size: int) -> None:
+    assert patch_sides(patch_size, 3) == (patch_size,) * 3
+    found = zip(start_range(Box(*box), patch_size), start_range(Box(*box), (patch_size,) * 3), strict=True)
+    assert all(np.array_equal(*pair) for pair in found)
+
+
+def test_sides_for_other_axes_are_a_bug() -> None:
+    with pytest.raises(AssertionError):
+        patch_sides((1, 16, 16), 2)
 
 
 @given(canvas=st.integers(1, 60), side=st.integers(1, 60), patch_size=st.integers(1, 60))
@@ -76,21 +86,19 @@ def test_a_glimpse_at_a_narrow_image_stays_on_the_canvas_that_the_image_is_centr
 
 
 @given(
-    axes=st.lists(st.tuples(st.integers(0, 40), st.integers(1, 40), st.integers(0, 40)), min_size=1, max_size=3),
-    patch_size=st.integers(1, 40),
+    axes=st.lists(st.tuples(*[st.integers(0, 40), st.integers(1, 40)] * 2), min_size=1, max_size=3),
     corner=st.integers(-3, 3),
 )
 def test_starts_on_an_overhung_box_are_its_pixels_as_far_as_glimpses_stay_on_the_canvas(
-    axes: list[tuple[int, int, int]], patch_size: int, corner: int
+    axes: list[tuple[int, int, int, int]], corner: int
 ) -> None:
-    sides = [max(patch_size, before + side + after) for before, side, after in axes]
+    patch_size = tuple(length for *_, length in axes)
+    sides = [max(length, before + side + after) for before, side, after, length in axes]
     canvas = Box(*[corner] * len(axes), *sides)
-    box = Box(*(corner + before for before, *_ in axes), *(side for _, side, _ in axes))
+    box = Box(*(corner + before for before, *_ in axes), *(side for _, side, *_ in axes))
     first, last = start_range(overhung(box, canvas, patch_size), patch_size)
-    for edge, side, length, low, high in zip(box.start, box.size, sides, first.tolist(), last.tolist(), strict=True):
+    limits = [corner + whole - length for whole, length in zip(sides, patch_size, strict=True)]
+    for edge, side, limit, low, high in zip(box.start, box.size, limits, first.tolist(), last.tolist(), strict=True):
         pixels = range(edge, edge + side)
-        assert (low, high) == (
-            min(pixels[0], corner + length - patch_size),
-            max(min(start, corner + length - patch_size) for start in pixels),
-        )
-        assert corner <= low <= high <= corner + length - patch_size
+        assert (low, high) == (min(pixels[0], limit), max(min(start, limit) for start in pixels))
+        assert corner <= low <= high <= limit

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mambaeye.geometry.box import Box, start_range
+from mambaeye.geometry.box import Box, PatchSize, start_range
 from mambaeye.geometry.candidates import GOLDEN, keyed_uniform, start_ranges, uniform_starts
 
 MASK = (1 << 64) - 1
@@ -44,8 +44,8 @@ def test_draws_are_uniform_and_independent_of_each_other() -> None:
     assert draws.T.corrcoef().fill_diagonal_(0).abs().max() < 0.1
 
 
-@given(BOXES, st.integers(1, 20))
-def test_starts_are_valid_on_each_box(boxes: list[tuple[int, ...]], patch_size: int) -> None:
+@given(BOXES, st.integers(1, 20) | st.tuples(st.integers(1, 20), st.integers(1, 20)))
+def test_starts_are_valid_on_each_box(boxes: list[tuple[int, ...]], patch_size: PatchSize) -> None:
     """Boxes narrower than a glimpse too, which have one start there."""
     first, last = start_ranges(torch.tensor(boxes), patch_size)
     places = uniform_starts(torch.tensor(boxes), patch_size, torch.arange(len(boxes)), (0, 1), 50)

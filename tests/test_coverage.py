@@ -11,20 +11,30 @@ from hypothesis import strategies as st
 
 from mambaeye.errors import InputError
 from mambaeye.geometry import coverage
-from mambaeye.geometry.box import Box
+from mambaeye.geometry.box import Box, PatchSize
 from mambaeye.geometry.coverage import Coverage, information_ratio, newly_seen, share_seen
 from mambaeye.geometry.scans import SCANS
 
 PATCHES = st.integers(1, 9)
+
+
+def patches(axes: int) -> st.SearchStrategy[PatchSize]:
+    """Glimpses of one side, or of a side for every axis."""
+    return PATCHES | st.tuples(*[PATCHES] * axes)
+
+
 AXES = st.integers(1, 3)
 
 
-def union_of_pixels(positions: np.ndarray, box: Box, patch_size: int) -> list[float]:
+def union_of_pixels(positions: np.ndarray, box: Box, patch_size: PatchSize) -> list[float]:
     """The definition, pixel by pixel, with sets."""
+    sides = (patch_size,) * box.axes if isinstance(patch_size, int) else patch_size
     image = set(itertools.product(*(range(part.start, part.stop) for part in box.slices)))
     seen, ratios = set(), []
     for position in positions.tolist():
-        seen |= set(itertools.product(*(range(first, first + patch_size) for first in position)))
+        seen |= set(
+            itertools.product(*(range(first, first + side) for first, side in zip(position, sides, strict=True)))
+        )
         ratios.append(len(seen & image) / len(image))
     return ratios
 
@@ -41,9 +51,9 @@ def trajectories(draw: st.DrawFn, axes: int) -> tuple[np.ndarray, Box]:
 
 
 @pytest.mark.parametrize("axes", [1, 2, 3])
-@given(data=st.data(), patch_size=PATCHES)
-def test_information_ratio_is_the_union_of_pixels(axes: int, data: st.DataObject, patch_size: int) -> None:
-    positions, box = data.draw(trajectories(axes))
+@given(data=st.data())
+def test_information_ratio_is_the_union_of_pixels(axes: int, data: st.DataObject) -> None:
+    (positions, box), patch_size = data.draw(trajectories(axes)), data.draw(patches(axes))
     ratio = information_ratio(positions, box, patch_size)
     assert ratio.tolist() == union_of_pixels(positions, box, patch_size)
 
@@ -111,11 +121,9 @@ def test_this_numpy_writes_in_order_so_that_glimpses_are_painted_only_once(
     assert newly_seen(positions, (416, 416), 16).sum() > 300 * 300
 
 
-@given(data=st.data(), axes=AXES, patch_size=PATCHES, seed=st.integers(0, 99))
-def test_newly_seen_is_exact_in_whatever_order_numpy_writes(
-    data: st.DataObject, axes: int, patch_size: int, seed: int
-) -> None:
-    positions, box = data.draw(trajectories(axes))
+@given(data=st.data(), axes=AXES, seed=st.integers(0, 99))
+def test_newly_seen_is_exact_in_whatever_order_numpy_writes(data: st.DataObject, axes: int, seed: int) -> None:
+    (positions, box), patch_size = data.draw(trajectories(axes)), data.draw(patches(axes))
     expected = newly_seen(positions, box.size, patch_size)
 
     def paint_in_another_order(windows: np.ndarray, places: tuple[np.ndarray, ...], steps: np.ndarray) -> None:
@@ -133,17 +141,18 @@ def test_share_seen_is_the_last_information_ratio(axes: int, monkeypatch: pytest
     rng = np.random.default_rng(0)
     for _ in range({1: 200, 2: 200, 3: 40}[axes]):
         box = Box(*rng.integers(-5, 20, axes), *rng.integers(1, 40 if axes < 3 else 20, axes))
-        patch_size, num_glimpses = int(rng.integers(1, 9)), int(rng.integers(1, 40))
+        patch_size, num_glimpses = tuple(rng.integers(1, 9, axes).tolist()), int(rng.integers(1, 40))
         positions = rng.integers(-15, 60, (num_glimpses, axes))
         assert share_seen(positions, box, patch_size) == information_ratio(positions, box, patch_size)[-1].item()
 
 
 @settings(max_examples=40)
 @pytest.mark.parametrize("axes", [1, 2, 3])
-@given(data=st.data(), patch_size=st.integers(1, 5), seed=st.integers(0, 99))
-def test_coverage_grows_as_the_information_ratio(axes: int, data: st.DataObject, patch_size: int, seed: int) -> None:
+@given(data=st.data(), seed=st.integers(0, 99))
+def test_coverage_grows_as_the_information_ratio(axes: int, data: st.DataObject, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    size = data.draw(st.tuples(*[st.integers(patch_size, patch_size + 8)] * axes))
+    patch_size = data.draw(st.tuples(*[st.integers(1, 5)] * axes))
+    size = data.draw(st.tuples(*(st.integers(side, side + 8) for side in patch_size)))
     images, num_glimpses = data.draw(st.tuples(st.integers(1, 3), st.integers(1, 9)))
     start = rng.integers(0, size, (images, axes))
     boxes = np.concatenate((start, rng.integers(1, size - start + 1)), axis=1).astype(np.int32)
@@ -159,7 +168,7 @@ def test_coverage_grows_as_the_information_ratio(axes: int, data: st.DataObject,
     for image, seen in enumerate(grown.seen.numpy()):
         painted = np.zeros(size, dtype=bool)
         for position in positions[image]:
-            painted[Box(*position, *[patch_size] * axes).slices] = True
+            painted[Box(*position, *patch_size).slices] = True
         assert np.array_equal(seen, painted)
         assert grown.pixels[image] == painted[Box(*boxes[image]).slices].sum()
 
@@ -202,11 +211,12 @@ def test_what_a_glimpse_would_show_is_what_it_then_shows(seed: int, axes: int) -
 @given(st.data())
 def test_new_pixels_and_blocks_are_those_of_masks(data: st.DataObject) -> None:
     """Counted pixel by pixel: boxes smaller than their canvas, narrower than a glimpse, not square, of 1 to 3 axes."""
-    axes, patch_size, blocks = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 5)), data.draw(st.integers(1, 4))
-    size = data.draw(st.lists(st.integers(patch_size, 9), min_size=axes, max_size=axes))
+    axes, blocks = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 4))
+    patch_size = data.draw(st.tuples(*[st.integers(1, 5)] * axes))
+    size = [data.draw(st.integers(side, 9)) for side in patch_size]
     sides = [data.draw(st.integers(1, side)) for side in size]
     edges = [data.draw(st.integers(0, whole - side)) for whole, side in zip(size, sides, strict=True)]
-    ends = [st.integers(0, whole - patch_size) for whole in size]
+    ends = [st.integers(0, whole - side) for whole, side in zip(size, patch_size, strict=True)]
     positions = np.array(data.draw(st.lists(st.tuples(*ends), min_size=2, max_size=5)))
     coverage = Coverage(size, torch.tensor([[*edges, *sides]]), patch_size)
     coverage.new_pixels(torch.tensor(positions)[None])  # what it holds for this must not outlive what is shown next
@@ -214,11 +224,11 @@ def test_new_pixels_and_blocks_are_those_of_masks(data: st.DataObject) -> None:
 
     own, shown = np.zeros(size, bool), np.zeros(size, bool)
     own[tuple(slice(edge, edge + side) for edge, side in zip(edges, sides, strict=True))] = True
-    shown[tuple(slice(start, start + patch_size) for start in positions[0])] = True
+    shown[Box(*positions[0], *patch_size).slices] = True
     promised = coverage.new_pixels(torch.tensor(positions)[None])
     for place, found in zip(positions, promised[0].tolist(), strict=True):
         here = np.zeros(size, bool)
-        here[tuple(slice(start, start + patch_size) for start in place)] = True
+        here[Box(*place, *patch_size).slices] = True
         assert found == (here & own & ~shown).sum()
     in_box = torch.from_numpy(shown[own].reshape(sides))[None, None].double()
     pool = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[axes - 1]

@@ -7,15 +7,16 @@ from torch import Tensor
 
 from mambaeye.encoders.mambaeye import DEPTHS, EncoderConfig, EncoderState, MambaEye
 from mambaeye.errors import InputError
+from mambaeye.geometry.moves import embed_moves, moves
 
 SMALL = EncoderConfig(num_classes=5, patch_size=4, dim=16, depth=2, d_state=8, headdim=8, move_embedding_dim=8)
 
 
 def glimpses(batch: int, length: int, config: EncoderConfig = SMALL) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(length)
-    side, axes = config.patch_size, config.axes
-    patches = torch.randint(256, (batch, length, 3, side, side), dtype=torch.uint8, generator=generator)
-    return patches, torch.randint(64, (batch, length, axes), generator=generator)
+    sides = ([config.tube] if config.axes == 3 else []) + [config.patch_size] * 2
+    patches = torch.randint(256, (batch, length, 3, *sides), dtype=torch.uint8, generator=generator)
+    return patches, torch.randint(64, (batch, length, config.axes), generator=generator)
 
 
 def small_model(dtype: torch.dtype = torch.float64, config: EncoderConfig = SMALL) -> MambaEye:
@@ -162,16 +163,31 @@ def test_rows_of_different_age_go_on_together() -> None:
     assert after.steps.tolist() == [8, 3]
 
 
-def test_three_axes() -> None:
-    config = EncoderConfig(num_classes=5, patch_size=4, dim=16, depth=1, headdim=8, move_embedding_dim=8, axes=3)
+@pytest.mark.parametrize("tube", [1, 2, 4])
+def test_three_axes(tube: int) -> None:
+    config = replace(SMALL, depth=1, axes=3, tube=tube)
     model, (patches, positions) = small_model(config=config), glimpses(2, 6, config)
-    assert model.projection.in_features == 3 * 16 + 3 * 8
+    assert model.glimpse == (tube, 4, 4)
+    assert model.projection.in_features == 3 * tube * 16 + 3 * 8
     logits = model(patches, positions)
     assert logits.shape == (2, 6, 5)
-    later = positions.clone()
-    later[:, 3:, 2] += 5  # a move along the third axis alone is seen, from the step on that makes it
-    assert model(patches, later)[:, :3].equal(logits[:, :3])
-    assert not model(patches, later)[:, 3].isclose(logits[:, 3]).any()
+    for axis in range(3):  # a move along one axis alone is seen, from the step on that makes it
+        later = positions.clone()
+        later[:, 3:, axis] += 5
+        assert model(patches, later)[:, :3].equal(logits[:, :3])
+        assert not model(patches, later)[:, 3].isclose(logits[:, 3]).any()
+    with pytest.raises(InputError, match=f"takes \\(B, T, 3, {tube}, 4, 4\\)"):
+        model(patches[:, :, :, 0], positions)
+
+
+def test_a_tube_of_frames_is_projected_frame_by_frame() -> None:
+    """What the projection makes of a tube is what it makes of its pixels in the order channel, frame, row, column."""
+    config = replace(SMALL, axes=3, tube=2)
+    model, (patches, positions) = small_model(config=config), glimpses(2, 6, config)
+    flat = patches.double().reshape(2, 6, -1) / 255
+    place = embed_moves(moves(positions), 8, torch.float64)
+    expected = torch.nn.functional.silu(model.projection(torch.cat((flat, place), dim=-1)))
+    torch.testing.assert_close(model.embed(patches, positions, None), expected)
 
 
 def test_autocast_keeps_recurrence_and_residual_wide() -> None:

@@ -210,6 +210,7 @@ def test_narrow_matrices_do_what_torch_does_with_the_same_in_two_bytes_a_value(t
         (ViT(10, dim=8, depth=1, heads=1), "ViT takes whole canvases"),
         (GlimpseViT(10, dim=8, depth=1, heads=1), "GlimpseViT answers once, after the last glimpse"),
         (MambaEye(num_classes=3, dim=16, depth=1, headdim=8, registers_every=4), "registers_every puts tokens between"),
+        (MambaEye(num_classes=3, dim=16, depth=1, headdim=8, axes=3), "positions of this encoder have 3 axes"),
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -40,10 +40,10 @@ def test_the_order_of_glimpses_says_nothing_and_their_place_does() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("axes", [1, 2, 3])
-def test_positions_may_have_any_number_of_axes(axes: int) -> None:
-    model = GlimpseViT(**SMALL, axes=axes)
-    assert model(*glimpses(*[8] * axes)).shape == (2, 1, 5)
+@pytest.mark.parametrize("sides", [(8,), (8, 8), (1, 8, 8), (3, 8, 8)])
+def test_positions_may_have_any_number_of_axes(sides: tuple[int, ...]) -> None:
+    model = GlimpseViT(**SMALL, axes=len(sides), tube=sides[0] if len(sides) == 3 else 1)
+    assert model(*glimpses(*sides)).shape == (2, 1, 5)
 
 
 @pytest.mark.parametrize(

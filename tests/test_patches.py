@@ -25,18 +25,17 @@ def test_patches_are_slices_channel_first() -> None:
 @given(
     room=st.lists(st.integers(0, 6), min_size=1, max_size=3),  # canvas sides beyond a patch
     channels=st.integers(1, 4),
-    patch_size=st.integers(1, 5),
     num_glimpses=st.integers(0, 5),
     seed=st.integers(0, 99),
 )
-def test_patches_are_slices_of_any_number_of_axes(
-    room: list[int], channels: int, patch_size: int, num_glimpses: int, seed: int
-) -> None:
-    rng, sides = np.random.default_rng(seed), np.array(room) + patch_size
+def test_patches_are_slices_of_any_number_of_axes(room: list[int], channels: int, num_glimpses: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    patch_size = tuple(rng.integers(1, 6, len(room)).tolist())
+    sides = np.array(room) + patch_size
     canvases = rng.integers(0, 256, (2, *sides, channels), dtype=np.uint8)
     positions = rng.integers(0, np.array(room) + 1, (2, num_glimpses, len(room)), dtype=np.int32)
     batch = cut_from_canvases(torch.from_numpy(canvases), torch.from_numpy(positions), patch_size)
-    assert batch.shape == (2, num_glimpses, channels, *[patch_size] * len(room))
+    assert batch.shape == (2, num_glimpses, channels, *patch_size)
     assert batch.dtype == torch.uint8
     for image in range(2):
         patches = cut_patches(canvases[image], positions[image], patch_size)

@@ -19,8 +19,8 @@ from scipy.stats import qmc
 from mambaeye.batch import CANVAS, POLICY
 from mambaeye.errors import InputError
 from mambaeye.geometry import lattice_paths
-from mambaeye.geometry.box import Box
-from mambaeye.geometry.scans import SCANS, SHARES, scan_pattern
+from mambaeye.geometry.box import Box, PatchSize
+from mambaeye.geometry.scans import CLIP_SCANS, SCANS, SHARES, scan_pattern
 
 ANY_START = ["random", "sobol"]
 DRAWN = [*ANY_START, "random_grid", "varied"]
@@ -33,18 +33,23 @@ GRIDS = st.lists(st.integers(1, 9), min_size=1, max_size=3)  # sides of grids of
 
 
 @st.composite
-def boxes(draw: st.DrawFn, axes: int) -> tuple[Box, int]:
-    """A box, and a patch size that need not fit it."""
+def boxes(draw: st.DrawFn, axes: int) -> tuple[Box, PatchSize]:
+    """A box, and a patch size that need not fit it: of one side, or of a side for every axis."""
     start = draw(st.tuples(*[st.integers(0, 50)] * axes))
-    return Box(*start, *draw(st.tuples(*[SIDES[axes]] * axes))), draw(PATCHES[axes])
+    sides: st.SearchStrategy[PatchSize] = PATCHES[axes] | st.tuples(*[PATCHES[axes]] * axes)
+    return Box(*start, *draw(st.tuples(*[SIDES[axes]] * axes))), draw(sides)
+
+
+def sides_of(patch_size: PatchSize, axes: int) -> list[int]:
+    return [patch_size] * axes if isinstance(patch_size, int) else [*patch_size]
 
 
 def names_for(axes: int) -> list[str]:
     """The patterns for boxes of so many axes."""
-    return [name for name in SCANS if axes == 2 or name not in PLANAR]
+    return [name for name in SCANS if axes == 2 or name not in PLANAR] + (["tube_raster"] if axes > 2 else [])
 
 
-def scan(name: str, box: Box, patch_size: int, num_glimpses: int, seed: int = 0) -> np.ndarray:
+def scan(name: str, box: Box, patch_size: PatchSize, num_glimpses: int, seed: int = 0) -> np.ndarray:
     return scan_pattern(name)(box, patch_size, num_glimpses, np.random.default_rng(seed))
 
 
@@ -75,7 +80,7 @@ def test_fewer_glimpses_are_the_first_of_more(axes: int, data: st.DataObject, co
 @given(case=boxes(2), passes=st.floats(0, 3.5))
 @example(case=(Box(0, 0, 40, 40), 16), passes=0)
 @example(case=(Box(0, 0, 40, 40), 16), passes=1 / 9)  # one glimpse
-def test_grid_patterns_visit_each_tile_once_before_they_repeat(case: tuple[Box, int], passes: float) -> None:
+def test_grid_patterns_visit_each_tile_once_before_they_repeat(case: tuple[Box, PatchSize], passes: float) -> None:
     check_passes(*case, passes)
 
 
@@ -87,8 +92,8 @@ def test_grid_patterns_of_other_axes_visit_each_tile_once_before_they_repeat(
     check_passes(*data.draw(boxes(axes)), passes)
 
 
-def check_passes(box: Box, patch_size: int, passes: float) -> None:
-    starts = [grid_starts(edge, side, patch_size) for edge, side in zip(box.start, box.size, strict=True)]
+def check_passes(box: Box, patch_size: PatchSize, passes: float) -> None:
+    starts = [grid_starts(*axis) for axis in zip(box.start, box.size, sides_of(patch_size, box.axes), strict=True)]
     one_number_a_tile = 1000 ** np.arange(box.axes)[::-1]
     expected = np.sort(np.array(list(itertools.product(*starts))) @ one_number_a_tile)
     num_glimpses = round(passes * len(expected))
@@ -108,11 +113,12 @@ def check_passes(box: Box, patch_size: int, passes: float) -> None:
 def test_one_pass_shows_every_pixel(axes: int, data: st.DataObject) -> None:
     box, patch_size = data.draw(boxes(axes))
     for name in set(names_for(axes)) - WITHOUT_GRID:
-        positions = scan(name, box, patch_size, prod(-(-side // patch_size) for side in box.size))
-        seen = np.zeros([side + 2 * patch_size for side in box.size], dtype=bool)  # a margin around the box
-        windows = sliding_window_view(seen, (patch_size,) * axes, writeable=True)
-        windows[tuple((positions - box.start + patch_size).T)] = True
-        assert seen[(slice(patch_size, -patch_size),) * axes].all(), name
+        sides = np.array(sides_of(patch_size, axes))
+        positions = scan(name, box, patch_size, prod((-(-np.array(box.size) // sides)).tolist()))
+        seen = np.zeros(box.size + 2 * sides, dtype=bool)  # a margin around the box
+        windows = sliding_window_view(seen, tuple(sides), writeable=True)
+        windows[tuple((positions - box.start + sides).T)] = True
+        assert seen[tuple(slice(side, -side) for side in sides)].all(), name
 
 
 @pytest.mark.parametrize("axes", [1, 2, 3])
@@ -123,11 +129,12 @@ def test_any_start_lies_in_the_box(axes: int, data: st.DataObject, num_glimpses:
         positions = scan(name, box, patch_size, num_glimpses)
         assert positions.shape == (num_glimpses, axes)
         assert positions.dtype == np.int32
-        for starts, edge, side in zip(positions.T, box.start, box.size, strict=True):
-            if side >= patch_size:
-                assert ((starts >= edge) & (starts + patch_size <= edge + side)).all()
+        sides = sides_of(patch_size, axes)
+        for starts, edge, side, length in zip(positions.T, box.start, box.size, sides, strict=True):
+            if side >= length:
+                assert ((starts >= edge) & (starts + length <= edge + side)).all()
             else:  # one start, with the box in the middle of the glimpse
-                assert (starts == edge - (patch_size - side) // 2).all()
+                assert (starts == edge - (length - side) // 2).all()
 
 
 @pytest.mark.parametrize("name", ANY_START)
@@ -180,6 +187,7 @@ def test_orders_as_drawn_by_hand(name: str, steps: list[list[int]]) -> None:
     ("name", "frames"),
     {
         "row_raster": [[[0, 1, 2], [3, 4, 5]], [[6, 7, 8], [9, 10, 11]]],
+        "tube_raster": [[[0, 2, 4], [6, 8, 10]], [[1, 3, 5], [7, 9, 11]]],
         "column_raster": [[[0, 2, 4], [1, 3, 5]], [[6, 8, 10], [7, 9, 11]]],
         "row_snake": [[[0, 1, 2], [5, 4, 3]], [[11, 10, 9], [6, 7, 8]]],
         "column_snake": [[[0, 3, 4], [1, 2, 5]], [[11, 8, 7], [10, 9, 6]]],
@@ -200,6 +208,37 @@ def test_a_raster_goes_frame_by_frame(sides: list[int]) -> None:
     rows_last = [*range(len(sides) - 2), -1, -2] if len(sides) > 1 else [0]
     swapped = tiles("row_raster", *np.array(sides)[rows_last].tolist())
     assert np.array_equal(tiles("column_raster", *sides), swapped[:, rows_last])
+
+
+@given(sides=st.lists(st.integers(1, 9), min_size=3, max_size=4))
+def test_a_raster_of_tubes_goes_tile_by_tile_and_forwards_in_time(sides: list[int]) -> None:
+    expected = [(frame, *tile) for tile in np.ndindex(*sides[1:]) for frame in range(sides[0])]
+    assert [tuple(place) for place in tiles("tube_raster", *sides).tolist()] == expected
+
+
+@given(data=st.data(), num_glimpses=st.integers(0, 300), seed=st.integers(0, 9))
+def test_arriving_never_looks_back_and_gives_every_tube_its_share(
+    data: st.DataObject, num_glimpses: int, seed: int
+) -> None:
+    box, patch_size = data.draw(boxes(3))
+    positions = scan("arriving", box, patch_size, num_glimpses, seed)
+    assert positions.shape == (num_glimpses, 3)
+    assert positions.dtype == np.int32
+    tubes = grid_starts(box.start[0], box.size[0], sides_of(patch_size, 3)[0])
+    frames = positions[:, 0].tolist()
+    assert frames == sorted(frames)
+    shares = [frames.count(tube) for tube in tubes]
+    assert sum(shares) == num_glimpses
+    assert max(shares) - min(shares) <= 1
+    in_place = scan("sobol", box, patch_size, num_glimpses, seed)
+    assert np.array_equal(positions[:, 1:], in_place[:, 1:])
+
+
+@pytest.mark.parametrize("name", CLIP_SCANS)
+@pytest.mark.parametrize("box", [Box(1, 9), Box(0, 0, 9, 9)])
+def test_scans_through_time_refuse_what_has_no_frames(name: str, box: Box) -> None:
+    with pytest.raises(InputError, match=f"the scan {name} takes boxes of 3 axes, and this one has {box.axes}"):
+        scan(name, box, 4, 5)
 
 
 @pytest.mark.parametrize("name", ["row_snake", "column_snake"])
@@ -416,7 +455,7 @@ def test_the_authors_random_grid_repeats_its_first_pass(rows: int, cols: int, se
 
 
 def test_unknown_pattern_lists_the_known() -> None:
-    names = ", ".join(SCANS)
+    names = ", ".join([*SCANS, *CLIP_SCANS])
     message = f"^no scan pattern is called 'zigzag': choose one of {names}, or give an import path$"
     with pytest.raises(InputError, match=message):
         scan_pattern("zigzag")

@@ -16,10 +16,11 @@ from datamodules.shards.index import ShardIndex
 from datamodules.shards.order import LoaderLayout, ResumedSegment, optimizer_step_of, share
 from datamodules.shards.reading import read_images
 from datamodules.storage.limits import ATTEMPTS, ReadLimits
+from datamodules.transforms.clips import Clip
 from datamodules.transforms.headers import PixelLimit
 from datamodules.transforms.images import decode_image
 from datamodules.views.evaluate import FILLER, DecodedSample, EvaluationCanvases
-from datamodules.views.keys import Key, side_of_step
+from datamodules.views.keys import Key, frames_of_step, side_of_step
 from datamodules.views.train import RawSample, TrainingSamples
 from mambaeye.batch import CanvasBatch, GlimpseBatch
 from mambaeye.errors import InputError
@@ -66,24 +67,27 @@ class TrainingStream(IterableDataset[GlimpseBatch | CanvasBatch]):
         encoded = read_images(self.index, sample_ids, ATTEMPTS, self.reads)
         for turn, batch in enumerate(sample_ids.reshape(-1, layout.batch_size).tolist()):
             step = optimizer_step_of(self.segments, first_batch + turn * layout.workers)
-            side = side_of_step(self.samples.view.canvas, self.key, step)
+            view = self.samples.view
+            side, frames = side_of_step(view.canvas, self.key, step), frames_of_step(view.frames, self.key, step)
             for sample_id in batch:
-                yield self._sample(sample_id, next(encoded), side)
+                yield self._sample(sample_id, next(encoded), side, frames)
 
-    def _sample(self, sample_id: int, image: bytes | InputError, side: int) -> GlimpseBatch | CanvasBatch:
+    def _sample(self, sample_id: int, image: bytes | InputError, side: int, frames: int) -> GlimpseBatch | CanvasBatch:
         def read() -> GlimpseBatch | CanvasBatch:
             rng = np.random.default_rng((*self.key, sample_id))
-            return self.samples.sample(self._raw(sample_id, image), rng, self._partner, side)
+            return self.samples.sample(self._raw(sample_id, image), rng, self._partner, side, frames)
 
         sample = self.rule.attempt(sample_id, read)
-        return self.samples.filler(self.index.key(sample_id), side) if sample is None else sample
+        return self.samples.filler(self.index.key(sample_id), side, frames) if sample is None else sample
 
     def _raw(self, sample_id: int, image: bytes | InputError) -> RawSample:
         if isinstance(image, InputError):
             raise image
-        key = self.index.key(sample_id)
+        key, label = self.index.key(sample_id), int(self.index.labels[sample_id])
+        if self.index.frames is not None:
+            return RawSample(key, Clip.open(image, self.limit, f"sample {key}"), label)
         self.limit.require(image, f"sample {key}")
-        return RawSample(key, image, int(self.index.labels[sample_id]))
+        return RawSample(key, image, label)
 
     def _partner(self, rng: np.random.Generator) -> RawSample:
         """Draw any sample of the index."""
@@ -114,14 +118,16 @@ class EvaluationStream(IterableDataset[CanvasBatch]):
         encoded = read_images(self.index, sample_ids[sample_ids >= 0], ATTEMPTS, self.reads)
         for batch in sample_ids.reshape(-1, self.layout.batch_size).tolist():
             decoded = [self._decoded(sample_id, next(encoded)) if sample_id >= 0 else FILLER for sample_id in batch]
-            yield from self.samples(decoded, self.key)
+            yield from self.samples(decoded, self.key, self.rule.attempt)
 
     def _decoded(self, sample_id: int, encoded: bytes | InputError) -> DecodedSample:
         key = self.index.key(sample_id)
 
-        def read() -> np.ndarray:
+        def read() -> np.ndarray | Clip:
             if isinstance(encoded, InputError):
                 raise encoded
+            if self.index.frames is not None:
+                return Clip.open(encoded, self.limit, f"sample {key}")
             self.limit.require(encoded, f"sample {key}")
             return decode_image(encoded, f"sample {key}")
 

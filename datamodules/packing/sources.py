@@ -1,4 +1,4 @@
-"""Listing what there is to pack: the images of a folder or a tar of class folders, with their keys and labels."""
+"""Listing what there is to pack: the samples of a folder or a tar of class folders, with their keys and labels."""
 
 import bz2
 import gzip
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BufferedIOBase
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 from webdataset.tariterators import base_plus_ext
 
@@ -40,8 +40,18 @@ class Member(NamedTuple):
     """Time of the last change, in the source's own unit."""
 
 
+class Found(NamedTuple):
+    """A sample of the source, before it has a label."""
+
+    stem: str
+    """Path from the class folder on, without the extension."""
+    extension: str
+    """Of its file in a shard, in lower case."""
+    member: Member
+
+
 class Entry(NamedTuple):
-    """An image that is to be packed."""
+    """A sample that is to be packed."""
 
     key: str
     extension: str
@@ -50,7 +60,7 @@ class Entry(NamedTuple):
 
 
 class Images(Protocol):
-    """A place that listed images are read from."""
+    """A place that listed samples are read from."""
 
     @property
     def name(self) -> str:
@@ -63,14 +73,18 @@ class Images(Protocol):
         ...
 
     def read(self, member: Member) -> bytes:
-        """Read an image file's bytes."""
+        """Read the bytes that a sample is stored as."""
         ...
 
 
 @dataclass(frozen=True)
 class Source:
-    """Source of the images: a folder or an uncompressed tar."""
+    """Source of images: a folder or an uncompressed tar of class folders."""
 
+    kinds: ClassVar[tuple[str, ...]] = EXTENSIONS
+    """Extensions of what it takes."""
+    noun: ClassVar[str] = "images"
+    """Word for its samples, in messages."""
     name: str
     """For messages."""
     path: Path
@@ -86,6 +100,18 @@ class Source:
             path = "/".join(parts)
             if path.startswith(self.prefix) and not any(part.startswith(".") for part in parts):
                 yield Member(path.removeprefix(self.prefix), offset, size, changed)
+
+    def samples(self) -> tuple[list[Found], Counter[str]]:
+        """List the samples, and count other files by extension."""
+        found: list[Found] = []
+        others: Counter[str] = Counter()
+        for member in self.members():
+            stem, dot, extension = member.path.rpartition(".")
+            if extension.lower() in EXTENSIONS:
+                found.append(Found(stem, extension.lower(), member))
+            else:
+                others[counted_kind(dot, extension)] += 1
+        return found, others
 
     def folders(self) -> Iterator[str]:
         """Yield the folders under the prefix that are not hidden, where the source is a folder itself."""
@@ -109,7 +135,7 @@ class Source:
                 try:
                     status = os.stat(os.path.join(folder, name))
                 except OSError as error:
-                    if name.rpartition(".")[2].lower() not in EXTENSIONS:
+                    if name.rpartition(".")[2].lower() not in self.kinds:
                         continue
                     raise InputError(
                         f"{os.path.join(folder, name)} cannot be read ({error.strerror}): repair or remove it"
@@ -140,6 +166,11 @@ class Source:
             return file.read(member.size)
 
 
+def counted_kind(dot: str, extension: str) -> str:
+    """Return what a file that is passed over is counted under: its extension, from the dot on, if it has one."""
+    return dot + extension.rpartition("/")[2] if dot else "without extension"
+
+
 def fail(error: OSError) -> None:
     """Raise what os.walk would pass over: a folder that cannot be read."""
     raise error
@@ -153,39 +184,35 @@ def list_entries(source: Source, classes: Sequence[str] | None) -> tuple[list[En
         classes: the class list; None takes the sorted names of the class folders.
 
     Returns:
-        The images, sorted by key; the class list; how many other files there are, by extension.
+        The samples, sorted by key; the class list; how many other files there are, by extension.
 
     Raises:
-        InputError: no image; one outside class folders, or in one that is not in the class list; two with the same key.
+        InputError: no sample; one outside class folders, or in one that is not in the class list; two with the same
+            key.
     """
-    images: list[tuple[str, str, Member]] = []
-    others: Counter[str] = Counter()
-    for member in source.members():
-        stem, dot, extension = member.path.rpartition(".")
-        if extension.lower() not in EXTENSIONS:
-            others[dot + extension.rpartition("/")[2] if dot else "without extension"] += 1
-            continue
+    samples, others = source.samples()
+    for _, _, member in samples:
         if "/" not in member.path:
-            raise InputError(f"image {member.path} lies in no class folder: move it into one, or away")
+            raise InputError(f"{source.noun[:-1]} {member.path} lies in no class folder: move it into one, or away")
         if not is_utf8(member.path):
             raise InputError(f"the path {member.path!a} is not UTF-8: rename the file")
-        images.append((stem, extension.lower(), member))
-    if not images:
-        kinds = ", ".join(f".{name}" for name in EXTENSIONS)
+    if not samples:
+        kinds = ", ".join(f".{name}" for name in source.kinds)
         raise InputError(
-            f"{source.name} has no images ({kinds}) under {source.prefix or 'its class folders'!r}: check --prefix"
+            f"{source.name} has no {source.noun} ({kinds}) under {source.prefix or 'its class folders'!r}: check "
+            f"--prefix"
         )
-    found = sorted({member.path.partition("/")[0] for _, _, member in images})
-    if classes is None and set(found) <= SPLITS:
+    folders = sorted({member.path.partition("/")[0] for _, _, member in samples})
+    if classes is None and set(folders) <= SPLITS:
         raise InputError(
-            f"{source.name} holds splits ({', '.join(found)}), not classes: choose one with --prefix {found[0]}/"
+            f"{source.name} holds splits ({', '.join(folders)}), not classes: choose one with --prefix {folders[0]}/"
         )
-    labels = {name: label for label, name in enumerate(classes or found)}
-    strangers = [name for name in found if name not in labels]
+    labels = {name: label for label, name in enumerate(classes or folders)}
+    strangers = [name for name in folders if name not in labels]
     if strangers:
         raise InputError(f"class folder {strangers[0]} ({len(strangers)} such) is not in the class list: add it there")
     entries: dict[str, Entry] = {}
-    for stem, extension, member in images:
+    for stem, extension, member in samples:
         folder, _, name = stem.rpartition("/")
         key = f"{folder}/{name.replace('.', '_')}"  # webdataset ends a key at the first dot of the name
         if base_plus_ext(f"{key}.{extension}") != (key, extension):

@@ -20,10 +20,10 @@ from webdataset import TarWriter
 from datamodules.packing.listing import Listing
 from datamodules.packing.sources import Entry, Images
 from datamodules.parallel import in_parallel
-from datamodules.shards.index import INDEX_NAME, LABEL_EXTENSION, Shard, read_index, write_index
+from datamodules.shards.index import CLIP_EXTENSION, INDEX_NAME, LABEL_EXTENSION, Shard, read_index, write_index
 from datamodules.shards.scan import scan_shard
+from datamodules.transforms.clips import require_readable
 from datamodules.transforms.headers import PixelLimit
-from datamodules.transforms.images import decode_image
 from mambaeye.atomic import atomic_write, refusals
 from mambaeye.errors import InputError
 from mambaeye.locks import WriterLock
@@ -101,8 +101,8 @@ class Packing:
             for entry in task.entries:
                 try:
                     data = task.source.read(entry.member)
-                    self.options.limit.require(data, entry.member.path)
-                    decode_image(data, entry.member.path)
+                    is_clip = entry.extension == CLIP_EXTENSION
+                    require_readable(data, is_clip, self.options.limit, entry.member.path)
                 except (InputError, OSError) as error:
                     unreadable[entry.member.path] = str(error)
                 else:

@@ -8,7 +8,8 @@ A JSON file beside the shards, a shard a line; each list of a shard has an entry
        "labels": [0, ...], "offsets": [1536, ...], "sizes": [110354, ...]},
       ...]}
 
-An offset is the place of the image's first byte in the shard, and a size its length in bytes. Readers ignore other
+An offset is the place of the image's first byte in the shard, and a size its length in bytes. Where samples are clips,
+"kind" is "clips", beside the classes, and each shard also says how many "frames" every clip has. Readers ignore other
 entries, such as the "packing" that datamodules.pack notes down, and refuse what no shard is like (limits.py).
 
 Whether an index still fits its shards is told by content, not by clocks, which copying upsets: sizes when it is read,
@@ -34,6 +35,8 @@ from mambaeye.errors import InputError
 
 INDEX_NAME = "index.json"
 LABEL_EXTENSION = "cls"
+CLIP_EXTENSION = "avi"
+IMAGES, CLIPS = "images", "clips"  # kinds of samples
 REMEDY = "index the folder anew with 'python -m datamodules.pack {}'"
 NAME_IN_HEADER = 60  # of a key, that any writer leaves intact in a tar header; longer names go before it
 
@@ -56,6 +59,8 @@ class Shard:
     """Offset of the image's first byte."""
     sizes: Sequence[int] | np.ndarray
     """Size of the image, in bytes."""
+    frames: Sequence[int] | np.ndarray | None = None
+    """Number of frames of the clip; None where samples are images."""
 
     def compact(self) -> "Shard":
         """Return the same with columns held as arrays: (samples,) bytes for the keys, int64 for the rest.
@@ -64,7 +69,8 @@ class Shard:
             ValueError: a column's values are no such thing, or the columns have different lengths.
         """
         keys = np.array([key.encode() for key in self.keys], dtype=np.bytes_)
-        others = [np.array(column, dtype=np.int64) for column in (self.labels, self.offsets, self.sizes)]
+        columns = [self.labels, self.offsets, self.sizes] + ([] if self.frames is None else [self.frames])
+        others = [np.array(column, dtype=np.int64) for column in columns]
         if any(column.shape != keys.shape for column in others):
             raise ValueError(f"the columns of {self.name} have different lengths")
         return Shard(self.name, self.bytes, self.sha256, keys, *others)
@@ -105,6 +111,10 @@ class ShardIndex:
             np.concatenate([np.empty(0, np.int64), *(getattr(shard, name) for shard in compact)])
             for name in ("labels", "offsets", "sizes")
         )
+        columns = [shard.frames for shard in compact if shard.frames is not None]
+        if 0 < len(columns) < len(compact):
+            raise InputError(f"{self.name} has shards of images and shards of clips: keep them in folders of their own")
+        self.frames: np.ndarray | None = np.concatenate(columns) if columns else None  # of clips alone
         wrong = np.flatnonzero((self.labels < 0) | (self.labels >= len(self.classes)))
         if len(wrong):
             raise InputError(
@@ -165,6 +175,7 @@ class ShardIndex:
         some.keys, some.labels, some.offsets, some.sizes = (
             column[chosen] for column in (self.keys, self.labels, self.offsets, self.sizes)
         )
+        some.frames = None if self.frames is None else self.frames[chosen]
         vars(some).pop("starts", None)  # of all samples
         return some
 
@@ -234,6 +245,10 @@ def parse_index(data: bytes, where: str, remedy: str) -> dict[str, Any]:
             raise TypeError("a class name is not text")
         if not all(isinstance(shard, Shard) for shard in content["shards"]):
             raise TypeError("a shard has no keys")
+        kind = content.get("kind", IMAGES)
+        of_images = {shard.frames is None for shard in content["shards"]}
+        if kind not in (IMAGES, CLIPS) or of_images - {kind == IMAGES}:
+            raise ValueError(f"its kind is {str(kind)[:100]!a}, and its shards hold something else")
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
         raise InputError(f"{where} is not an index of shards ({error}): {remedy}") from None
     return content
@@ -258,8 +273,11 @@ def write_index(
         shards: what each holds, with columns that are lists.
         packing: how the shards came about, if that is known; for people and for datamodules.pack.
     """
-    known = {"classes": list(classes)} | ({"packing": packing} if packing is not None else {})
-    lines = ",\n".join(json.dumps(asdict(shard)) for shard in shards)
+    known: dict[str, Any] = {"classes": list(classes)} | ({"packing": packing} if packing is not None else {})
+    if any(shard.frames is not None for shard in shards):
+        known["kind"] = CLIPS
+    told = ({name: part for name, part in asdict(shard).items() if part is not None} for shard in shards)
+    lines = ",\n".join(map(json.dumps, told))
     with atomic_write(folder / INDEX_NAME) as path:
         path.write_text(f'{json.dumps(known)[:-1]}, "shards": [\n{lines}\n]}}\n', encoding="utf-8")
 

@@ -4,9 +4,12 @@ import tarfile
 from pathlib import PurePath
 from typing import Any
 
+from datamodules.transforms.avi import MOST_FRAMES
+
 LARGEST_IMAGE = 1 << 30  # bytes, still encoded
 LONGEST_KEY = 1024  # bytes; a key takes as much memory as the longest
 COLUMNS = {"keys": str, "labels": int, "offsets": int, "sizes": int}
+FRAMES = "frames"  # a column of clips
 
 
 def require_possible(shard: dict[str, Any]) -> None:
@@ -26,7 +29,7 @@ def require_possible(shard: dict[str, Any]) -> None:
         raise ValueError(f"{name} cannot have {str(size)[:20]} bytes")
     if not isinstance(shard["sha256"], str):
         raise ValueError(f"the checksum of {name} is not text")
-    for column, kind in COLUMNS.items():
+    for column, kind in (COLUMNS | ({FRAMES: int} if FRAMES in shard else {})).items():
         values = shard[column]
         if not isinstance(values, list):
             raise ValueError(f"the {column} of {name} are not a list")
@@ -36,6 +39,8 @@ def require_possible(shard: dict[str, Any]) -> None:
         raise ValueError(f"a key in {name} has more than {LONGEST_KEY} bytes, or a zero byte")
     if any(not 0 <= length <= LARGEST_IMAGE for length in shard["sizes"]):
         raise ValueError(f"an image in {name} has less than 0 bytes or more than {LARGEST_IMAGE}")
+    if any(not 1 <= count <= MOST_FRAMES for count in shard.get(FRAMES, ())):
+        raise ValueError(f"a clip in {name} has less than 1 frame or more than {MOST_FRAMES}")
     ends = zip(shard["offsets"], shard["sizes"], strict=False)  # columns of different lengths are refused later
     if any(offset < tarfile.BLOCKSIZE or offset + length > size for offset, length in ends):
         raise ValueError(f"an image is not within the {size} bytes of {name}")

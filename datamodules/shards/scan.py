@@ -8,8 +8,9 @@ from pathlib import Path
 from webdataset.tariterators import base_plus_ext
 
 from datamodules.files import EXTENSIONS
-from datamodules.shards.index import LABEL_EXTENSION, Shard
-from datamodules.shards.limits import LONGEST_KEY
+from datamodules.shards.index import CLIP_EXTENSION, LABEL_EXTENSION, Shard
+from datamodules.shards.limits import LARGEST_IMAGE, LONGEST_KEY
+from datamodules.transforms.avi import find_frames
 from mambaeye.errors import InputError
 
 
@@ -17,8 +18,8 @@ def scan_shard(path: Path) -> Shard:
     """Read a shard front to back and note what it holds. Members with other extensions are ignored.
 
     Raises:
-        InputError: the tar is damaged, cut short or without a sample; a sample has no image, two, or no integer label;
-            a key is not UTF-8, or too long.
+        InputError: the tar is damaged, cut short or without a sample; a sample has no image or clip, two, or no integer
+            label; a clip is damaged; some samples are images and some are clips; a key is not UTF-8, or too long.
     """
     samples: dict[str, dict[str, int]] = {}
     for tar, member in tar_members(path):
@@ -26,13 +27,15 @@ def scan_shard(path: Path) -> Shard:
         if not member.isreg() or key is None:
             continue
         extension = extension.lower()
-        if extension in EXTENSIONS:
+        if extension in (*EXTENSIONS, CLIP_EXTENSION):
             sample = samples.setdefault(key, {})
             if "offset" in sample:
                 raise InputError(f"sample {key} in {path} has two images: give each a key of its own")
             if member.issparse():
                 raise InputError(f"sample {key} in {path} is stored sparse: write the shard without tar's --sparse")
             sample |= {"offset": member.offset_data, "size": member.size}
+            if extension == CLIP_EXTENSION:
+                sample["frames"] = count_frames(tar, member, f"sample {key} in {path}")
         elif extension == LABEL_EXTENSION:
             sample = samples.setdefault(key, {})
             if "label" in sample:
@@ -51,8 +54,11 @@ def scan_shard(path: Path) -> Shard:
         raise InputError(f"{path} holds no sample: remove it from the folder, or pack it again")
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    columns = ([sample[name] for sample in samples.values()] for name in ("label", "offset", "size"))
-    return Shard(path.name, path.stat().st_size, digest, list(samples), *columns)
+    labels, offsets, sizes = ([sample[name] for sample in samples.values()] for name in ("label", "offset", "size"))
+    frames = [sample["frames"] for sample in samples.values() if "frames" in sample]
+    if 0 < len(frames) < len(samples):
+        raise InputError(f"{path} holds images and clips: keep them in shards of their own")
+    return Shard(path.name, path.stat().st_size, digest, list(samples), labels, offsets, sizes, frames or None)
 
 
 def tar_members(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
@@ -82,6 +88,19 @@ def tar_members(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]
         raise InputError(f"{path} is damaged, or two tars in one file: no header at byte {end}: copy it again")
     if not marked:
         raise InputError(f"{path} is cut short: it ends after {end} bytes without a tar's end mark: copy it again")
+
+
+def count_frames(tar: tarfile.TarFile, member: tarfile.TarInfo, what: str) -> int:
+    """Count the frames of a clip in a tar.
+
+    Raises:
+        InputError: it is cut short, damaged or too large.
+    """
+    if member.size > LARGEST_IMAGE:
+        raise InputError(f"{what} has {member.size} bytes, more than {LARGEST_IMAGE}: cut the clip into shorter ones")
+    file = tar.extractfile(member)
+    assert file is not None, f"{member.name} is a file"
+    return len(find_frames(file.read(), what))
 
 
 def is_utf8(text: str) -> bool:

@@ -1,20 +1,22 @@
 """Images for validation: each is decoded once and then looked at under every condition (paper section 4.2)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from datamodules.transforms.clips import Clip, stacked
 from datamodules.transforms.images import Interpolation, Resize, centred, resized
 from datamodules.views.keys import Key, policy_seed
-from datamodules.views.plan import AXES, plan, ratio_of_plan, without_edge
+from datamodules.views.plan import plan, ratio_of_plan, without_edge
 from datamodules.views.samples import row_of, scene_of
 from mambaeye.batch import CANVAS, POLICY, REMEDY, CanvasBatch, EvaluationCondition, Takes
 from mambaeye.errors import InputError
-from mambaeye.geometry.box import Box
+from mambaeye.geometry.box import Box, PatchSize
 
 
 @dataclass(frozen=True)
@@ -56,13 +58,13 @@ class EvaluateView:
         """Return an image as it is to lie on a canvas: (H, W, 3) uint8 -> (h, w, 3) uint8."""
         return resized(image, side, self.resize, self.interpolation, self.truncate)
 
-    def area(self, box: Box, canvas: tuple[int, ...], patch_size: int) -> Box:
+    def area(self, box: Box, canvas: tuple[int, ...], patch_size: PatchSize) -> Box:
         """Return what glimpses are to fall on: the image, or less of it.
 
         Args:
             box: the image's place on its canvas.
             canvas: sides of the canvas, in pixels.
-            patch_size: side of a glimpse in pixels.
+            patch_size: sides of a glimpse in pixels.
         """
         return without_edge(box, canvas, patch_size) if self.skip_edge else box
 
@@ -81,6 +83,19 @@ def require_resolutions(resolutions: Sequence[int], patch_size: int) -> None:
                 f"data.resolutions has {resolution}, less than a glimpse of {patch_size} pixels: "
                 f"give canvas sides of at least data.patch_size"
             )
+
+
+def require_frames(frames: int, tube: int) -> None:
+    """Refuse a number of frames in which no glimpse fits, and glimpses without a frame.
+
+    Raises:
+        InputError: there are less frames than a glimpse has, or it has none.
+    """
+    if not 1 <= tube <= frames:
+        raise InputError(
+            f"data.tube is {tube} and data.frames {frames}: give frames of a glimpse, at least 1, and at least as many "
+            f"of a canvas"
+        )
 
 
 def evaluation_conditions(
@@ -106,52 +121,95 @@ def evaluation_conditions(
 
 
 class DecodedSample(NamedTuple):
-    """A decoded sample."""
+    """A decoded image, or an opened clip."""
 
     sample_id: int
     """In its index; negative for one that only fills up a batch."""
     key: str
     label: int
-    image: np.ndarray | None
+    image: np.ndarray | Clip | None
     """(H, W, 3) uint8; None for a filler, and for a sample that cannot be read."""
 
 
 FILLER = DecodedSample(-1, "", 0, None)
 
 
+class OnCanvas(NamedTuple):
+    """A sample on its canvas."""
+
+    canvas: np.ndarray
+    """(S..., 3) uint8."""
+    box: Box
+    valid: bool
+    """False for one that is missing."""
+
+
+Attempt = Callable[[int, Callable[[], tuple[np.ndarray, Box]]], tuple[np.ndarray, Box] | None]
+"""Calls what puts the sample of an id on its canvas; None if that fails, and some samples may be unreadable."""
+
+
+def let_through(sample_id: int, read: Callable[[], tuple[np.ndarray, Box]]) -> tuple[np.ndarray, Box]:
+    """Return what read() gives, and let what it raises through."""
+    return read()
+
+
 @dataclass(frozen=True)
 class EvaluationCanvases:
-    """Puts images on canvases under every condition, with trajectories that are the same on every pass."""
+    """Puts images on canvases under every condition, with trajectories that are the same on every pass.
+
+    A clip is decoded once for every resolution, frame by frame, so that no more than a frame of it is held as it is.
+    """
 
     conditions: Sequence[EvaluationCondition]
-    patch_size: int
+    patch_size: PatchSize
     view: EvaluateView
+    frames: int | None = None
+    """Frames of a canvas, where samples are clips."""
 
-    def __call__(self, samples: list[DecodedSample], key: Key) -> Iterator[CanvasBatch]:
+    def __call__(self, samples: list[DecodedSample], key: Key, attempt: Attempt = let_through) -> Iterator[CanvasBatch]:
         """Yield the samples of a batch, condition by condition: CanvasBatches without their first axis.
 
         What a scan draws depends on the key, the resolution and the sample's id alone.
+
+        Args:
+            samples: of the batch.
+            key: of all random draws, before resolution and sample id.
+            attempt: calls what decodes a clip, given its id, and returns None if that fails and may fail.
         """
         for resolution, group in groupby(enumerate(self.conditions), lambda numbered: numbered[1].resolution):
-            placed = [self._place(sample, resolution) for sample in samples]
+            placed = [self._place(sample, resolution, attempt) for sample in samples]
             for condition, (_, scan) in group:
-                for sample, (canvas, box) in zip(samples, placed, strict=True):
+                for sample, on_canvas in zip(samples, placed, strict=True):
                     drawn = (*key, resolution, sample.sample_id)
-                    yield self._sample(sample, canvas, box, scan, condition, drawn)
+                    yield self._sample(sample, on_canvas, scan, condition, drawn)
 
-    def _place(self, sample: DecodedSample, resolution: int) -> tuple[np.ndarray, Box]:
-        image = np.zeros((1, 1, 3), np.uint8) if sample.image is None else sample.image
-        return centred(self.view.resized(image, resolution), resolution, self.view.shift)
+    def _place(self, sample: DecodedSample, resolution: int, attempt: Attempt) -> OnCanvas:
+        place = partial(self._on_canvas, sample.image, resolution, sample.key)
+        found = None if sample.image is None else attempt(sample.sample_id, place)
+        if found is None:
+            return OnCanvas(*self._on_canvas(np.zeros((1, 1, 3), np.uint8), resolution, sample.key), False)
+        return OnCanvas(*found, True)
 
-    def _sample(
-        self, sample: DecodedSample, canvas: np.ndarray, box: Box, scan: str, condition: int, key: Key
-    ) -> CanvasBatch:
-        num_glimpses = self.view.num_glimpses
-        if sample.image is None:
-            positions, ratio, seed = np.zeros((num_glimpses, AXES), np.int32), torch.zeros(num_glimpses), 0
+    def _on_canvas(self, image: np.ndarray | Clip | None, resolution: int, key: str) -> tuple[np.ndarray, Box]:
+        """Return an image's canvas, or a clip's, and its box there; a still image where clips are is one frame."""
+
+        def frame(picture: np.ndarray) -> tuple[np.ndarray, Box]:
+            return centred(self.view.resized(picture, resolution), resolution, self.view.shift)
+
+        if isinstance(image, Clip):
+            assert self.frames is not None
+            window = image.window(self.frames)
+            return stacked(map(frame, map(image.decoded, window)), len(window), self.frames, f"sample {key}")
+        assert image is not None
+        return frame(image) if self.frames is None else stacked([frame(image)], 1, self.frames, f"sample {key}")
+
+    def _sample(self, sample: DecodedSample, on_canvas: OnCanvas, scan: str, condition: int, key: Key) -> CanvasBatch:
+        num_glimpses, (canvas, box, valid) = self.view.num_glimpses, on_canvas
+        if not valid:
+            positions, ratio, seed = np.zeros((num_glimpses, box.axes), np.int32), torch.zeros(num_glimpses), 0
         else:
-            area = self.view.area(box, canvas.shape[:2], self.patch_size)
+            area = self.view.area(box, canvas.shape[:-1], self.patch_size)
             positions = plan(scan, area, self.patch_size, num_glimpses, np.random.default_rng(key))
             ratio, seed = ratio_of_plan(scan, positions, box, self.patch_size), policy_seed(key)
-        row = row_of(sample.key, sample.image is not None, sample.label, sample.label)
+        row = row_of(sample.key, valid, sample.label, sample.label)
         return CanvasBatch(scene_of(canvas, box, positions, seed, scan), ratio, *row, condition)

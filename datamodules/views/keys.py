@@ -3,7 +3,8 @@
 import numpy as np
 
 TRAINING, VALIDATION, PREDICTION, CALIBRATION = 0, 1, 2, 3  # the first part of every key
-CANVAS_SIDE, POLICY_SEED = 1, 2  # the part after an epoch's, or a sample's, that keeps further draws apart
+# the part after an epoch's, or a sample's, that keeps further draws apart
+CANVAS_SIDE, POLICY_SEED, CANVAS_FRAMES = 1, 2, 3
 
 Key = tuple[int, ...]
 
@@ -17,6 +18,17 @@ def side_of_step(canvas: tuple[int, int], key: Key, step: int) -> int:
         step: index of the optimizer step in the epoch.
     """
     return int(np.random.default_rng((*key, CANVAS_SIDE, step)).integers(*canvas, endpoint=True))
+
+
+def frames_of_step(frames: tuple[int, int], key: Key, step: int) -> int:
+    """Draw the number of frames of all canvases of an optimizer step, where they are of clips.
+
+    Args:
+        frames: smallest and largest number, inclusive.
+        key: of the epoch.
+        step: index of the optimizer step in the epoch.
+    """
+    return int(np.random.default_rng((*key, CANVAS_FRAMES, step)).integers(*frames, endpoint=True))
 
 
 def policy_seed(key: Key) -> int:

@@ -8,12 +8,14 @@ from torch import Tensor
 
 from mambaeye.batch import CANVAS, POLICY
 from mambaeye.errors import InputError
-from mambaeye.geometry.box import Box, start_range
+from mambaeye.geometry.box import Box, PatchSize, patch_sides, start_range
 from mambaeye.geometry.coverage import information_ratio
 from mambaeye.geometry.scans import scan_pattern
 
 AXES = 2
 """Axes of an image, and of a position on it: (row, col)."""
+CLIP_AXES = 3
+"""Axes of a clip, and of a position on it: (frame, row, col)."""
 FALLBACK = "sobol"
 """The plan where a policy leads: it spreads evenly after any number of glimpses."""
 TrainScan = str | dict[str, float]
@@ -59,7 +61,7 @@ def draw_scan(scan: TrainScan, rng: np.random.Generator) -> str:
     return [*scan][rng.choice(len(shares), p=shares / shares.sum())]
 
 
-def without_edge(box: Box, canvas: tuple[int, ...], patch_size: int) -> Box:
+def without_edge(box: Box, canvas: tuple[int, ...], patch_size: PatchSize) -> Box:
     """Return the part of an image that ends a glimpse's side less one before its canvas does: what the authors scan.
 
     Their evaluation takes the side of a glimpse off the canvas, as if what is left were to hold starts, and off that
@@ -68,23 +70,24 @@ def without_edge(box: Box, canvas: tuple[int, ...], patch_size: int) -> Box:
     Args:
         box: the image's place on its canvas.
         canvas: sides of the canvas, in pixels.
-        patch_size: side of a glimpse in pixels; where the image has room for one, so has the part.
+        patch_size: sides of a glimpse in pixels; where the image has room for one, so has the part.
     """
+    lengths = patch_sides(patch_size, box.axes)
     sides = (
-        max(min(side, patch_size), min(side, whole - patch_size + 1 - first))
-        for first, side, whole in zip(box.start, box.size, canvas, strict=True)
+        max(min(side, length), min(side, whole - length + 1 - first))
+        for first, side, whole, length in zip(box.start, box.size, canvas, lengths, strict=True)
     )
     return Box(*box.start, *sides)
 
 
-def plan(scan: str, area: Box, patch_size: int, num_glimpses: int, rng: np.random.Generator) -> np.ndarray:
-    """Return where the glimpses of an image shall fall: (T, 2) int32.
+def plan(scan: str, area: Box, patch_size: PatchSize, num_glimpses: int, rng: np.random.Generator) -> np.ndarray:
+    """Return where the glimpses of an image shall fall: (T, K) int32.
 
     Args:
         scan: name or import path of a scan pattern; POLICY for what policies may fall back on; CANVAS for the area's
             first start alone, where an encoder takes the canvas.
         area: what the glimpses are to fall on, the image or its canvas.
-        patch_size: side of a glimpse in pixels.
+        patch_size: sides of a glimpse in pixels.
         num_glimpses: T.
         rng: decides everything random.
 
@@ -97,14 +100,14 @@ def plan(scan: str, area: Box, patch_size: int, num_glimpses: int, rng: np.rando
     return scan_pattern(FALLBACK if scan == POLICY else scan)(area, patch_size, num_glimpses, rng)
 
 
-def ratio_of_plan(scan: str, positions: np.ndarray, box: Box, patch_size: int) -> Tensor:
+def ratio_of_plan(scan: str, positions: np.ndarray, box: Box, patch_size: PatchSize) -> Tensor:
     """Return the share of the image that its planned glimpses show: (T,) float32; 1 where an encoder takes the canvas.
 
     Args:
         scan: as for plan.
-        positions: (T, 2) integers.
+        positions: (T, K) integers.
         box: the image's place on its canvas.
-        patch_size: side of a glimpse in pixels.
+        patch_size: sides of a glimpse in pixels.
     """
     if scan == CANVAS:
         return torch.ones(len(positions))

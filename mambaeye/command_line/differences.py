@@ -11,6 +11,7 @@ from mambaeye.saved_values import shown
 LINKS = {
     "data.num_classes": "model.encoder.init_args.num_classes",
     "data.patch_size": "model.encoder.init_args.patch_size",
+    "data.tube": "model.encoder.init_args.tube",
 }
 FOLDER = "data.folder"
 SCANS = ("data.scans", "data.train_scan")

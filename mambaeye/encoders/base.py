@@ -5,7 +5,7 @@ answers after every glimpse; CanvasEncoder takes whole canvases and answers once
 of patches, as published networks for images do. train.py finds an encoder by its class name (or import path), and what
 its constructor takes become flags.
 
-Shapes: B images, T glimpses, A answers, K axes of a position, P patch side, C channels, D feature width.
+Shapes: B images, T glimpses, A answers, K axes of a position, P... the sides of a glimpse, C channels, D feature width.
 """
 
 import math
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from mambaeye.batch import CanvasBatch, GlimpseBatch, Takes
 from mambaeye.configurable import Configurable
 from mambaeye.errors import InputError
+from mambaeye.geometry.box import glimpse_sides
 from mambaeye.ops.dense import normalise, pad_to_patches, take_out
 from mambaeye.ops.features import Features, recorded
 from mambaeye.ops.precision import wide_linear
@@ -60,6 +61,8 @@ class Encoder(Configurable, ABC):
 
     takes: ClassVar[Takes]
     """The input that it takes in training."""
+    axes: int = 2
+    """Axes of the images that it looks at: 3 for clips."""
     published_as: ClassVar[str | None] = None
     """Name of the layout that from_published knows, as load_published takes it; None if it knows none."""
     head: nn.Linear
@@ -161,16 +164,21 @@ class GlimpseEncoder(Encoder):
 
     takes = "glimpses"
     patch_size: int
-    """Side of a glimpse, pixels."""
-    axes: int = 2
-    """Axes of a position."""
+    """Side of a glimpse along rows and columns, pixels."""
+    tube: int = 1
+    """Frames of a glimpse, where positions have three axes."""
+
+    @property
+    def glimpse(self) -> tuple[int, ...]:
+        """Return the sides of a glimpse along every axis, pixels."""
+        return glimpse_sides(self.patch_size, self.tube, self.axes)
 
     @abstractmethod
     def features(self, patches: Tensor, positions: Tensor) -> Tensor:
         """Return what the head sees.
 
         Args:
-            patches: (B, T, C, P, ...) uint8, or floating in [0, 1].
+            patches: (B, T, C, P...) uint8, or floating in [0, 1].
             positions: (B, T, K) integers, the first pixel of each glimpse on its canvas.
 
         Returns:

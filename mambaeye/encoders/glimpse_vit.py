@@ -1,8 +1,11 @@
 """A control for MambaEye: a ViT over the same glimpses, which tells what is due to glimpses and what to recurrence.
 
 Each glimpse is a token that is told its absolute position; attention is among all glimpses, whatever their order, and
-their mean answers, once. Shapes: B images, T glimpses, K axes of a position, P patch side, D model width.
+their mean answers, once. Shapes: B images, T glimpses, K axes of a position, P... the sides of a glimpse,
+D model width.
 """
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -21,12 +24,13 @@ class GlimpseViT(GlimpseEncoder):
 
     Args:
         num_classes: Number of classes that the head tells apart.
-        patch_size: Side of a glimpse in pixels.
+        patch_size: Side of a glimpse along rows and columns, in pixels.
         dim: Width of the residual stream: values a token; the sines and cosines of every axis have an even share of it.
         depth: Number of transformer blocks.
         heads: Heads of attention, dividing dim; null for one every 64 values of dim.
         mlp_ratio: Hidden width of a block's MLP as a multiple of dim.
-        axes: Axes of a position, and of a glimpse: 2 for (row, col).
+        axes: Axes of a position, and of a glimpse: 2 for (row, col), 3 for (frame, row, col) of clips.
+        tube: Frames of a glimpse, where there are three axes.
     """
 
     def __init__(
@@ -38,14 +42,15 @@ class GlimpseViT(GlimpseEncoder):
         heads: int | None = None,
         mlp_ratio: float = 4.0,
         axes: int = 2,
+        tube: int = 1,
     ) -> None:
         super().__init__()
         sizes = {"num_classes": num_classes, "patch_size": patch_size, "dim": dim, "depth": depth, "axes": axes}
-        require_sizes(**sizes, mlp_ratio=mlp_ratio)
+        require_sizes(**sizes, tube=tube, mlp_ratio=mlp_ratio)
         if dim % (2 * axes):
             raise InputError(f"encoder.dim is {dim}: sines and cosines of {axes} axes need a multiple of {2 * axes}")
-        self.patch_size, self.axes = patch_size, axes
-        self.projection = nn.Linear(3 * patch_size**axes, dim)
+        self.patch_size, self.axes, self.tube = patch_size, axes, tube
+        self.projection = nn.Linear(3 * math.prod(self.glimpse), dim)
         heads = heads_of(dim, heads)
         self.blocks = nn.ModuleList(TransformerBlock(dim, heads, round(dim * mlp_ratio)) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)

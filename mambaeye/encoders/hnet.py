@@ -42,7 +42,7 @@ class HNet(CausalEncoder):
 
     Args:
         num_classes: Number of classes that the head tells apart.
-        patch_size: Side of a glimpse in pixels.
+        patch_size: Side of a glimpse along rows and columns, in pixels.
         dim: Width of the residual stream: values a glimpse.
         blocks: Blocks before the router (and as many after), then of the inner network; one more number in front for
             each stage around these.
@@ -58,7 +58,8 @@ class HNet(CausalEncoder):
         expand: Inner width of a block as a multiple of dim.
         headdim: Channels a head of the recurrence; divides expand * dim.
         move_embedding_dim: Values that embed a move along one axis, half sines and half cosines.
-        axes: Axes of a position: 2 for (row, col).
+        axes: Axes of a position: 2 for (row, col), 3 for (frame, row, col) of clips.
+        tube: Frames of a glimpse, where there are three axes.
         kernels: CUDA kernels of mamba-ssm and causal-conv1d: cuda, plain torch, or auto for those that can be had.
 
     Raises:
@@ -83,11 +84,12 @@ class HNet(CausalEncoder):
         headdim: int = 64,
         move_embedding_dim: int = 256,
         axes: int = 2,
+        tube: int = 1,
         kernels: Kernels = "auto",
     ) -> None:
         super().__init__()
         of_mixer = {"d_state": d_state, "d_conv": d_conv, "expand": expand, "headdim": headdim}
-        require_sizes(num_classes=num_classes, patch_size=patch_size, dim=dim, axes=axes, **of_mixer)
+        require_sizes(num_classes=num_classes, patch_size=patch_size, dim=dim, axes=axes, tube=tube, **of_mixer)
         require_sizes(move_embedding_dim=move_embedding_dim, **{f"blocks.{i}": count for i, count in enumerate(blocks)})
         require_mixer(expand * dim, headdim, d_conv)
         if move_embedding_dim % 2:
@@ -104,13 +106,13 @@ class HNet(CausalEncoder):
             raise InputError(f"encoder.shrink is {shrink}: give more than 1, and of router stride a whole number")
         if ratio_weight < 0:
             raise InputError(f"encoder.ratio_weight is {ratio_weight}: give 0 or more")
-        self.patch_size, self.axes, self.kernels = patch_size, axes, kernels
+        self.patch_size, self.axes, self.tube, self.kernels = patch_size, axes, tube, kernels
         self.shrink, self.ratio_weight = shrink, ratio_weight
         self.learns_ratio = router not in ("stride", "random")
         self.unsupported_reason = unsupported_reason(expand * dim, headdim, d_state, d_conv)
         if kernels == "cuda":
             require_kernels(self.unsupported_reason)
-        self.projection = nn.Linear(3 * patch_size**2 + axes * move_embedding_dim, dim)
+        self.projection = nn.Linear(3 * math.prod(self.glimpse) + axes * move_embedding_dim, dim)
 
         def some(count: int) -> list[Block]:
             return [Block(dim, **of_mixer) for _ in range(count)]
@@ -142,7 +144,7 @@ class HNet(CausalEncoder):
 
         Arguments as for features. An inner stage's routing is of what the one around it kept.
         """
-        require_glimpses(patches, positions, self.patch_size, self.axes)
+        require_glimpses(patches, positions, self.glimpse)
         x = embed_glimpses(self.projection, patches, moves(positions))
         x, _, routings = self.stage(x, positions, None, None, self.backend_for(x))
         return x, routings
@@ -173,7 +175,7 @@ class HNet(CausalEncoder):
         return HNetState(stage.kept, stage.position, stage)
 
     def stream_features(self, patches: Tensor, positions: Tensor, state: HNetState) -> tuple[Tensor, HNetState]:
-        require_glimpses(patches, positions, self.patch_size, self.axes)
+        require_glimpses(patches, positions, self.glimpse)
         previous = torch.where(state.steps[:, None] == 0, positions[:, 0], state.position)
         x = embed_glimpses(self.projection, patches, moves(positions, previous))
         x, stage, _ = self.stage(x, positions, state.stage, None, self.backend_for(x))

@@ -1,6 +1,6 @@
 """MambaEye: a causal encoder that predicts after every glimpse (paper section 3; figure 2).
 
-Shapes: B images, T glimpses, P patch side, K axes of a position, D model width.
+Shapes: B images, T glimpses, P... the sides of a glimpse, K axes of a position, D model width.
 """
 
 import math
@@ -47,7 +47,7 @@ class EncoderConfig:
     num_classes: int = 1000
     """Number of classes that the head tells apart."""
     patch_size: int = 16
-    """Side of a glimpse in pixels."""
+    """Side of a glimpse along rows and columns, in pixels."""
     dim: int = 256
     """Width of the residual stream: values a glimpse."""
     depth: int = DEPTHS["tiny"]
@@ -63,7 +63,9 @@ class EncoderConfig:
     move_embedding_dim: int = 256
     """Values that embed a move along one axis, half sines and half cosines."""
     axes: int = 2
-    """Axes of a position: 2 for (row, col)."""
+    """Axes of a position: 2 for (row, col), 3 for (frame, row, col) of clips."""
+    tube: int = 1
+    """Frames of a glimpse, where there are three axes."""
     coordinates: Coordinates = "moves"
     """Place of a glimpse, as the model is told: its move from the one before (the paper), or its position on the canvas
     (an ablation)."""
@@ -134,13 +136,13 @@ class MambaEye(CausalEncoder):
         super().__init__()
         config = EncoderConfig(**sizes) if _config is None else replace(_config, **sizes)
         self.config, self.settings = config, asdict(config)
-        self.patch_size, self.axes = config.patch_size, config.axes
+        self.patch_size, self.axes, self.tube = config.patch_size, config.axes, config.tube
         self.kernels = kernels
         inner = config.expand * config.dim
         self.unsupported_reason = unsupported_reason(inner, config.headdim, config.d_state, config.d_conv)
         if kernels == "cuda":
             require_kernels(self.unsupported_reason)
-        glimpse = 3 * config.patch_size**2 + config.axes * config.move_embedding_dim
+        glimpse = 3 * math.prod(self.glimpse) + config.axes * config.move_embedding_dim
         self.projection = nn.Linear(glimpse, config.dim)
         mixer = (config.dim, config.d_state, config.d_conv, config.expand, config.headdim)
         self.blocks = nn.ModuleList(Block(*mixer) for _ in range(config.depth))
@@ -162,8 +164,8 @@ class MambaEye(CausalEncoder):
         """Return what the head sees after every glimpse, the whole sequence at once.
 
         Args:
-            patches: (B, T, 3, P, P) RGB, uint8 or floating in [0, 1].
-            positions: (B, T, K) integers, (row, col) of each glimpse's top-left pixel.
+            patches: (B, T, 3, P...) RGB, uint8 or floating in [0, 1].
+            positions: (B, T, K) integers, (row, col) or (frame, row, col) of each glimpse's first pixel.
 
         Returns:
             (B, T, D), after the final norm.
@@ -171,7 +173,7 @@ class MambaEye(CausalEncoder):
         Raises:
             InputError: shapes or dtypes are others than these.
         """
-        require_glimpses(patches, positions, self.config.patch_size, self.config.axes)
+        require_glimpses(patches, positions, self.glimpse)
         return self._run(patches, positions, None, 0)[0]
 
     def feature_modules(self) -> tuple[list[nn.Module], nn.Module]:
@@ -203,7 +205,7 @@ class MambaEye(CausalEncoder):
 
         Any split of a sequence into chunks gives what the whole does. Arguments as for features, T from 1 up.
         """
-        require_glimpses(patches, positions, self.config.patch_size, self.config.axes)
+        require_glimpses(patches, positions, self.glimpse)
         self._check_state(state, patches.shape[0])
         every = self.config.registers_every
         phases = sorted(set((state.steps % every).tolist())) if every else [0]

@@ -138,7 +138,7 @@ def _ratio(encoder: Encoder, positions: Tensor, box: Tensor) -> float:
     """Return the share of an image that was seen."""
     if not isinstance(encoder, GlimpseEncoder):
         return 1.0
-    return share_seen(np.asarray(positions), Box(*box.tolist()), encoder.patch_size)
+    return share_seen(np.asarray(positions), Box(*box.tolist()), encoder.glimpse)
 
 
 def _answer(state: EarlyExitState, row: int) -> tuple[int, str, Tensor]:

@@ -45,7 +45,7 @@ def seen_by_torch(encoder: CausalEncoder, chunk: int) -> Seen:
     """
     generator = torch.Generator().manual_seed(SEED)
     glimpses = -(-GLIMPSES // chunk) * chunk
-    shape = (IMAGES, glimpses, 3, *(encoder.patch_size,) * encoder.axes)
+    shape = (IMAGES, glimpses, 3, *encoder.glimpse)
     noise = torch.rand(shape, generator=generator)
     contrast = torch.rand(shape[:2], generator=generator).view(*shape[:2], *[1] * (len(shape) - 2))
     patches = (255 * contrast * noise).to(torch.uint8)

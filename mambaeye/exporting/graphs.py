@@ -89,10 +89,10 @@ class StreamGraph(nn.Module):
 def stream_graph(encoder: CausalEncoder, glimpses: int | None) -> Graph:
     """Return the graph of an encoder that takes so many glimpses at once; None for a single one, without their axis."""
     time = () if glimpses is None else (glimpses,)
-    side, axes = encoder.patch_size, encoder.axes
+    axes = encoder.axes
     parts = state_parts(encoder)
     inputs = {
-        "patches": torch.zeros(IMAGES, *time, 3, *(side,) * axes, dtype=torch.uint8),
+        "patches": torch.zeros(IMAGES, *time, 3, *encoder.glimpse, dtype=torch.uint8),
         "positions": torch.zeros(IMAGES, *time, axes, dtype=torch.long),
     }
     inputs |= {STATE + name: part.new_zeros(IMAGES, *part.shape[1:]) for name, part in zip(*parts[:2], strict=True)}
@@ -103,8 +103,8 @@ def stream_graph(encoder: CausalEncoder, glimpses: int | None) -> Graph:
 class ToldCoverage(Coverage):
     """Coverage as far as a policy reads it, counted by whoever runs the graph."""
 
-    def __init__(self, boxes: Tensor, covered: Tensor, new: Tensor) -> None:
-        self.boxes, self.covered, self.new = boxes, covered, new
+    def __init__(self, boxes: Tensor, covered: Tensor, new: Tensor, sides: Tensor) -> None:
+        self.boxes, self.covered, self.new, self.sides = boxes, covered, new, sides
 
     def in_blocks(self, blocks: int) -> Tensor:
         return self.covered
@@ -116,9 +116,12 @@ class ToldCoverage(Coverage):
 class PolicyGraph(nn.Module):
     """Values places: images and candidates as they are known -> the drop in cross entropy expected, (B, n) nats."""
 
-    def __init__(self, policy: LearnedScan, patch_size: int) -> None:
+    sides: Tensor
+
+    def __init__(self, policy: LearnedScan, patch_size: tuple[int, ...]) -> None:
         super().__init__()
         self.policy, self.patch_size = policy, patch_size
+        self.register_buffer("sides", torch.tensor(patch_size))  # (K,)
 
     def forward(
         self,
@@ -143,7 +146,7 @@ class PolicyGraph(nn.Module):
             candidates: (B, n, K) int64.
             new: (B, n) int64, the image's pixels that a glimpse at each would be the first to show.
         """
-        coverage = ToldCoverage(boxes, covered, new)
+        coverage = ToldCoverage(boxes, covered, new, self.sides)
         seen = Observation(1, features, logits, coverage, last[:, None], candidates, glimpses, self.patch_size)
         octaves = glimpses.to(logits.dtype).log2()[:, None]  # (B, 1), in place of the observation's step
         return self.policy.gains_in(context_of(seen, self.policy.sees, octaves), seen, candidates)
@@ -162,4 +165,4 @@ def policy_graph(policy: LearnedScan, encoder: CausalEncoder) -> Graph:
         "candidates": torch.zeros(IMAGES, offered, axes, dtype=torch.long),
         "new": torch.zeros(IMAGES, offered, dtype=torch.long),
     }
-    return Graph(PolicyGraph(policy, encoder.patch_size), inputs, ["gains"])
+    return Graph(PolicyGraph(policy, encoder.glimpse), inputs, ["gains"])

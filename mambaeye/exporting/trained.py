@@ -49,13 +49,18 @@ def require_exportable(encoder: Encoder) -> CausalEncoder:
     """Return the encoder as one that can be exported glimpse by glimpse.
 
     Raises:
-        InputError: it takes whole canvases, answers once, or does not do the same at every glimpse.
+        InputError: it takes whole canvases, answers once, looks at clips, or does not do the same at every glimpse.
     """
     if not isinstance(encoder, CausalEncoder):
         does = "takes whole canvases" if encoder.takes == "canvas" else "answers once, after the last glimpse"
         raise InputError(
             f"export writes a step of one glimpse, and {type(encoder).__name__} {does}: give --ckpt_path a checkpoint "
             f"of an encoder with a carried state, such as MambaEye"
+        )
+    if encoder.axes != 2:
+        raise InputError(
+            f"export writes a step over images, and positions of this encoder have {encoder.axes} axes: give "
+            f"--ckpt_path a checkpoint that was trained on images"
         )
     if encoder.settings.get("registers_every"):
         raise InputError(

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from mambaeye.geometry import orders
-from mambaeye.geometry.box import Box
+from mambaeye.geometry.box import Box, PatchSize
 from mambaeye.geometry.orders import Order, column_raster, planar
 from mambaeye.geometry.scans import Scan, grid, on_grid
 
@@ -34,7 +34,7 @@ def clipped_hilbert(rows: int, cols: int) -> np.ndarray:
     return numbers
 
 
-def random_fixed_grid(box: Box, patch_size: int, num_glimpses: int, rng: np.random.Generator) -> np.ndarray:
+def random_fixed_grid(box: Box, patch_size: PatchSize, num_glimpses: int, rng: np.random.Generator) -> np.ndarray:
     """Visit the grid in a random order, the same for every pass over an image."""
     return np.resize(rng.permutation(grid(box, patch_size).reshape(-1, box.axes)), (num_glimpses, box.axes))
 

@@ -7,6 +7,9 @@ glimpse has one start on that axis: the one that centres the glimpse on it, and 
 
 import numpy as np
 
+PatchSize = int | tuple[int, ...]
+"""Sides of a glimpse in pixels, one for every axis; a single number is the side along all of them."""
+
 
 class Box(tuple[int, ...]):
     """A block of pixels with K axes: the image's place on its canvas, or the canvas itself.
@@ -66,14 +69,34 @@ class Box(tuple[int, ...]):
         return self.size[-1]
 
 
-def start_range(box: Box, patch_size: int) -> tuple[np.ndarray, np.ndarray]:
+def patch_sides(patch_size: PatchSize, axes: int) -> tuple[int, ...]:
+    """Return a glimpse's sides along every one of K axes, in pixels."""
+    if isinstance(patch_size, int):
+        return (patch_size,) * axes
+    assert len(patch_size) == axes, f"a glimpse of sides {patch_size} has not {axes} axes"
+    return patch_size
+
+
+def glimpse_sides(patch_size: int, tube: int, axes: int) -> tuple[int, ...]:
+    """Return the sides of a glimpse in pixels, along every one of K axes: (P, P), or of a clip (tube, P, P).
+
+    Args:
+        patch_size: P, its side along rows and columns, in pixels.
+        tube: its frames, where there is an axis of frames.
+        axes: K.
+    """
+    return (tube,) * (axes > 2) + (patch_size,) * (axes - (axes > 2))
+
+
+def start_range(box: Box, patch_size: PatchSize) -> tuple[np.ndarray, np.ndarray]:
     """Return the first and the last valid start of a glimpse, both inclusive: (K,) int32 each."""
     edge, side = np.array(box, dtype=np.int32).reshape(2, -1)
-    first = edge - np.maximum(patch_size - side, 0) // 2
-    return first, first + np.maximum(side - patch_size, 0)
+    room = side - np.array(patch_size, dtype=np.int32)
+    first = edge - np.maximum(-room, 0) // 2
+    return first, first + np.maximum(room, 0)
 
 
-def overhung(box: Box, canvas: Box, patch_size: int) -> Box:
+def overhung(box: Box, canvas: Box, patch_size: PatchSize) -> Box:
     """Return the box of what glimpses show that start on any pixel of a box, moved back where they leave the canvas.
 
     Its start_range is the box's first to last pixel, as far as a glimpse that starts there stays on the canvas.
@@ -81,9 +104,10 @@ def overhung(box: Box, canvas: Box, patch_size: int) -> Box:
     Args:
         box: on the canvas.
         canvas: with sides of at least a glimpse's.
-        patch_size: side of a glimpse in pixels.
+        patch_size: sides of a glimpse in pixels.
     """
-    limits = [first + side - patch_size for first, side in zip(canvas.start, canvas.size, strict=True)]
+    sides = patch_sides(patch_size, box.axes)
+    limits = [first + whole - side for first, whole, side in zip(canvas.start, canvas.size, sides, strict=True)]
     first = [min(edge, limit) for edge, limit in zip(box.start, limits, strict=True)]
     last = [min(edge + side - 1, limit) for edge, side, limit in zip(box.start, box.size, limits, strict=True)]
-    return Box(*first, *(high - low + patch_size for low, high in zip(first, last, strict=True)))
+    return Box(*first, *(high - low + side for low, high, side in zip(first, last, sides, strict=True)))

@@ -1,12 +1,14 @@
 """Candidate places of a glimpse, drawn by key on the device of the images: batched, and the same whoever draws them.
 
-Shapes: B images, n places, K axes, P patch side.
+Shapes: B images, n places, K axes.
 """
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from mambaeye.geometry.box import PatchSize, patch_sides
 
 GOLDEN = 0x9E3779B97F4A7C15
 MIXERS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))  # SplitMix64's (Steele, Lea and Flood 2014)
@@ -30,24 +32,25 @@ def keyed_uniform(seeds: Tensor, key: Sequence[int], count: int) -> Tensor:
     return _shifted(bits, 11).double() * 2.0**-53
 
 
-def start_ranges(boxes: Tensor, patch_size: int) -> tuple[Tensor, Tensor]:
+def start_ranges(boxes: Tensor, patch_size: PatchSize) -> tuple[Tensor, Tensor]:
     """Return the first and the last valid start of a glimpse on each box, as box.start_range: (B, K) int64 each.
 
     Args:
         boxes: (B, 2 K) integers.
-        patch_size: side of a glimpse in pixels.
+        patch_size: sides of a glimpse in pixels.
     """
     edge, side = boxes.long().unflatten(1, (2, -1)).unbind(1)
-    first = edge - (patch_size - side).clamp(min=0) // 2
-    return first, first + (side - patch_size).clamp(min=0)
+    sides = torch.tensor(patch_sides(patch_size, edge.shape[1])).to(boxes.device, non_blocking=True)  # (K,)
+    first = edge - (sides - side).clamp(min=0) // 2
+    return first, first + (side - sides).clamp(min=0)
 
 
-def uniform_starts(boxes: Tensor, patch_size: int, seeds: Tensor, key: Sequence[int], count: int) -> Tensor:
+def uniform_starts(boxes: Tensor, patch_size: PatchSize, seeds: Tensor, key: Sequence[int], count: int) -> Tensor:
     """Draw places uniformly over the valid starts of each box: (B, count, K) int64.
 
     Args:
         boxes: (B, 2 K) integers.
-        patch_size: side of a glimpse in pixels.
+        patch_size: sides of a glimpse in pixels.
         seeds, key: as for keyed_uniform.
         count: n.
     """

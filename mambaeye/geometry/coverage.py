@@ -1,6 +1,6 @@
 """Coverage: how much of an image a trajectory has shown (paper section 3.2).
 
-Shapes: B images, T glimpses, K axes, P patch side, S... the sides of a canvas.
+Shapes: B images, T glimpses, K axes, P... the sides of a glimpse, N pixels in it, S... the sides of a canvas.
 """
 
 from collections.abc import Sequence
@@ -14,13 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mambaeye.errors import InputError
-from mambaeye.geometry.box import Box
+from mambaeye.geometry.box import Box, PatchSize, patch_sides
 
 BLOCK = 1 << 20  # pixels that share_seen counts together
 
 
 def information_ratio(
-    positions: Tensor | np.ndarray, box: Sequence[int] | Sequence[Sequence[int]] | Tensor | np.ndarray, patch_size: int
+    positions: Tensor | np.ndarray,
+    box: Sequence[int] | Sequence[Sequence[int]] | Tensor | np.ndarray,
+    patch_size: PatchSize,
 ) -> Tensor:
     """Return r_t: the exact share of the box's pixels that the union of glimpses 0..t covers (paper section 3.2).
 
@@ -29,7 +31,7 @@ def information_ratio(
     Args:
         positions: (..., T, K) integers, each glimpse's first pixel.
         box: a Box, one for all trajectories, or (..., 2 K), one for each.
-        patch_size: side of a glimpse in pixels.
+        patch_size: sides of a glimpse in pixels.
 
     Returns:
         (..., T) float64, non-decreasing, in [0, 1].
@@ -51,7 +53,7 @@ def information_ratio(
     return torch.from_numpy(ratios.reshape(*leading, num_glimpses))
 
 
-def share_seen(positions: np.ndarray, box: Box, patch_size: int) -> float:
+def share_seen(positions: np.ndarray, box: Box, patch_size: PatchSize) -> float:
     """Return the last information ratio alone, in the memory of the positions and of one block of pixels.
 
     The box is gone through block by block, and each painted with the glimpses that touch it.
@@ -59,20 +61,22 @@ def share_seen(positions: np.ndarray, box: Box, patch_size: int) -> float:
     Args:
         positions: (T, K) integers, each glimpse's first pixel.
         box: the image's place.
-        patch_size: side of a glimpse in pixels.
+        patch_size: sides of a glimpse in pixels.
     """
-    seen, side = 0, round(BLOCK ** (1 / box.axes))
+    sides = patch_sides(patch_size, box.axes)
+    seen, side, margin = 0, round(BLOCK ** (1 / box.axes)), np.array(sides)
+    inside = tuple(slice(length, -length) for length in sides)
     for corner in product(*(range(0, length, side) for length in box.size)):
         size = np.minimum(side, np.subtract(box.size, corner))
         starts = positions - np.add(box.start, corner)
-        touching = starts[((starts > -patch_size) & (starts < size)).all(axis=1)]
-        block = np.zeros(size + 2 * patch_size, dtype=bool)
-        _glimpses(block, patch_size)[tuple(touching.T + patch_size)] = _lines(np.ones(1, bool), patch_size)
-        seen += int(np.count_nonzero(block[(slice(patch_size, -patch_size),) * box.axes]))
+        touching = starts[((starts > -margin) & (starts < size)).all(axis=1)]
+        block = np.zeros(size + 2 * margin, dtype=bool)
+        _glimpses(block, sides)[tuple((touching + margin).T)] = _lines(np.ones(1, bool), sides[-1])
+        seen += int(np.count_nonzero(block[inside]))
     return seen / prod(box.size)
 
 
-def newly_seen(positions: np.ndarray, size: Sequence[int], patch_size: int) -> np.ndarray:
+def newly_seen(positions: np.ndarray, size: Sequence[int], patch_size: PatchSize) -> np.ndarray:
     """Return how many pixels of an image each glimpse is the first to show.
 
     Glimpses are painted with their step, from 1, so that every pixel ends up with the step that saw it first; a
@@ -85,50 +89,51 @@ def newly_seen(positions: np.ndarray, size: Sequence[int], patch_size: int) -> n
     Args:
         positions: (T, K) integers, from the image's first pixel.
         size: the image's K sides, pixels.
-        patch_size: side of a glimpse in pixels.
+        patch_size: sides of a glimpse in pixels.
 
     Returns:
-        (T,), the smallest unsigned integers that hold P^K.
+        (T,), the smallest unsigned integers that hold N.
     """
-    new = np.zeros(len(positions), np.min_scalar_type(patch_size ** len(size)))
+    sides = patch_sides(patch_size, len(size))
+    new, margin = np.zeros(len(positions), np.min_scalar_type(prod(sides))), np.reshape(sides, (-1, 1))
     starts = np.ascontiguousarray(positions.T)  # (K, T)
-    touching = ((starts > -patch_size) & (starts < np.reshape(size, (-1, 1)))).all(axis=0)  # the others show nothing
-    places = tuple(starts[:, touching] + patch_size)  # K of (t,), in the painting
+    touching = ((starts > -margin) & (starts < np.reshape(size, (-1, 1)))).all(axis=0)  # the others show nothing
+    places = tuple(starts[:, touching] + margin)  # K of (t,), in the painting
     steps = np.arange(1, len(places[0]) + 1, dtype=np.min_scalar_type(len(positions)))  # the smallest are the fastest
-    own, lines = steps[:, None], _lines(steps, patch_size)
-    painting = np.zeros([side + 2 * patch_size for side in size], steps.dtype)
-    glimpses = _glimpses(painting, patch_size)
+    own, lines = steps[:, None], _lines(steps, sides[-1])
+    painting = np.zeros([length + 2 * side for length, side in zip(size, sides, strict=True)], steps.dtype)
+    glimpses = _glimpses(painting, sides)
     for paint in (_paint_at_once, _paint_one_by_one):
         paint(glimpses, places, lines.reshape(-1, *[1] * (len(size) - 1)))
-        _clear_margin(painting, patch_size)
-        shown = glimpses[places].view(steps.dtype).reshape(len(steps), patch_size ** len(size))  # (t, P^K)
+        _clear_margin(painting, sides)
+        shown = glimpses[places].view(steps.dtype).reshape(len(steps), prod(sides))  # (t, N)
         if (shown <= own).all():
             break
     new[touching] = (shown == own).sum(axis=1, dtype=new.dtype)
     return new
 
 
-def _lines(values: np.ndarray, patch_size: int) -> np.ndarray:
-    """Return a line of a glimpse all of each value, as one element: (n,) -> (n,)."""
-    return np.repeat(values, patch_size).view(np.dtype((np.void, patch_size * values.itemsize)))
+def _lines(values: np.ndarray, length: int) -> np.ndarray:
+    """Return a line of so many pixels, all of each value, as one element: (n,) -> (n,)."""
+    return np.repeat(values, length).view(np.dtype((np.void, length * values.itemsize)))
 
 
-def _glimpses(pixels: np.ndarray, patch_size: int) -> np.ndarray:
+def _glimpses(pixels: np.ndarray, sides: Sequence[int]) -> np.ndarray:
     """Return a view that has, at each pixel, the glimpse that starts there, each line along the last axis one element.
 
     NumPy copies an element of many bytes at once, several times as fast as those bytes one by one.
 
     Args:
         pixels: (S...) of K axes, C-contiguous.
-        patch_size: side of a glimpse in pixels.
+        sides: of a glimpse, in pixels: K of them.
 
     Returns:
-        (S - P + 1..., P, ...), K - 1 axes of P.
+        (S - P + 1..., P...), of P all but the last.
     """
-    lines = (patch_size,) * (pixels.ndim - 1)
-    starts = [side - patch_size + 1 for side in pixels.shape]
-    element = np.dtype((np.void, patch_size * pixels.itemsize))
-    return np.ndarray((*starts, *lines), element, pixels, strides=pixels.strides + pixels.strides[:-1])
+    *across, line = sides
+    starts = [length - side + 1 for length, side in zip(pixels.shape, sides, strict=True)]
+    element = np.dtype((np.void, line * pixels.itemsize))
+    return np.ndarray((*starts, *across), element, pixels, strides=pixels.strides + pixels.strides[:-1])
 
 
 def _paint_at_once(glimpses: np.ndarray, places: tuple[np.ndarray, ...], lines: np.ndarray) -> None:
@@ -141,8 +146,8 @@ def _paint_one_by_one(glimpses: np.ndarray, places: tuple[np.ndarray, ...], line
         glimpses[place] = line
 
 
-def _clear_margin(painting: np.ndarray, margin: int) -> None:
-    for axis in range(painting.ndim):
+def _clear_margin(painting: np.ndarray, margins: Sequence[int]) -> None:
+    for axis, margin in enumerate(margins):
         lines = painting.swapaxes(0, axis)
         lines[:margin] = lines[-margin:] = 0
 
@@ -154,21 +159,23 @@ class Coverage:
         boxes: (B, 2 K) integers, the images' places; see Box.
         seen: (B, S...) bool, the pixels of each canvas that were shown, its padding's too.
         pixels: (B,) int64, how many of the image's own were shown.
+        sides: (K,) int64, of a glimpse in pixels.
     """
 
-    def __init__(self, size: Sequence[int], boxes: Tensor, patch_size: int) -> None:
+    def __init__(self, size: Sequence[int], boxes: Tensor, patch_size: PatchSize) -> None:
         """Start with nothing seen.
 
         Args:
             size: the canvases' K sides, pixels.
             boxes: (B, 2 K) integers, each wholly on its canvas.
-            patch_size: side of a glimpse in pixels.
+            patch_size: sides of a glimpse in pixels.
         """
-        self.boxes, self._patch_size = boxes, patch_size
+        sides = patch_sides(patch_size, len(size))
+        self.boxes, self.sides = boxes, torch.tensor(sides).to(boxes.device, non_blocking=True)  # (K,)
         self.seen = torch.zeros(len(boxes), *size, dtype=torch.bool, device=boxes.device)
         self.pixels = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
-        within = [torch.arange(patch_size, device=boxes.device)] * len(size)
-        self._offsets = torch.stack(torch.meshgrid(within, indexing="ij"), dim=-1).flatten(0, -2)  # (P^K, K)
+        within = [torch.arange(side, device=boxes.device) for side in sides]
+        self._offsets = torch.stack(torch.meshgrid(within, indexing="ij"), dim=-1).flatten(0, -2)  # (N, K)
         self._strides = torch.tensor(self.seen.stride()[1:]).to(boxes.device, non_blocking=True)
         self._integral: Tensor | None = None  # of what is unseen, until more is shown
 
@@ -197,7 +204,7 @@ class Coverage:
         """
         first, size = self.boxes[:, None].long().chunk(2, dim=-1)  # (B, 1, K) each
         low = positions.long().clamp(first, first + size)
-        return self._unseen_in(low, (positions.long() + self._patch_size).clamp(first, first + size))
+        return self._unseen_in(low, (positions.long() + self.sides).clamp(first, first + size))
 
     def in_blocks(self, blocks: int) -> Tensor:
         """Return what share of every part of the images was shown: (B, blocks, ...) float32, an axis for each of K.
@@ -240,9 +247,9 @@ class Coverage:
         return unseen
 
     def _window(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the flat indices of the pixels of glimpses, and which are the image's and unseen: (B, n, P^K) each."""
+        """Return the flat indices of the pixels of glimpses, and which are the image's and unseen: (B, n, N) each."""
         first, size = self.boxes.reshape(len(self.boxes), 2, 1, 1, -1).unbind(1)  # (B, 1, 1, K) each
-        shown = positions[:, :, None].long() + self._offsets  # (B, n, P^K, K)
+        shown = positions[:, :, None].long() + self._offsets  # (B, n, N, K)
         own = ((shown >= first) & (shown < first + size)).all(-1)
         index = (shown * self._strides).sum(-1)
         seen = self.seen.flatten(1).gather(1, index.flatten(1)).view_as(own)

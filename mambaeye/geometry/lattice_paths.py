@@ -10,7 +10,7 @@ from math import gcd, pi, prod
 
 import numpy as np
 
-from mambaeye.geometry.box import Box, start_range
+from mambaeye.geometry.box import Box, PatchSize, start_range
 from mambaeye.geometry.orders import back_and_forth, numbered
 
 PITCH = (0.5, 1.5)  # in glimpses
@@ -20,12 +20,12 @@ Path = Callable[[tuple[int, ...], np.random.Generator], np.ndarray]
 """A lattice's sides -> a drawn order of its points, numbered with the last axis fastest: (prod(sides),) integers."""
 
 
-def lattice_path(box: Box, patch_size: int, num_glimpses: int, rng: np.random.Generator) -> np.ndarray:
+def lattice_path(box: Box, patch_size: PatchSize, num_glimpses: int, rng: np.random.Generator) -> np.ndarray:
     """Draw a lattice and a path over it, and return the first positions: (num_glimpses, K) int32.
 
     Args:
         box: K axes.
-        patch_size: side of a glimpse in pixels.
+        patch_size: sides of a glimpse in pixels.
         num_glimpses: at least 0.
         rng: decides everything.
     """
@@ -36,7 +36,7 @@ def lattice_path(box: Box, patch_size: int, num_glimpses: int, rng: np.random.Ge
     return positions
 
 
-def lattice(box: Box, patch_size: int, even: bool, rng: np.random.Generator) -> np.ndarray:
+def lattice(box: Box, patch_size: PatchSize, even: bool, rng: np.random.Generator) -> np.ndarray:
     """Draw evenly spaced starts: (points along every axis..., K) int32.
 
     They go from edge to edge at the drawn pitch, or the nearest that divides the axis. Should they be the grid of side
@@ -44,18 +44,18 @@ def lattice(box: Box, patch_size: int, even: bool, rng: np.random.Generator) -> 
 
     Args:
         box: K axes.
-        patch_size: side of a glimpse in pixels.
+        patch_size: sides of a glimpse in pixels.
         even: take an even number of points along every axis that has room.
         rng: decides the pitches.
     """
     first, last = start_range(box, patch_size)
-    room = last - first
-    steps = np.maximum(np.rint(room / (patch_size * rng.uniform(*PITCH, box.axes))), np.minimum(room, 1)).astype(int)
+    room, sides = last - first, np.array(patch_size)
+    steps = np.maximum(np.rint(room / (sides * rng.uniform(*PITCH, box.axes))), np.minimum(room, 1)).astype(int)
     steps += (even & (room > 0)) * (1 - steps % 2)
-    if room.any() and (steps == -(-room // patch_size)).all():
+    if room.any() and (steps == -(-room // sides)).all():
         steps[rng.choice(np.flatnonzero(room))] += 1 + even
-    sides = zip(first.tolist(), last.tolist(), steps.tolist(), strict=True)
-    axes = [np.rint(np.linspace(low, high, count + 1)).astype(np.int32) for low, high, count in sides]
+    ranges = zip(first.tolist(), last.tolist(), steps.tolist(), strict=True)
+    axes = [np.rint(np.linspace(low, high, count + 1)).astype(np.int32) for low, high, count in ranges]
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
 
 

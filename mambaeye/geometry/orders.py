@@ -1,8 +1,8 @@
 """Orders in which to visit the tiles of a grid: its sides -> a permutation of 0 .. prod(sides) - 1.
 
 Tiles are numbered with the last axis fastest: row by row, from 0 at the top left. The last two axes are rows and
-columns; frames, or the slices of a volume, come before. Hilbert's curve, the spiral and the diagonals are of two axes;
-all others are of any number from 1 up.
+columns; frames, or the slices of a volume, come before. Hilbert's curve, the spiral and the diagonals are of two axes,
+the raster of tubes of three or more; all others are of any number from 1 up.
 """
 
 from collections.abc import Callable
@@ -63,6 +63,30 @@ def back_and_forth(tiles: np.ndarray) -> np.ndarray:
         tiles[1::2] = tiles[1::2, ::-1]
         tiles = tiles.reshape(-1, *tiles.shape[2:])
     return tiles
+
+
+def tube_raster(*sides: int) -> np.ndarray:
+    """Order left to right, top to bottom, and at each tile all frames from the first to the last.
+
+    Raises:
+        InputError: there are less than 3 sides.
+    """
+    require_frames(len(sides), "tube_raster")
+    return np.moveaxis(numbered(*sides), 0, -1).ravel()
+
+
+def require_frames(axes: int, scan: str) -> None:
+    """Refuse grids and boxes without an axis of frames before rows and columns.
+
+    Args:
+        axes: K.
+        scan: for the message.
+
+    Raises:
+        InputError: they have less than 3 axes.
+    """
+    if axes < 3:
+        raise InputError(f"the scan {scan} takes boxes of 3 axes, and this one has {axes}: choose another scan")
 
 
 def centre_out(*sides: int) -> np.ndarray:

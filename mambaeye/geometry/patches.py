@@ -1,6 +1,6 @@
 """Cutting glimpses out of canvases: the only place where pixels become patches.
 
-Shapes: B canvases, S... their sides, C channels, K axes (as many as sides), T glimpses, P patch side.
+Shapes: B canvases, S... their sides, C channels, K axes (as many as sides), T glimpses, P... the sides of a glimpse.
 """
 
 import numpy as np
@@ -8,39 +8,42 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
+from mambaeye.geometry.box import PatchSize, patch_sides
 
-def cut_patches(canvas: np.ndarray, positions: np.ndarray, patch_size: int) -> np.ndarray:
+
+def cut_patches(canvas: np.ndarray, positions: np.ndarray, patch_size: PatchSize) -> np.ndarray:
     """Cut the glimpses at these positions out of a canvas.
 
     Args:
         canvas: (S..., C) uint8.
         positions: (T, K) integers, each glimpse's first pixel, every glimpse wholly on the canvas.
-        patch_size: side of a glimpse in pixels, P.
+        patch_size: sides of a glimpse in pixels, P...
 
     Returns:
-        (T, C, P, ...) uint8, a copy.
+        (T, C, P...) uint8, a copy.
     """
     axes = positions.shape[-1]
     assert canvas.ndim == axes + 1, f"a canvas of shape {canvas.shape} has not {axes} axes"
     assert positions.size == 0 or positions.min() >= 0, "a glimpse starts outside the canvas"
-    windows = sliding_window_view(canvas, (patch_size,) * axes, axis=tuple(range(axes)))  # (S-P+1..., C, P, ...)
+    sides = patch_sides(patch_size, axes)
+    windows = sliding_window_view(canvas, sides, axis=tuple(range(axes)))  # (S-P+1..., C, P...)
     patches: np.ndarray = windows[tuple(positions.T)]
     return patches
 
 
-def cut_from_canvases(canvases: Tensor, positions: Tensor, patch_size: int) -> Tensor:
+def cut_from_canvases(canvases: Tensor, positions: Tensor, patch_size: PatchSize) -> Tensor:
     """Cut the glimpses at these positions out of a batch of canvases, on their device.
 
     Args:
         canvases: (B, S..., C) uint8.
         positions: (B, T, K) integers, each glimpse's first pixel, every glimpse wholly on its canvas.
-        patch_size: side of a glimpse in pixels, P.
+        patch_size: sides of a glimpse in pixels, P...
 
     Returns:
-        (B, T, C, P, ...) uint8, a copy.
+        (B, T, C, P...) uint8, a copy.
     """
     windows = canvases
-    for axis in range(1, canvases.ndim - 1):
-        windows = windows.unfold(axis, patch_size, 1)  # in the end (B, S-P+1..., C, P, ...)
+    for axis, side in enumerate(patch_sides(patch_size, canvases.ndim - 2), start=1):
+        windows = windows.unfold(axis, side, 1)  # in the end (B, S-P+1..., C, P...)
     image = torch.arange(len(canvases), device=canvases.device)[:, None]
     return windows[(image, *positions.unbind(-1))]

@@ -18,7 +18,7 @@ from torch.quasirandom import SobolEngine
 
 from mambaeye.batch import CANVAS, POLICY
 from mambaeye.errors import InputError
-from mambaeye.geometry.box import Box, start_range
+from mambaeye.geometry.box import Box, PatchSize, patch_sides, start_range
 from mambaeye.geometry.lattice_paths import lattice_path
 from mambaeye.geometry.orders import (
     Order,
@@ -29,9 +29,11 @@ from mambaeye.geometry.orders import (
     diagonal,
     golden_ratio,
     hilbert,
+    require_frames,
     row_raster,
     row_snake,
     spiral,
+    tube_raster,
 )
 
 SHARES = (0.15, 0.10)  # of random and Sobol trajectories among varied ones
@@ -40,14 +42,14 @@ SHARES = (0.15, 0.10)  # of random and Sobol trajectories among varied ones
 class Scan(Protocol):
     """A pure function that says where glimpses fall on a box of K axes."""
 
-    def __call__(self, box: Box, patch_size: int, num_glimpses: int, rng: np.random.Generator, /) -> np.ndarray:
+    def __call__(self, box: Box, patch_size: PatchSize, num_glimpses: int, rng: np.random.Generator, /) -> np.ndarray:
         """Return the positions: (num_glimpses, K) int32, each within the box's start_range.
 
-        Fewer glimpses are the first of more, drawn alike.
+        Fewer glimpses are the first of more, drawn alike; but of arriving, which deals them to all frames.
 
         Args:
             box: K axes, 2 of an image, with sides of at least one pixel.
-            patch_size: side of a glimpse in pixels.
+            patch_size: sides of a glimpse in pixels.
             num_glimpses: 0, or many times what it takes to see everything.
             rng: decides everything random.
 
@@ -56,13 +58,13 @@ class Scan(Protocol):
         """
 
 
-def random(box: Box, patch_size: int, num_glimpses: int, rng: np.random.Generator) -> np.ndarray:
+def random(box: Box, patch_size: PatchSize, num_glimpses: int, rng: np.random.Generator) -> np.ndarray:
     """Draw independent positions, uniform over every valid start (the paper's training and main evaluation)."""
     first, last = start_range(box, patch_size)
     return rng.integers(first, last, (num_glimpses, box.axes), np.int32, endpoint=True)
 
 
-def sobol(box: Box, patch_size: int, num_glimpses: int, rng: np.random.Generator) -> np.ndarray:
+def sobol(box: Box, patch_size: PatchSize, num_glimpses: int, rng: np.random.Generator) -> np.ndarray:
     """Draw any start, like random, but evenly spread at any count: a scrambled Sobol sequence, which rng seeds."""
     engine = SobolEngine(box.axes, scramble=True, seed=int(rng.integers(2**31)))
     points = engine.draw(num_glimpses + 1, dtype=torch.float64)[:num_glimpses].numpy()  # in [0, 1); it cannot draw none
@@ -71,7 +73,7 @@ def sobol(box: Box, patch_size: int, num_glimpses: int, rng: np.random.Generator
     return positions
 
 
-def random_grid(box: Box, patch_size: int, num_glimpses: int, rng: np.random.Generator) -> np.ndarray:
+def random_grid(box: Box, patch_size: PatchSize, num_glimpses: int, rng: np.random.Generator) -> np.ndarray:
     """Visit the grid in a random order, drawn anew for every pass."""
     starts = grid(box, patch_size).reshape(-1, box.axes)
     passes = np.tile(np.arange(len(starts)), (-(-num_glimpses // len(starts)), 1))
@@ -79,7 +81,7 @@ def random_grid(box: Box, patch_size: int, num_glimpses: int, rng: np.random.Gen
     return positions
 
 
-def varied(box: Box, patch_size: int, num_glimpses: int, rng: np.random.Generator) -> np.ndarray:
+def varied(box: Box, patch_size: PatchSize, num_glimpses: int, rng: np.random.Generator) -> np.ndarray:
     """Draw a path from a wide family, a new one every time: what to train on for any scan to work.
 
     15% are random, 10% Sobol, and the others paths over lattices; see lattice_paths.
@@ -92,18 +94,34 @@ def varied(box: Box, patch_size: int, num_glimpses: int, rng: np.random.Generato
     return lattice_path(box, patch_size, num_glimpses, rng)
 
 
-def on_grid(order: Order, box: Box, patch_size: int, num_glimpses: int, rng: np.random.Generator) -> np.ndarray:
+def arriving(box: Box, patch_size: PatchSize, num_glimpses: int, rng: np.random.Generator) -> np.ndarray:
+    """Look at frames as they arrive: all glimpses of a tube before those of the next, and never back.
+
+    The tubes, side by side along the first axis, have even shares of the glimpses, to one; where there are fewer
+    glimpses than tubes, these are evenly spaced. In place they are a Sobol sequence over all of them.
+
+    Raises:
+        InputError: the box has less than 3 axes.
+    """
+    require_frames(box.axes, "arriving")
+    positions = sobol(box, patch_size, num_glimpses, rng)
+    times = grid(Box(box.start[0], box.size[0]), patch_sides(patch_size, box.axes)[:1]).ravel()  # (tubes,)
+    positions[:, 0] = times[np.arange(num_glimpses) * len(times) // max(1, num_glimpses)]
+    return positions
+
+
+def on_grid(order: Order, box: Box, patch_size: PatchSize, num_glimpses: int, rng: np.random.Generator) -> np.ndarray:
     """Visit the grid in that order, begun again when it runs out."""
     starts = grid(box, patch_size)
     visits = np.resize(order(*starts.shape[:-1]), num_glimpses)
     return starts.reshape(-1, box.axes)[visits]
 
 
-def grid(box: Box, patch_size: int) -> np.ndarray:
+def grid(box: Box, patch_size: PatchSize) -> np.ndarray:
     """Return the starts of glimpses side by side that cover a box: (tiles along every axis..., K) int32."""
     first, last = start_range(box, patch_size)
-    ranges = zip(first.tolist(), last.tolist(), strict=True)
-    starts = [np.minimum(np.arange(low, high + patch_size, patch_size, dtype=np.int32), high) for low, high in ranges]
+    ranges = zip(first.tolist(), last.tolist(), patch_sides(patch_size, box.axes), strict=True)
+    starts = [np.minimum(np.arange(low, high + side, side, dtype=np.int32), high) for low, high, side in ranges]
     return np.stack(np.meshgrid(*starts, indexing="ij"), axis=-1)
 
 
@@ -123,23 +141,28 @@ SCANS: dict[str, Scan] = {
     "centre_out": partial(on_grid, centre_out),
     "varied": varied,
 }
+CLIP_SCANS: dict[str, Scan] = {  # of boxes with an axis of frames
+    "tube_raster": partial(on_grid, tube_raster),
+    "arriving": arriving,
+}
 
 
 def scan_pattern(name: str) -> Scan:
-    """Return the scan pattern of that name in SCANS, or import it by its path, package.module.function.
+    """Return the scan pattern of that name in SCANS or CLIP_SCANS, or import it by its path, package.module.function.
 
     Raises:
         InputError: there is none; the message says what there is.
     """
-    if name in SCANS:
-        return SCANS[name]
+    known = SCANS | CLIP_SCANS
+    if name in known:
+        return known[name]
     if name in (POLICY, CANVAS):
         leads = "the model's own policy" if name == POLICY else "an encoder that takes whole canvases"
-        raise InputError(f"{name!r} is no scan pattern but stands for {leads}: choose one of {', '.join(SCANS)}")
+        raise InputError(f"{name!r} is no scan pattern but stands for {leads}: choose one of {', '.join(known)}")
     module, _, function = name.rpartition(".")
     if not module or not all(part.isidentifier() for part in name.split(".")):
         raise InputError(
-            f"no scan pattern is called {name!r}: choose one of {', '.join(SCANS)}, or give an import path"
+            f"no scan pattern is called {name!r}: choose one of {', '.join(known)}, or give an import path"
         )
     return _imported(module, function)
 
@@ -162,7 +185,7 @@ def _imported(module: str, function: str) -> Scan:
 def _checked(scan: Scan, path: str) -> Scan:
     """Return the scan, made to refuse positions that it must not give."""
 
-    def checked(box: Box, patch_size: int, num_glimpses: int, rng: np.random.Generator, /) -> np.ndarray:
+    def checked(box: Box, patch_size: PatchSize, num_glimpses: int, rng: np.random.Generator, /) -> np.ndarray:
         positions = scan(box, patch_size, num_glimpses, rng)
         first, last = start_range(box, patch_size)
         fits = positions.shape == (num_glimpses, box.axes) and np.issubdtype(positions.dtype, np.integer)

@@ -1,7 +1,9 @@
 """Glimpses as tokens: patch and embedded place through one projection (paper section 3.1).
 
-Shapes: B images, T glimpses, P patch side, K axes of a position, D model width.
+Shapes: B images, T glimpses, P... the sides of a glimpse, K axes of a position, D model width.
 """
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +15,11 @@ from mambaeye.ops.precision import wide
 
 
 def embed_glimpses(projection: nn.Linear, patches: Tensor, places: Tensor) -> Tensor:
-    """Project patch vector (channel, row, column) and embedded places side by side, then SiLU.
+    """Project patch vector (channel, then (frame,) row, column) and embedded places side by side, then SiLU.
 
     Args:
-        projection: from 3 P P + K E values, E of which embed a place along one axis, to D.
-        patches: (B, T, 3, P, P) uint8 or floating in [0, 1].
+        projection: from 3 P... + K E values, E of which embed a place along one axis, to D.
+        patches: (B, T, 3, P...) uint8 or floating in [0, 1].
         places: (B, T, K) integers: moves or positions, pixels.
 
     Returns:
@@ -35,17 +37,23 @@ def embed_glimpses(projection: nn.Linear, patches: Tensor, places: Tensor) -> Te
     return F.silu(x).to(dtype)  # autocast must not narrow the residual stream
 
 
-def require_glimpses(patches: Tensor, positions: Tensor, side: int, axes: int) -> None:
-    """Require patches (B, T, 3, side, side) and positions (B, T, axes) that an encoder can take.
+def require_glimpses(patches: Tensor, positions: Tensor, sides: Sequence[int]) -> None:
+    """Require patches (B, T, 3, *sides) and positions (B, T, K) that an encoder can take.
+
+    Args:
+        patches: of any shape and dtype.
+        positions: of any shape and dtype.
+        sides: of a glimpse, K of them.
 
     Raises:
         InputError: shapes or dtypes are others than these.
     """
-    if patches.ndim != 5 or patches.shape[2:] != (3, side, side):
-        raise InputError(f"patches have shape {tuple(patches.shape)}: this encoder takes (B, T, 3, {side}, {side})")
-    if positions.shape != (*patches.shape[:2], axes):
+    if patches.ndim < 2 or patches.shape[2:] != (3, *sides):
+        wanted = ", ".join(map(str, ("B", "T", 3, *sides)))
+        raise InputError(f"patches have shape {tuple(patches.shape)}: this encoder takes ({wanted})")
+    if positions.shape != (*patches.shape[:2], len(sides)):
         raise InputError(
-            f"positions have shape {tuple(positions.shape)}: these patches need {(*patches.shape[:2], axes)}"
+            f"positions have shape {tuple(positions.shape)}: these patches need {(*patches.shape[:2], len(sides))}"
         )
     if patches.shape[1] == 0:
         raise InputError("the sequence is empty: give at least one glimpse")

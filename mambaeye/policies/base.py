@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mambaeye.configurable import Configurable
+from mambaeye.geometry.box import PatchSize
 from mambaeye.geometry.coverage import Coverage
 
 
@@ -39,8 +40,8 @@ class Observation(NamedTuple):
     """(B, T, K) int64: the trajectory that the data's fixed scan would take."""
     seeds: Tensor
     """(B,) int64: what random draws must depend on, besides the step."""
-    patch_size: int
-    """Side of a glimpse, pixels."""
+    patch_size: PatchSize
+    """Sides of a glimpse, pixels."""
     best: Best | None = None
     """The best candidate of a policy that estimates values, where the walk has asked for it already."""
 

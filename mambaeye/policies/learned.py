@@ -138,7 +138,7 @@ def context_of(seen: Observation, sees: frozenset[Sight] = SIGHTS, octaves: Tens
         parts += [logs.clamp(min=-10) / 10, entropy]
     if octaves is None:
         octaves = torch.full_like(logits[:, :1], math.log2(seen.step))
-    parts += [octaves / 4, (sides / seen.patch_size).log2() / 4]
+    parts += [octaves / 4, (sides / seen.coverage.sides).log2() / 4]
     if "coverage" in sees:
         parts.append(seen.coverage.in_blocks(BLOCKS).flatten(1))
     return torch.cat([part.to(logits.dtype) for part in parts], dim=1)
@@ -151,10 +151,10 @@ def places_of(seen: Observation, candidates: Tensor, sees: frozenset[Sight] = SI
     glimpse in units of half the box, and if it sees coverage the share of its pixels that would be new.
     """
     edge, side = (part[:, None].float() for part in seen.coverage.boxes.chunk(2, dim=1))  # (B, 1, K) each
-    centre = (candidates + seen.patch_size / 2 - edge) / side * 2 - 1
+    centre = (candidates + seen.coverage.sides / 2 - edge) / side * 2 - 1
     octaves = math.pi * 2.0 ** torch.arange(OCTAVES, device=centre.device)
     angles = (centre[..., None] * octaves).flatten(2)  # (B, n, K OCTAVES)
     parts = [centre, angles.sin(), angles.cos(), (candidates - seen.positions[:, -1:]) / side * 2]
     if "coverage" in sees:
-        parts.append((seen.coverage.new_pixels(candidates) / seen.patch_size ** candidates.shape[-1])[..., None])
+        parts.append((seen.coverage.new_pixels(candidates) / seen.coverage.sides.prod())[..., None])
     return torch.cat(parts, dim=-1)

@@ -2,9 +2,8 @@
 
 from typing import Any
 
+from mambaeye.checkpoints import SHARED
 from mambaeye.weights.inspection import inspect
-
-OF_DATA = ("num_classes", "patch_size")  # arguments of the encoder that are stated for the data
 
 
 def arguments_of_weights(source: str, class_path: str) -> dict[str, Any]:
@@ -27,5 +26,5 @@ def arguments_of_weights(source: str, class_path: str) -> dict[str, Any]:
     if theirs != asked:  # the same class may go by several paths
         return {}
     settings = dict(found.description["init_args"])
-    shared = {f"data.{name}": settings.pop(name) for name in OF_DATA if name in settings}
+    shared = {f"data.{name}": settings.pop(name) for name in SHARED if name in settings}
     return {"model.encoder": {"class_path": class_path, "init_args": settings}, **shared}

@@ -1,0 +1,111 @@
+"""Clips: frames that lie encoded in a file, each of them a picture, and windows of them on canvases.
+
+Along time a clip lies on its canvas as a picture does along rows and columns: in the middle, with black around it.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from datamodules.transforms.avi import Span, find_frames
+from datamodules.transforms.headers import PixelLimit
+from datamodules.transforms.images import decode_image
+from mambaeye.errors import InputError
+from mambaeye.geometry.box import Box
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip's frames, still encoded."""
+
+    data: bytes
+    """The file's."""
+    spans: list[Span]
+    limit: PixelLimit
+    """Of each frame."""
+    what: str
+    """Names the clip in a message."""
+
+    @classmethod
+    def open(cls, data: bytes, limit: PixelLimit, what: str) -> "Clip":
+        """Find the frames in a file's bytes, and decode nothing.
+
+        Raises:
+            InputError: it is not a whole clip.
+        """
+        return cls(data, find_frames(data, what), limit, what)
+
+    def __len__(self) -> int:
+        """Return the number of frames."""
+        return len(self.spans)
+
+    def encoded(self, at: int) -> bytes:
+        """Return a frame's bytes.
+
+        Raises:
+            InputError: its header has more pixels than the limit, or is none.
+        """
+        frame = self.data[slice(*self.spans[at])]
+        self.limit.require(frame, self.name(at))
+        return frame
+
+    def decoded(self, at: int) -> np.ndarray:
+        """Return a frame, (H, W, 3) uint8 RGB.
+
+        Raises:
+            InputError: it is not a whole image, or has more pixels than the limit.
+        """
+        return decode_image(self.encoded(at), self.name(at))
+
+    def name(self, at: int) -> str:
+        """Return what names a frame in a message."""
+        return f"frame {at} of {self.what}"
+
+    def window(self, frames: int, start: int | None = None) -> range:
+        """Return so many successive frames, or all if there are fewer: those in the middle, or from a place on."""
+        taken = min(frames, len(self))
+        first = (len(self) - taken) // 2 if start is None else start
+        return range(first, first + taken)
+
+
+def require_readable(data: bytes, is_clip: bool, limit: PixelLimit, what: str) -> None:
+    """Decode an image, or every frame of a clip, one after another.
+
+    Raises:
+        InputError: it is not whole, or has more pixels than the limit.
+    """
+    if is_clip:
+        clip = Clip.open(data, limit, what)
+        for at in range(len(clip)):
+            clip.decoded(at)
+    else:
+        limit.require(data, what)
+        decode_image(data, what)
+
+
+def stacked(placed: Iterable[tuple[np.ndarray, Box]], length: int, frames: int, what: str) -> tuple[np.ndarray, Box]:
+    """Put frames that lie on canvases into the middle of a canvas of frames, black before and after them.
+
+    Args:
+        placed: canvas (H, W, 3) uint8 and the frame's box on it, of each; taken one by one.
+        length: how many these are, at least 1.
+        frames: of the canvas, at least as many.
+        what: names the clip in a message.
+
+    Returns:
+        The canvas (frames, H, W, 3) uint8, and the clip's box on it.
+
+    Raises:
+        InputError: the frames do not cover the same part of their canvases.
+    """
+    first, canvas, place = (frames - length) // 2, None, None
+    for at, (picture, box) in enumerate(placed, first):
+        if canvas is None:
+            canvas, place = np.zeros((frames, *picture.shape), np.uint8), box
+        if box != place:
+            raise InputError(f"the frames of {what} have several shapes: replace it or leave it out")
+        canvas[at] = picture
+    assert canvas is not None
+    assert place is not None
+    return canvas, Box(first, *place.start, length, *place.size)
