@@ -77,22 +77,24 @@ def cost_tables(suite: Suite, claim: Claim, curves: Curves) -> Iterator[tuple[st
     """Tabulate each that takes canvases, and the first variant after as many glimpses as cost the same at one side."""
     sides = curves.resolutions(EVALUATION)
     first = next(iter(claim.variants))
-    glimpsing = built(suite, first)
+    glimpsing, scans = built(suite, first), [scan for scan, _ in views_of(curves, first)]
     rows: list[list[object]] = []
     for variant, label in claim.variants.items():
         views = views_of(curves, variant)
         if [scan for scan, _ in views] != [CANVAS]:
             continue
         most = operations(built(suite, variant), suite.side)
-        of_sides = [percent(answers(curves, variant, side, CANVAS, views[0][1][-1])) for side in sides]
-        rows.append([label, CANVAS, f"{most / 1e6:.1f}", *of_sides])
         count = affordable(glimpsing, most, claim.at)
-        cost = f"{operations(glimpsing, count) / 1e6:.1f}"
-        for scan, _ in views_of(curves, first):
-            of_sides = [percent(between(curves, first, side, scan, count)) for side in sides]
-            rows.append([claim.variants[first], f"{count} {scan}", cost, *of_sides])
-    title = f"Top-1 (%) at equal operations of inference at {suite.side} pixels, by canvas side in test (pixels):"
-    yield "equal_cost", markdown(title, ["", "sees", f"MFLOPs at {suite.side}", *sides], rows)
+        cells = []
+        for side in sides:
+            own = answers(curves, variant, side, CANVAS, views[0][1][-1])
+            others = (between(curves, first, side, scan, count) for scan in scans)
+            cells.append(" / ".join(map(percent, (own, *others))))
+        rows.append([label, f"{most / 1e6:.1f}", count, *cells])
+    by = " / ".join(["its own", *(f"by {scan}" for scan in scans)])
+    cost = f"equal operations of inference at {suite.side} pixels"
+    title = f"Top-1 (%) at {cost}, {by} glimpses of {claim.variants[first]}, by canvas side in test (pixels):"
+    yield "equal_cost", markdown(title, ["", f"MFLOPs at {suite.side}", "glimpses", *sides], rows)
 
 
 def compared_tables(suite: Suite, claim: Claim, curves: Curves) -> Iterator[tuple[str, str]]:

@@ -393,12 +393,12 @@ def require_axes(encoder: Encoder, axes: int, tube: int) -> None:
     Raises:
         InputError: it looks at images of other axes, or at glimpses of other frames.
     """
-    if encoder.axes != axes and isinstance(encoder, GlimpseEncoder):
+    if not encoder.looks_at(axes) and isinstance(encoder, GlimpseEncoder):
         raise InputError(
             f"model.encoder.axes is {encoder.axes}, and positions in these data have {axes}: give "
             f"--model.encoder.axes {axes}"
         )
-    if encoder.axes != axes:
+    if not encoder.looks_at(axes):
         looks, are = ("images" if number == 2 else "clips" for number in (encoder.axes, axes))
         raise InputError(f"{type(encoder).__name__} looks at {looks}, and these data are {are}: choose another encoder")
     if axes > 2 and isinstance(encoder, GlimpseEncoder) and encoder.tube != tube:

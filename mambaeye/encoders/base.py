@@ -89,6 +89,10 @@ class Encoder(Configurable, ABC):
     def answers_at(self, num_glimpses: int) -> Tensor:
         """Return the glimpse counts after which it answers, of so many: (A,) int64, increasing, the last one last."""
 
+    def looks_at(self, axes: int) -> bool:
+        """Tell whether it looks at data whose positions have so many axes: 2 of images, 3 of clips."""
+        return axes == self.axes
+
     def logits(self, features: Tensor) -> Tensor:
         """Return the head's answers to features, (..., D) -> (..., classes): in float32 or wider in any precision."""
         return wide_linear(features, self.head.weight, self.head.bias)

@@ -115,6 +115,9 @@ class VideoMamba(DenseEncoder):
         features: Tensor = self.norm(x[:, 0].to(self.norm.weight.dtype))
         return features
 
+    def looks_at(self, axes: int) -> bool:
+        return axes in (2, 3)
+
     def feature_modules(self) -> tuple[list[nn.Module], nn.Module]:
         return [*self.blocks], self.norm
 
