@@ -62,6 +62,22 @@ def test_clips_are_trained_on_and_validated_at_another_length(
     assert {row["samples"] for row in told["rows"]} == {16}
 
 
+def test_an_encoder_of_whole_clips_is_trained_and_validated_at_another_length(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    places = {"data.train_shards": shards / "train", "data.val_shards": shards / "val", "data.num_classes": 4}
+    few = {name: value for name, value in SMALL.items() if not name.startswith("model.encoder.")}
+    sizes = {"dim": 16, "depth": 1, "d_state": 2, "patch": 8, "grid": 4, "frames": 8, "tubelet": 2}
+    encoder = {"model.encoder": "VideoMamba", **{f"model.encoder.{name}": value for name, value in sizes.items()}}
+    main(["fit", "--run_dir=run", *flags(few | places | encoder | {"data.frames": 8, "data.train.frames": "[4,12]"})])
+    asked = {"ckpt_path": "run/checkpoints/last.ckpt", "data.val_shards": shards / "val", "data.frames": 24}
+    main(["validate", "--run_dir=longer", *flags(NO_PICTURES | asked | {"trainer.accelerator": "cpu"})])
+    (row,) = json.loads(Path("longer/validation.json").read_text())["rows"]
+    assert (row["scan"], row["samples"]) == ("canvas", 16)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
