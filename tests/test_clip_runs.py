@@ -47,7 +47,9 @@ def test_clips_are_trained_on_and_validated_at_another_length(
     assert saved["global_step"] == 2
     assert saved["classes"] == ["down", "left", "right", "up"]
     assert saved["hyper_parameters"]["encoder"]["init_args"].items() >= {"axes": 3, "tube": 2}.items()
-    capsys.readouterr()
+    said = capsys.readouterr().out
+    assert "next: python train.py validate" in said
+    assert "train.py predict" not in said
     asked = {
         "ckpt_path": checkpoint,
         "data.val_shards": shards / "val",

@@ -115,10 +115,11 @@ class ConsoleLines(Callback):
                 if self.best is None or score > self.best.top1 + 1e-6:  # the run was continued
                     lines[1:] = [f"best top-1: {100 * score:.1f}%, before this process"]
         checkpoint, run_dir = (shlex.quote(nearest(path)) for path in (checkpoint, run_dir))
+        predicts = data_of(trainer).axes == 2  # of images, not of clips
         return [
             *lines,
             f"next: python train.py validate --ckpt_path {checkpoint}",
-            f"      python train.py predict --ckpt_path {checkpoint} --data.images FOLDER",
+            *([f"      python train.py predict --ckpt_path {checkpoint} --data.images FOLDER"] if predicts else []),
             f"      tensorboard --logdir {run_dir}",
         ]
 
