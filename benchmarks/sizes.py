@@ -299,13 +299,17 @@ def main() -> None:
     parser.add_argument("--precision", choices=[FLOAT32, "bf16"], default=FLOAT32)
     parser.add_argument("--longest", type=float, default=60, help="seconds that a cell may take")
     parser.add_argument("--most_mib", type=float, default=8000, help="memory that a cell may take")
+    parser.add_argument(
+        "--count", action=argparse.BooleanOptionalAction, default=True, help="operations, which takes minutes"
+    )
     parser.add_argument("--draw", action="store_true", help="tables and picture of what there is")
     given = parser.parse_args()
     path = given.output.with_suffix(".jsonl")
     if not given.draw:
         limits = (given.longest, given.most_mib)
         fill(path, given.models, given.images, given.device, given.precision, *limits)
-        count(path, given.models)
+        if given.count:
+            count(path, given.models)
     if lines := read(path):
         save(draw(lines), given.output.with_suffix(".png"))
         print(tables(lines))

@@ -1,14 +1,19 @@
 """The picture of which encoder for which size and budget: its choices against brute force and counted operations."""
 
+from pathlib import Path
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.budgets import CLAIM, COMPARED, Choice, best, choices, drawn
+from benchmarks.budgets import CLAIM, COMPARED, SHOWN, Choice, best, choices, drawn
 from benchmarks.curves import Curves
 from benchmarks.equal_cost import built
 from benchmarks.macs import multiply_adds
+from benchmarks.results import read_entries
 from benchmarks.suites import SUITES
 
+RESULTS = Path(__file__).parents[1] / "docs/results"
 NUMBERS = st.integers(0, 6).map(float)
 
 
@@ -44,6 +49,14 @@ def test_a_canvas_costs_by_its_side_and_glimpses_by_their_number() -> None:
     figure, rows = drawn({"comparison": curves}, (48, 96))
     assert rows[0][:3] == ["comparison", 48, "MambaEye, random, 4 sobol: 70.0"]
     assert [axes.get_title() for axes in figure.axes] == ["comparison, 48 px", "comparison, 96 px"]
+
+
+@pytest.mark.long
+def test_the_table_in_the_docs_is_that_of_the_results() -> None:
+    compared = {name: Curves(read_entries(RESULTS / f"{name}.json")) for name in COMPARED}
+    _, rows = drawn(compared, SHOWN)
+    page = (RESULTS.parent / "comparison.md").read_text()
+    assert all(f"| {' | '.join(map(str, row))} |" in page for row in rows)
 
 
 def test_suites_that_compare_encoders_are_found() -> None:

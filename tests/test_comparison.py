@@ -249,6 +249,7 @@ def test_at_equal_cost_an_answer_between_two_that_were_measured_is_interpolated(
 
 def test_the_tables_in_the_docs_are_those_of_the_measurements() -> None:
     page = (ROOT / "docs/comparison.md").read_text()
-    assert sizes.tables(sizes.read(ROOT / "docs/results/sizes.jsonl")) in page
+    for name in ("sizes", "sizes_field"):
+        assert sizes.tables(sizes.read(ROOT / f"docs/results/{name}.jsonl")) in page
     for path in (ROOT / "docs/results").glob("artefacts*.json"):
         assert artefacts.tables(json.loads(path.read_text())["measured"]) in page
