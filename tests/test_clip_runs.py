@@ -56,7 +56,12 @@ def test_clips_are_trained_on_and_validated_at_another_length(
         "data.frames": 24,
         "trainer.accelerator": "cpu",
     }
-    main(["validate", *flags(NO_PICTURES | asked | {"run_dir": "longer", "data.scans": "[random,tube_raster]"})])
+    with pytest.warns(UserWarning, match="no diagnosis of positions with 3 axes"):
+        scans = {"run_dir": "longer", "data.scans": "[random,tube_raster]", "diagnosis.images": 2}
+        main(["validate", *flags(asked | scans)])
+    pictures = [path.name for path in Path("longer/validation").iterdir()]
+    assert "curves.csv" in pictures
+    assert not [name for name in pictures if name.startswith(("diagnosis", "film_strip"))]
     assert "data.frames: 8 -> 24" in capsys.readouterr().out
     told = json.loads(Path("longer/validation.json").read_text())
     assert told["protocol"].items() >= {"frames": 24, "tube": 2}.items()

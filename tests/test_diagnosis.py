@@ -241,17 +241,6 @@ def test_rows_that_fill_up_a_batch_are_no_images(data_dir: Path, tmp_path: Path)
     assert [told["images"] for told in summary["conditions"]] == [397, 397]
 
 
-def test_three_axes_have_no_diagnosis(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would be of rows and columns, as the film strip is."""
-    monkeypatch.setattr("datamodules.datamodule.AXES", 3)
-    encoder = MambaEye(num_classes=10, dim=16, depth=2, d_state=8, headdim=8)
-    encoder.axes = 3
-    with pytest.warns(UserWarning, match="no diagnosis of positions with 3 axes"):
-        validated(tmp_path, data_dir, images=2, batch_size=10, encoder=encoder)
-    assert (tmp_path / "validation" / "curves.csv").exists()
-    assert not [path for name in ("diagnosis*", "film_strip*") for path in (tmp_path / "validation").glob(name)]
-
-
 @given(reach=st.integers(1, 3000))
 def test_bins_of_moves_cover_them_evenly_around_zero(reach: int) -> None:
     edges = move_edges(reach)

@@ -184,6 +184,7 @@ def test_a_fork_neither_holds_nor_releases_it(tmp_path: Path) -> None:
             time.sleep(0.01)
         assert "another one writes there" in refusal(path)
         os.close(lock.descriptor)  # as the parent's end does
+        lock.descriptor = None  # else every later fork closes what has that number then
         taken(path)
     finally:
         os.kill(child, signal.SIGKILL)

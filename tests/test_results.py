@@ -92,7 +92,8 @@ def test_a_suite_has_three_seeds_of_all_that_its_claims_need(name: str) -> None:
 def test_a_suite_on_shards_names_those_to_validate_on(name: str) -> None:
     """A checkpoint does not: validate would ask for them."""
     config = yaml.safe_load((ROOT / SUITES[name].config).read_text())
-    assert SUITES[name].validate.get("data.val_shards") == config["data"].get("val_shards")
+    trained = SUITES[name].fit.get("data.val_shards", config["data"].get("val_shards"))
+    assert SUITES[name].validate.get("data.val_shards") == trained
 
 
 SMALL = Suite(
@@ -254,7 +255,9 @@ def test_differences_are_paired_by_image_and_seed(tmp_path: Path) -> None:
     assert paired(Curves(rows[:2]), one, other, 48, 4) == ""
 
 
-@pytest.mark.parametrize("name", SUITES)
+@pytest.mark.parametrize(
+    "name", ["digits", *(pytest.param(name, marks=pytest.mark.long) for name in SUITES if name != "digits")]
+)
 @pytest.mark.parametrize("seeds", [pytest.param((0,), marks=pytest.mark.long), (0, 1, 2)])
 def test_pictures_of_all_claims_and_of_those_that_there_are(name: str, seeds: tuple[int, ...], tmp_path: Path) -> None:
     suite = SUITES[name]

@@ -90,7 +90,7 @@ def poisoned(content: Any, places: set[tuple[Any, ...]], command: str, path: tup
 
 
 @pytest.mark.parametrize(
-    "command", ["fit", "predict", *(pytest.param(command, marks=pytest.mark.long) for command in ("validate", "test"))]
+    "command", ["predict", *(pytest.param(name, marks=pytest.mark.long) for name in ("fit", "validate", "test"))]
 )
 def test_a_command_in_every_string_of_a_checkpoint_is_not_run(
     command: str, checkpoint: dict[str, Any], tmp_path: Path, data_dir: Path
