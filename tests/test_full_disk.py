@@ -84,7 +84,6 @@ FITS = {
 }
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("what", FITS)
 def test_in_a_fit(what: str, arguments: list[str], checkpoint: Path, capfd: pytest.CaptureFixture[str]) -> None:
     flag, moment, size, expected = FITS[what]
