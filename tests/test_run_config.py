@@ -108,7 +108,7 @@ def test_after_ctrl_c_the_last_line_is_the_command_that_continues(data_dir: Path
     assert said.endswith("train.py fit --run_dir 'a run' --ckpt_path last\n")
 
 
-@pytest.mark.parametrize("named_by", ["overlay", "flag"])
+@pytest.mark.parametrize("named_by", ["overlay", pytest.param("flag", marks=pytest.mark.long)])
 def test_a_run_of_another_encoder_goes_on_by_configs_that_name_it(
     named_by: str, data_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
