@@ -189,6 +189,7 @@ def test_an_index_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert run(capsys, tmp_path) == (1, [f"{tmp_path / 'index.json'} lists no shard"])
 
 
+@pytest.mark.long
 def test_the_command_line(folder: Path) -> None:
     def check(*args: object) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "datamodules.check", *map(str, args)]

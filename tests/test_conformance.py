@@ -64,6 +64,7 @@ SYSTEMS = [
     for system in Encoder.defined_subclasses()
     if system.__module__.startswith("mambaeye.") and not inspect.isabstract(system)
 ]
+QUICKLY = {"MambaEye", "HNet", "GlimpseViT", "ViT", "Vim", "VMamba"}  # of each kind one, where a command line is tried
 VARIANTS: list[tuple[type[Encoder], dict[str, object]]] = [
     *((system, {}) for system in SYSTEMS),
     (mambaeye.MambaEye, {"registers_every": 3}),
@@ -302,7 +303,11 @@ def test_rows_of_a_state_are_the_states_of_rows(causal: CausalEncoder) -> None:
     torch.testing.assert_close(some, whole[index], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.__name__)
+@pytest.mark.parametrize(
+    "system",
+    [pytest.param(system, marks=() if system.__name__ in QUICKLY else pytest.mark.long) for system in SYSTEMS],
+    ids=lambda system: system.__name__,
+)
 def test_two_steps_on_the_command_line(
     system: type[Encoder], data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -164,6 +164,7 @@ def test_no_file_tells_where_it_was_made(small_checkpoint: Path, exported: Path)
         assert not [place for place in places if place.encode() in content], path
 
 
+@pytest.mark.long
 def test_what_differs_from_torch_is_not_put_in_place(
     small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,6 +184,7 @@ def test_a_folder_of_something_else_is_left_alone(small_checkpoint: Path, tmp_pa
         export(small_checkpoint, tmp_path, tell=silent)
 
 
+@pytest.mark.long
 def test_narrow_matrices_do_what_torch_does_with_the_same_in_two_bytes_a_value(tmp_path: Path) -> None:
     torch.manual_seed(0)
     encoder = MambaEye(num_classes=7, dim=64, depth=1, d_state=8, headdim=16).eval()
@@ -221,6 +223,7 @@ def test_an_encoder_without_one_step_is_refused_in_a_sentence(encoder: Any, reas
     assert "--ckpt_path" in str(refused.value)
 
 
+@pytest.mark.long
 def test_a_step_that_cannot_be_traced_is_refused_in_a_sentence(tmp_path: Path) -> None:
     encoder = HNet(num_classes=3, dim=16, blocks=(1, 1), d_state=8, headdim=8).eval()
     with pytest.raises(InputError, match=r"step.onnx cannot be written, for torch.export cannot trace .* \(Guard\w+\)"):

@@ -283,6 +283,7 @@ def test_demo_listens_on_this_machine_alone_and_ends_quietly(exported: Path) -> 
     assert (process.returncode, out.strip(), said.strip()) == (0, "", "")
 
 
+@pytest.mark.long
 def test_a_port_that_is_taken_is_a_sentence(exported: Path) -> None:
     with socket.create_server((HOST, 0)) as taken:
         port = taken.getsockname()[1]

@@ -29,6 +29,7 @@ def state(folder: Path, rank: int = 0) -> dict[str, Any]:
     return torch.load(folder / f"{rank}.ckpt", weights_only=True)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("poison", POISONS)
 def test_a_skipped_step_changes_neither_weights_nor_moments(

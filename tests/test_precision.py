@@ -339,6 +339,7 @@ def somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     torch.set_float32_matmul_precision("highest")
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("somewhere_else")
 def test_a_run_is_validated_and_predicts_in_any_precision(data_dir: Path) -> None:
     """The same checkpoint in three: as near as bf16 is, and probabilities that add up to one as float32 do."""

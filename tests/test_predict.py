@@ -220,6 +220,7 @@ def about(line: dict[str, Any]) -> dict[str, Any]:
     return line | {"top5": top5, "confidence_by_glimpse": confidence}
 
 
+@pytest.mark.long
 def test_a_line_does_not_depend_on_what_else_is_predicted(checkpoint: Path) -> None:
     """One by one the same bytes, from workers too, and alone; a copy differs in its path; batches, by rounding."""
     for number in range(5):

@@ -79,7 +79,7 @@ def order_of(index: ShardIndex, span: int | None) -> np.ndarray:
     return EpochOrder(index.counts, 0, 0).left([ResumedSegment(layout, 0)])
 
 
-@pytest.mark.parametrize("span", [1, None])
+@pytest.mark.parametrize("span", [1, pytest.param(None, marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", sources(Path(), ""))
 def test_every_source_gives_the_same_bytes_in_the_order_asked_for(
     name: str, span: int | None, val: Path, url: str

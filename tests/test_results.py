@@ -271,6 +271,7 @@ def test_pictures_of_all_claims_and_of_those_that_there_are(name: str, seeds: tu
     assert {path.name for path in tmp_path.iterdir()} == {f"{name}-{claim}.png" for claim in suite.claims_of(last)}
 
 
+@pytest.mark.long
 def test_the_tables_in_the_docs_are_those_of_the_results() -> None:
     for path in sorted((ROOT / "docs/results").glob("*.json")):
         if path.stem in SUITES:

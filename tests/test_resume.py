@@ -55,6 +55,7 @@ def test_workers_that_read_ahead_change_nothing(uninterrupted: dict[int, list], 
     assert seen == uninterrupted[2]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("workers", "after"), [(0, 2), (3, BATCHES + 3)])
 def test_streams_go_on_bit_for_bit(workers: int, after: int, data_dir: Path, tmp_path: Path) -> None:
     place, settings = tmp_path / "place.ckpt", {"stream": True, "num_workers": workers, "shuffle_span": 2}

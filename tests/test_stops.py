@@ -106,6 +106,7 @@ def test_max_time_goes_on_bit_for_bit(fit: Callable[..., None], whole: Path) -> 
     assert all(value.equal(weights[1][name]) for name, value in weights[0].items())
 
 
+@pytest.mark.long
 def test_early_stopping_by_a_validation_within_an_epoch(
     fit: Callable[..., None], whole: Path, accumulation: int
 ) -> None:
@@ -158,6 +159,7 @@ def test_a_checkpoint_of_the_validation_at_a_limit(
     assert steps_done() == sum(steps)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("limit", [2, 3])
 def test_a_lower_limit_ends_the_epoch_that_a_checkpoint_is_within(
     limit: int, fit: Callable[..., None], whole: Path, accumulation: int

@@ -179,6 +179,7 @@ def test_only_what_is_wanted_is_read(ranges: bool, val: Path, monkeypatch: pytes
         assert len(asked) == 1
 
 
+@pytest.mark.long
 def test_many_shards_leave_nothing_open(tmp_path: Path) -> None:
     """320 shards, each of which breaks off once."""
     folder = tmp_path / "many"
@@ -364,6 +365,7 @@ def test_closing_a_stream_ends_all_that_its_command_has_started() -> None:
     require_ended(group)
 
 
+@pytest.mark.long
 def test_a_process_that_ends_takes_its_commands_along(tmp_path: Path) -> None:
     code = (
         "from datamodules.storage import commands, limits, stream\n"

@@ -179,6 +179,7 @@ def test_what_cannot_be_swept(
     assert message in re.sub(r"\s+", " ", f"{ended.value} {capsys.readouterr().err}")
 
 
+@pytest.mark.long
 def test_one_glimpse_and_one_rule(checkpoint: str, tmp_path: Path) -> None:
     one = ["--model.early_exit.confidence=[0.5]", "--model.early_exit.stable=[]", "--model.early_exit.entropy=[]"]
     content = validate(checkpoint, tmp_path, (24,), ("random",), (1,), *one)
@@ -186,6 +187,7 @@ def test_one_glimpse_and_one_rule(checkpoint: str, tmp_path: Path) -> None:
     assert [(row["threshold"], row["glimpses"]) for row in content["early_exit"]] == [(0.5, 1)]
 
 
+@pytest.mark.long
 def test_no_rules(checkpoint: str, tmp_path: Path) -> None:
     none = [f"--model.early_exit.{kind}=[]" for kind in ("confidence", "stable", "entropy")]
     content = validate(checkpoint, tmp_path, (24,), ("random",), (2,), *none, "--trainer.limit_val_batches=2")

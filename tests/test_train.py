@@ -284,6 +284,7 @@ def test_a_module_loads_from_its_checkpoint(trained: Path) -> None:
     assert module.optimizer_config.warmup_epochs == 0.5
 
 
+@pytest.mark.long
 def test_a_checkpoint_says_what_the_model_is_told_of_where_it_looks(
     trained: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
