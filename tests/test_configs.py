@@ -191,6 +191,7 @@ def of_imagenet(tmp_path_factory: pytest.TempPathFactory) -> str:
 SHORT = (("trainer", "max_epochs"), ("data", "resolutions"), ("data", "scans"), ("data", "train_scan"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
 def test_an_overlay_changes_the_encoder_alone(
     overlay: Path, of_imagenet: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

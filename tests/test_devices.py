@@ -73,6 +73,7 @@ def training_batch(encoder: Encoder) -> GlimpseBatch | CanvasBatch:
     return away(make(IMAGES, GLIMPSES, SIDE, CLASSES))
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("one_device")
 @pytest.mark.parametrize("again", [False, True])
 @pytest.mark.parametrize("variant", VARIANTS, ids=named)

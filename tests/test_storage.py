@@ -59,6 +59,7 @@ def mute(handler: Handler, place: int) -> bool:
     return handler.host.over.wait()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("fault", "says"),
     [
