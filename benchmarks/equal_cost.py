@@ -14,10 +14,11 @@ import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.curves import Curves
+from benchmarks.macs import features_of
 from benchmarks.markdown import markdown, percent
 from benchmarks.suites.suite import Claim, Suite
 from benchmarks.system_tables import CANVAS, EVALUATION, answers, system_tables, views_of
-from mambaeye.encoders.base import CanvasEncoder, Encoder, GlimpseEncoder
+from mambaeye.encoders.base import Encoder
 
 ROOT = Path(__file__).parents[1]
 FLAG = "model.encoder."
@@ -44,14 +45,7 @@ def built(suite: Suite, variant: str) -> Encoder:
 def operations(encoder: Encoder, size: int) -> int:
     """Count the operations of inference for one image: on a canvas of that side, or of so many glimpses."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        if isinstance(encoder, CanvasEncoder):
-            features = encoder.features(torch.empty(1, size, size, 3, dtype=torch.uint8, device="meta"))
-        else:
-            assert isinstance(encoder, GlimpseEncoder)
-            side = encoder.patch_size
-            patches = torch.empty(1, size, 3, side, side, dtype=torch.uint8, device="meta")
-            features = encoder.features(patches, torch.empty(1, size, 2, dtype=torch.int32, device="meta"))
-        encoder.logits(features)
+        encoder.logits(features_of(encoder, size))
     return int(counter.get_total_flops())
 
 

@@ -30,11 +30,11 @@ class MultiplyAdds(NamedTuple):
     dense: int
     """Products with weights."""
     mixing: int
-    """What recurrences and attention do besides."""
+    """Work of recurrences and attention besides."""
 
 
 class _Recurrences:
-    """What would run in recurrences: nothing does, for only shapes count."""
+    """Stand-ins for recurrences, which note their multiply-adds and run nothing, for only shapes count."""
 
     def __init__(self) -> None:
         self.multiply_adds = 0
@@ -73,7 +73,7 @@ def multiply_adds(encoder: Encoder, size: int) -> MultiplyAdds:
         size: side in pixels, or glimpses.
     """
     with recurrences() as seen, FlopCounterMode(display=False) as counter:
-        encoder.logits(encoder.features(*inputs_of(encoder, size)))  # type: ignore[operator]
+        encoder.logits(features_of(encoder, size))
     by_kind: dict[str, int] = {}
     for operation, count in counter.get_flop_counts()["Global"].items():
         kind = str(operation).rpartition(".")[2]
@@ -85,11 +85,16 @@ def multiply_adds(encoder: Encoder, size: int) -> MultiplyAdds:
     return MultiplyAdds(dense // 2, (total - dense) // 2)
 
 
-def inputs_of(encoder: Encoder, size: int) -> tuple[Tensor, ...]:
-    """Return what an encoder takes of one image, without values: on the meta device."""
+def features_of(encoder: Encoder, size: int) -> Tensor:
+    """Return the features of one image without values: on a canvas of a side, or of so many glimpses.
+
+    Args:
+        encoder: on the meta device.
+        size: side in pixels, or glimpses.
+    """
     if isinstance(encoder, CanvasEncoder):
-        return (torch.empty(1, size, size, 3, dtype=torch.uint8, device="meta"),)
+        return encoder.features(torch.empty(1, size, size, 3, dtype=torch.uint8, device="meta"))
     assert isinstance(encoder, GlimpseEncoder)
     side = encoder.patch_size
     patches = torch.empty(1, size, 3, side, side, dtype=torch.uint8, device="meta")
-    return patches, torch.empty(1, size, 2, dtype=torch.int32, device="meta")
+    return encoder.features(patches, torch.empty(1, size, 2, dtype=torch.int32, device="meta"))

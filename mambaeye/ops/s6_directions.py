@@ -28,7 +28,7 @@ class S6Directions(nn.Module):
     masked: tuple[int, ...] = ()
     """Directions whose steps do not read what they themselves add to the state."""
     residual_state: bool = False
-    """Whether the state starts from the first step's input in place of zeros."""
+    """Start the state from the first step's input in place of zeros."""
 
     def add_recurrences(self, directions: int, inner: int, rank: int, d_state: int, kernels: Kernels) -> None:
         """Make the parameters of K recurrences; reset_recurrences draws them."""
