@@ -62,6 +62,7 @@ from mambaeye import weights
 from mambaeye.calibrating import CalibratingModule
 from mambaeye.checkpoints import MODEL, command_line_defaults, remembered, unsaid
 from mambaeye.command_line.differences import LINKS, differing, refuse_foreign_scans, require_shards
+from mambaeye.command_line.ending import ending_among_others
 from mambaeye.command_line.gpu_overlay import gpu_overlay
 from mambaeye.command_line.help import COMMON, FULL_HELP, OVERVIEW
 from mambaeye.command_line.parser import Parser
@@ -371,4 +372,5 @@ def main(args: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ending_among_others():
+        main()
