@@ -29,6 +29,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.dense_scans import dense
 from benchmarks.markdown import markdown
 from benchmarks.orders import Image, load_images
 from callbacks.plots.panels import save
@@ -41,8 +42,8 @@ from mambaeye.geometry.patches import cut_from_canvases
 from mambaeye.geometry.scans import random, sobol
 from mambaeye.weights import load
 
-SEED, BATCH, GRID = 0, 32, 24
-TOTAL = GRID**2  # glimpses
+SEED, BATCH = 0, 32
+TOTAL = 24**2  # glimpses
 FAR, FAR_IMAGES = 8 * TOTAL, 64
 STRETCHES = (0, 32, 128, TOTAL, 2048, FAR)
 NEW = (0.0, 0.25, 0.5, 0.75)  # lower ends of shares of new pixels, after none at all
@@ -83,9 +84,7 @@ def places(way: str, box: Box, patch: int, total: int, rng: np.random.Generator)
             return sobol(box, patch, total, rng)
         case "twice":
             return random(box, patch, total // 2, rng).repeat(2, axis=0)
-    spans = zip(box.start, box.size, strict=True)
-    rows, cols = (np.linspace(first, first + side - patch, GRID).round().astype(np.int64) for first, side in spans)
-    raster = np.stack(np.meshgrid(rows, cols, indexing="ij"), axis=-1).reshape(-1, 2)
+    raster = dense(box, patch, total, rng)
     return rng.permutation(raster) if way == "shuffled" else raster
 
 

@@ -10,6 +10,8 @@ from benchmarks import kept
 from benchmarks.orders import load_images
 from mambaeye.encoders.hnet import HNet
 from mambaeye.encoders.mambaeye import MambaEye
+from mambaeye.geometry.box import Box
+from mambaeye.geometry.scans import scan_pattern
 
 SIZES = {"num_classes": 10, "dim": 16, "d_state": 8, "headdim": 8, "move_embedding_dim": 8, "patch_size": 16}
 
@@ -41,10 +43,20 @@ def test_shares_by_what_is_new_leave_no_glimpse_out() -> None:
     assert kept.by_new(is_kept[:, :1], new[:, :1])["none"] is None
 
 
+@pytest.mark.parametrize(("total", "lines"), [(16, 4), (12, 4), (1, 1), (0, 0)])
+def test_a_dense_scan_is_a_raster_from_edge_to_edge(total: int, lines: int) -> None:
+    box = Box(3, 5, 19, 40)
+    places = scan_pattern("benchmarks.dense_scans.dense")(box, 16, total, np.random.default_rng(0))
+    spread = [
+        [round(low + room * line / max(1, lines - 1)) for line in range(lines)] for low, room in ((3, 3), (5, 24))
+    ]
+    assert places.tolist() == [[row, col] for row in spread[0] for col in spread[1]][:total]
+
+
 def test_models_are_measured_and_what_a_stride_keeps_is_its_share(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in {"GRID": 4, "TOTAL": 16, "FAR": 20, "FAR_IMAGES": 2, "STRETCHES": (0, 8, 20)}.items():
+    for name, value in {"TOTAL": 16, "FAR": 20, "FAR_IMAGES": 2, "STRETCHES": (0, 8, 20)}.items():
         monkeypatch.setattr(kept, name, value)
     images = load_images(data_dir / "digits/val")[:3]
     torch.manual_seed(0)

@@ -11,7 +11,7 @@ from benchmarks.suites.comparison import (
     DIRECTIONS_FASHION,
 )
 from benchmarks.suites.digits import DIGITS
-from benchmarks.suites.hierarchy import HIERARCHY, HIERARCHY_SAVING
+from benchmarks.suites.hierarchy import HIERARCHY, HIERARCHY_DENSE, HIERARCHY_FASHION, HIERARCHY_SAVING
 from benchmarks.suites.learned_scan import LEARNED_DIGITS, LEARNED_FASHION
 from benchmarks.suites.suite import Suite
 
@@ -30,4 +30,6 @@ SUITES: dict[str, Suite] = {
     "comparison_directions_cifar10": DIRECTIONS_CIFAR10,
     "hierarchy": HIERARCHY,
     "hierarchy_saving": HIERARCHY_SAVING,
+    "hierarchy_fashion": HIERARCHY_FASHION,
+    "hierarchy_dense": HIERARCHY_DENSE,
 }

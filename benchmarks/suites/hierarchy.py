@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from benchmarks.suites.any_scan import ANY_SCAN_FASHION
 from benchmarks.suites.digits import DIGITS
 from benchmarks.suites.suite import Claim, Flags, Suite
 
@@ -89,4 +90,63 @@ HIERARCHY_SAVING = replace(
         )
     },
     costs={"flat_6": 2.9, "flat_3": 1.4, **dict.fromkeys(("novelty", "stride", "random"), 2.2)},
+)
+
+ON_FASHION: Flags = {"trainer.max_epochs": "2", "model.optimizer.warmup_epochs": "0.2"}
+FASHION_ROUTERS = ("novelty", "neighbours", "stride", "random", "two_stages")
+
+HIERARCHY_FASHION = replace(
+    HIERARCHY,
+    config="configs/fashion.yaml",
+    configs=dict.fromkeys(FASHION_ROUTERS, ("configs/fashion.yaml", "configs/encoders/hnet_quickstart.yaml")),
+    validate=ANY_SCAN_FASHION.validate,
+    variants={
+        **{name: HIERARCHY.variants[name] for name in ("base", "flat_3", "flat_4")},
+        **{name: HNET | ROUTERS[name] | ON_FASHION for name in FASHION_ROUTERS[:-1]},
+        "two_stages": HNET | ROUTERS["novelty"] | ON_FASHION | {"model.encoder.blocks": "[1,1,2]"},
+    },
+    claims={
+        "hierarchy": Claim(
+            {
+                **{
+                    name: HIERARCHY.claims["hierarchy"].variants[name]
+                    for name in ("base", "flat_3", "flat_4", *FASHION_ROUTERS[:-1])
+                },
+                "two_stages": "novelty, two stages",
+            },
+            at=512,
+        )
+    },
+    costs={**HIERARCHY.costs, "two_stages": 3.0},
+)
+
+DENSE = "benchmarks.dense_scans.dense"
+DENSE_ROUTERS = ("neighbours", "novelty", "similarity", "stride")
+ON_DENSE: Flags = {"data.train_scan": DENSE}
+
+HIERARCHY_DENSE = replace(
+    HIERARCHY_SAVING,
+    configs=dict.fromkeys(DENSE_ROUTERS, HIERARCHY.configs["novelty"]),
+    fit={**DIGITS.fit, **ON_DENSE, "trainer.max_epochs": "10", "data.train.num_glimpses": "144"},
+    variants={
+        **{name: HIERARCHY_SAVING.variants[name] for name in ("base", "flat_6", "flat_3")},
+        **{router: FOUR | ROUTERS[router] | ON_DENSE for router in DENSE_ROUTERS},
+    },
+    evaluations={
+        "resolutions": {
+            "data.resolutions": "[32,48,64,96,128]",
+            "data.scans": f"[{DENSE}]",
+            "data.evaluate.num_glimpses": "576",
+        }
+    },
+    claims={
+        "hierarchy": Claim(
+            {
+                **{name: HIERARCHY_SAVING.claims["hierarchy"].variants[name] for name in ("base", "flat_6", "flat_3")},
+                **{router: f"{router}, one of four" for router in DENSE_ROUTERS},
+            },
+            at=576,
+        )
+    },
+    costs={"flat_6": 2.9, "flat_3": 1.4, **dict.fromkeys(DENSE_ROUTERS, 2.2)},
 )
