@@ -128,6 +128,7 @@ HIERARCHY_DENSE = replace(
     HIERARCHY_SAVING,
     configs=dict.fromkeys(DENSE_ROUTERS, HIERARCHY.configs["novelty"]),
     fit={**DIGITS.fit, **ON_DENSE, "trainer.max_epochs": "10", "data.train.num_glimpses": "144"},
+    validate={**DIGITS.validate, **ON_DENSE},  # for what a checkpoint names of code is not loaded
     variants={
         **{name: HIERARCHY_SAVING.variants[name] for name in ("base", "flat_6", "flat_3")},
         **{router: FOUR | ROUTERS[router] | ON_DENSE for router in DENSE_ROUTERS},
