@@ -6,15 +6,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import yaml
 from clips import LIMIT, avi
 
 from benchmarks import moving_video, real_clips
 from benchmarks.moving_video import FRAMES, SIDE, SPEEDS, moving
+from benchmarks.suites import SUITES
 from benchmarks.video_sources import VIDEOS, Shot, Video, read_shots
 from datamodules.moving_digits import DIRECTIONS
 from datamodules.transforms.clips import Clip
+from mambaeye.encoders.base import Encoder
+from mambaeye.encoders.glimpse_vit import GlimpseViT
+from mambaeye.encoders.mambaeye import MambaEye
+from mambaeye.encoders.video_mamba import VideoMamba
 from mambaeye.errors import InputError
 
+ROOT = Path(__file__).parents[1]
+ENCODERS: dict[str, type[Encoder]] = {"MambaEye": MambaEye, "GlimpseViT": GlimpseViT, "VideoMamba": VideoMamba}
 FRAME = (144, 160)  # pixels of the videos here
 SPANS = {"train": Shot("long.avi", 0, 40), "later": Shot("long.avi", 44, 76), "other": Shot("other.avi", 0, 32)}
 
@@ -161,3 +170,18 @@ def test_what_is_no_source_is_said_in_a_sentence(videos: tuple[Path, dict[str, V
         with pytest.raises(SystemExit, match=r"error: .* has no vtest.avi: unpack Debian's opencv-doc there"):
             program.main([str(tmp_path), str(tmp_path / "made")])
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("name", ["moving_video", "arrow_of_time", "video_speed"])
+def test_all_that_are_compared_on_clips_have_as_many_parameters(name: str) -> None:
+    """But for those with two frames a glimpse: these take twice as many pixels in."""
+    suite, counts = SUITES[name], {}
+    base = yaml.safe_load((ROOT / suite.config).read_text())["model"]["encoder"]
+    for variant, changed in suite.variants.items():
+        flags = {flag.removeprefix("model.encoder."): yaml.safe_load(value) for flag, value in changed.items()}
+        told = {flag: value for flag, value in flags.items() if "." not in flag}
+        settings = told if "model.encoder" in changed else base | told
+        with torch.device("meta"):
+            encoder = ENCODERS[changed.get("model.encoder", "MambaEye")](num_classes=4, **settings)
+        counts[variant] = sum(p.numel() for p in encoder.parameters())
+    assert all(0.9 < count / counts["base"] < 1.1 for count in counts.values()), counts
