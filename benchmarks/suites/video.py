@@ -5,6 +5,7 @@ from dataclasses import replace
 from benchmarks.suites.digits import DIGITS
 from benchmarks.suites.suite import Claim, Flags, Suite
 
+A_FRAME = 4  # glimpses, as many as VideoMamba has patches
 SCANS = "[random,arriving,tube_raster,row_raster]"
 GLIMPSE_VIT: Flags = {
     "model.encoder": "GlimpseViT",
@@ -57,13 +58,13 @@ OF_WHOLE = {
 }
 
 
-def of_frames(side: int, frames: int, a_frame: int) -> Flags:
-    """Return an evaluation of clips of so many frames, with so many glimpses of each."""
+def of_frames(side: int, frames: int) -> Flags:
+    """Return an evaluation of clips of so many frames."""
     return {
         "data.resolutions": f"[{side}]",
         "data.frames": str(frames),
         "data.scans": SCANS,
-        "data.evaluate.num_glimpses": str(frames * a_frame),
+        "data.evaluate.num_glimpses": str(frames * A_FRAME),
     }
 
 
@@ -90,7 +91,7 @@ MOVING_VIDEO = Suite(
     },
     validate={**DIGITS.validate, "data.val_shards": "data/moving_video/val"},
     variants=OF_TIME | WHOLE,
-    evaluations={f"frames_{frames}": of_frames(24, frames, 4) for frames in (8, 4, 12, 16)},
+    evaluations={f"frames_{frames}": of_frames(24, frames) for frames in (8, 4, 12, 16)},
     side=24,
     measured=dict.fromkeys(("time", "whole_clips"), ("frames_8", "frames_4", "frames_12", "frames_16")),
     claims={"time": Claim(TOLD, at=32), "whole_clips": Claim(OF_WHOLE, at=32)},
@@ -119,34 +120,34 @@ LARGER = {
 }  # of VideoMamba, on canvases of 48 pixels
 
 
-def real(folder: str, classes: int, frames: tuple[int, int, int], a_frame: int) -> Suite:
+def real(folder: str, classes: int, frames: tuple[int, int, int], epochs: int) -> Suite:
     """Return a suite on clips whose class is how they run.
 
     Args:
         folder: of its shards, below data.
         classes: number of them.
         frames: the least and the most in training, and fewer than those.
-        a_frame: glimpses of each frame of the longest.
+        epochs: of a fit.
     """
     least, most, fewer = frames
-    later = {**of_frames(48, most, a_frame), "data.val_shards": f"data/{folder}/later"}
+    later = {**of_frames(48, most), "data.val_shards": f"data/{folder}/later"}
     of_clips = {"videomamba": "VideoMamba", "pro": "VideoMamba, both changes"}
     claims = {
-        "time": Claim(TOLD, at=most * a_frame),
-        "whole_clips": Claim({"base": "MambaEye"} | of_clips, at=most * a_frame),
+        "time": Claim(TOLD, at=most * A_FRAME),
+        "whole_clips": Claim({"base": "MambaEye"} | of_clips, at=most * A_FRAME),
     }
     evaluations = {
         "later": later,
         "other": later | {"data.val_shards": f"data/{folder}/other"},
         "trained_on": later | {"data.val_shards": f"data/{folder}/train", "trainer.limit_val_batches": "7"},  # 448
-        "later_shorter": later | of_frames(48, fewer, a_frame),
+        "later_shorter": later | of_frames(48, fewer),
     }
     return Suite(
         config="configs/clips.yaml",
         fit={
-            **on(folder, classes, 48, f"[{least},{most}]", most * a_frame),
+            **on(folder, classes, 48, f"[{least},{most}]", most * A_FRAME),
             "data.val_shards": f"data/{folder}/later",
-            "trainer.max_epochs": "12",
+            "trainer.max_epochs": str(epochs),
         },
         validate={**DIGITS.validate, "data.val_shards": f"data/{folder}/later"},
         variants=OF_TIME | {name: WHOLE[name] | LARGER | {"model.encoder.frames": str(most)} for name in of_clips},
@@ -158,5 +159,5 @@ def real(folder: str, classes: int, frames: tuple[int, int, int], a_frame: int) 
     )
 
 
-ARROW_OF_TIME = real("arrow", 2, (12, 16, 8), 4)
-VIDEO_SPEED = real("speed", 3, (6, 8, 4), 8)
+ARROW_OF_TIME = real("arrow", 2, (12, 16, 8), 12)
+VIDEO_SPEED = real("speed", 3, (6, 8, 4), 20)
