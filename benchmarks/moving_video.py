@@ -3,7 +3,8 @@
 scikit-learn's scans of handwritten digits, each twice as large, move over a square of darkened video in one of four
 directions, at one of three speeds. What leaves the square at one side comes in at the other, and the place where a
 digit begins is drawn: so a single frame tells nothing about the direction. The video runs backwards in half of the
-clips, so neither does the background. Digits in train and val are others, and so are the videos behind them.
+clips, so neither does the background. How bright it is, is drawn for every clip, from black on. Digits in train and val
+are others, and so are the videos behind them.
 
     DEST/direction/{train,val}/{down,left,right,up}/0000.avi      1920 and 480 clips
     DEST/digit/{train,val}/{0,...,9}/0000.avi                     the same clips, by their digit
@@ -28,7 +29,7 @@ SPEEDS = (1, 2, 3)  # pixels a frame
 SIDE = 24  # of the square, pixels
 LARGER = 2  # times the scan's 8 x 8 pixels
 FRAMES = 16
-DARKER = 0.2  # of the video's brightness
+BRIGHTEST = 0.4  # the most that is left of the video's brightness
 LEAST = 48  # side of the part of a frame behind a digit, pixels
 RATE = 12.0  # frames a second, for players
 COUNTS = {"train": 1920, "val": 480}
@@ -57,6 +58,7 @@ def write_clips(
     counts: Mapping[str, int] = COUNTS,
     shots: Mapping[str, Sequence[Shot]] = SHOTS,
     known: Mapping[str, Video] = VIDEOS,
+    brightest: float = BRIGHTEST,
 ) -> None:
     """Write clips below a new folder.
 
@@ -66,6 +68,7 @@ def write_clips(
         counts: clips by split.
         shots: what is behind the digits, by split.
         known: videos by name.
+        brightest: the most that is left of the video's brightness; 0 for digits on black.
 
     Raises:
         InputError: the folder is there already; or a video is not, or is another one.
@@ -88,6 +91,7 @@ def write_clips(
                 number = rng.choice(members[split])
                 behind = background(frames[split][rng.integers(len(frames[split]))], rng)
                 start = rng.integers(SIDE, size=2)
+                behind = brightest * rng.random() * behind
                 clip = over(behind, moving(digits.images[number], start, DIRECTIONS[direction], speed))
                 encoded = [cv2.imencode(".png", frame)[1].tobytes() for frame in clip]
                 avi = write_avi(encoded, SIDE, SIDE, RATE)
@@ -115,9 +119,9 @@ def background(shot: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def over(behind: np.ndarray, digit: np.ndarray) -> np.ndarray:
-    """Paint a white digit (FRAMES, SIDE, SIDE) over darkened frames: (FRAMES, SIDE, SIDE, 3) uint8."""
+    """Paint a white digit (FRAMES, SIDE, SIDE) over frames: (FRAMES, SIDE, SIDE, 3) uint8."""
     ink = digit[..., None]
-    return np.rint(DARKER * behind * (1 - ink) + 255 * ink).astype(np.uint8)
+    return np.rint(behind * (1 - ink) + 255 * ink).astype(np.uint8)
 
 
 def main(args: list[str] | None = None) -> None:
@@ -129,9 +133,13 @@ def main(args: list[str] | None = None) -> None:
     )
     parser.add_argument("videos", type=Path, metavar="VIDEOS", help="folder with the videos, at any depth")
     parser.add_argument("dest", type=Path, metavar="DEST", help="new folder")
+    told = f"the most that is left of the video's brightness (default: {BRIGHTEST}); 0 for digits on black"
+    parser.add_argument("--brightest", type=float, default=BRIGHTEST, help=told)
     given = parser.parse_args(args)
+    if not 0 <= given.brightest <= 1:
+        parser.error(f"--brightest is {given.brightest}: give a share, 0 to 1")
     try:
-        write_clips(given.videos, given.dest)
+        write_clips(given.videos, given.dest, brightest=given.brightest)
     except InputError as error:
         sys.exit(f"error: {error}")
 

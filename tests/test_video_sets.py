@@ -143,6 +143,22 @@ def test_a_digit_moves_as_its_label_says(videos: tuple[Path, dict[str, Video]], 
     assert found == dict.fromkeys(SPEEDS, 12)
 
 
+def test_what_is_behind_a_digit_is_dark_or_black(videos: tuple[Path, dict[str, Video]], tmp_path: Path) -> None:
+    folder, known = videos
+    shots = {"train": (Shot("long.avi", 44, 76),), "val": (SPANS["other"],)}
+    few = {"train": 8, "val": 1}
+    moving_video.write_clips(folder, tmp_path / "video", few, shots, known)
+    moving_video.write_clips(folder, tmp_path / "black", few, shots, known, brightest=0)
+    behind = []
+    for path in sorted((tmp_path / "video/direction/train").rglob("*.avi")):
+        frames, black = frames_in(path), frames_in(tmp_path / "black" / path.relative_to(tmp_path / "video"))
+        assert np.array_equal(frames.argmax(), black.argmax())  # the same digit in the same place
+        behind.append(frames[black == 0].mean() / 255)
+        assert (black == 0).mean() > 0.5
+    assert max(behind) < 0.4 * 0.6  # of 2 x 75 grays
+    assert min(behind) < max(behind) / 2
+
+
 def test_a_single_frame_says_nothing_about_direction_or_speed() -> None:
     """From all places where a digit may begin, a frame is as often each picture, whatever the direction."""
     scan = np.arange(64.0).reshape(8, 8) % 17

@@ -98,20 +98,26 @@ MOVING_VIDEO = Suite(
     page="docs/video-and-volumes.md",
 )
 
-MOVING_VIDEO_DIGIT = replace(
-    MOVING_VIDEO,
-    fit={
-        **MOVING_VIDEO.fit,
-        "data.train_shards": "data/moving_video_digit/train",
-        "data.val_shards": "data/moving_video_digit/val",
-        "data.num_classes": "10",
-    },
-    validate={**DIGITS.validate, "data.val_shards": "data/moving_video_digit/val"},
-    variants={"base": {}, "no_time": OF_TIME["no_time"]},
-    evaluations={"frames_8": MOVING_VIDEO.evaluations["frames_8"]},
-    measured={"time": ("frames_8",)},
-    claims={"time": Claim({name: TOLD[name] for name in ("base", "no_time")}, at=32)},
-)
+FEW = ("base", "no_time", "positions", "tube_2")
+
+
+def on_other(folder: str, classes: int, variants: tuple[str, ...], evaluations: tuple[str, ...]) -> Suite:
+    """Return a part of the suite on moving digits, on another set of them below data."""
+    shards = {"data.val_shards": f"data/{folder}/val"}
+    train = {"data.train_shards": f"data/{folder}/train", "data.num_classes": str(classes)}
+    return replace(
+        MOVING_VIDEO,
+        fit=MOVING_VIDEO.fit | train | shards,
+        validate=MOVING_VIDEO.validate | shards,
+        variants={name: OF_TIME[name] for name in variants},
+        evaluations={name: MOVING_VIDEO.evaluations[name] for name in evaluations},
+        measured={"time": evaluations},
+        claims={"time": Claim({name: TOLD[name] for name in variants}, at=32)},
+    )
+
+
+MOVING_BLACK = on_other("moving_black", 4, FEW, ("frames_8", "frames_4", "frames_12", "frames_16"))
+MOVING_VIDEO_DIGIT = on_other("moving_video_digit", 10, ("base", "no_time"), ("frames_8",))
 
 LARGER = {
     "model.encoder.dim": "56",
