@@ -96,6 +96,7 @@ MOVING_VIDEO = Suite(
     measured=dict.fromkeys(("time", "whole_clips"), ("frames_8", "frames_4", "frames_12", "frames_16")),
     claims={"time": Claim(TOLD, at=32), "whole_clips": Claim(OF_WHOLE, at=32)},
     page="docs/video-and-volumes.md",
+    costs=dict.fromkeys(WHOLE, 2.0),
 )
 
 FEW = ("base", "no_time", "positions", "tube_2")
@@ -113,6 +114,7 @@ def on_other(folder: str, classes: int, variants: tuple[str, ...], evaluations: 
         evaluations={name: MOVING_VIDEO.evaluations[name] for name in evaluations},
         measured={"time": evaluations},
         claims={"time": Claim({name: TOLD[name] for name in variants}, at=32)},
+        costs={},
     )
 
 
@@ -162,6 +164,7 @@ def real(folder: str, classes: int, frames: tuple[int, int, int], epochs: int) -
         measured=dict.fromkeys(claims, tuple(evaluations)),
         claims=claims,
         page="docs/video-and-volumes.md",
+        costs=dict.fromkeys(of_clips, 2.0),
     )
 
 
