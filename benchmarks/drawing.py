@@ -17,6 +17,7 @@ from benchmarks.lines import below, line
 from benchmarks.suites.suite import Claim, Suite
 from benchmarks.system_drawing import draw_systems
 from benchmarks.tables import BY_RESOLUTION, QUANTITIES, shift_columns
+from benchmarks.video_drawing import draw_video
 from callbacks.plots.panels import glimpse_axis, save, share_axis
 
 
@@ -152,4 +153,6 @@ PICTURES: dict[str, Callable[[Suite, Claim, Curves], Figure]] = {
     "hierarchy": draw_systems,
     "systems": draw_systems,
     "controls": draw_systems,
+    "time": draw_video,
+    "whole_clips": draw_video,
 }

@@ -13,20 +13,20 @@ CANVAS = "canvas"  # what takes whole canvases has for its scan
 SHORTER = (16, 4)  # parts of the length at which answers are tabulated, too
 
 
-def answers(curves: Curves, variant: str, side: int, scan: str, step: int) -> np.ndarray:
+def answers(curves: Curves, variant: str, side: int, scan: str, step: int, evaluation: str = EVALUATION) -> np.ndarray:
     """Return top-1 of a variant at a canvas side after so many glimpses, by the seeds that there are: (seeds,)."""
     found = []
-    for seed in curves.seeds(variant, EVALUATION):
-        condition = curves.measured[variant, seed, EVALUATION, side, scan]
+    for seed in curves.seeds(variant, evaluation):
+        condition = curves.measured[variant, seed, evaluation, side, scan]
         found.append(condition["top1"][condition["steps"].index(step)])
     return np.array(found)
 
 
-def views_of(curves: Curves, variant: str) -> list[tuple[str, list[int]]]:
+def views_of(curves: Curves, variant: str, evaluation: str = EVALUATION) -> list[tuple[str, list[int]]]:
     """Return the scans that a variant was measured by, in their own order, and when it answered, increasing."""
     found: dict[str, list[int]] = {}
     for key, condition in curves.measured.items():
-        if (key[0], key[2]) == (variant, EVALUATION):
+        if (key[0], key[2]) == (variant, evaluation):
             found.setdefault(key[4], condition["steps"])
     return [*found.items()]
 

@@ -14,6 +14,7 @@ from benchmarks.learned_tables import fixed_tables, led_tables, offered_tables, 
 from benchmarks.markdown import markdown, percent
 from benchmarks.suites.suite import Claim, Suite
 from benchmarks.system_tables import system_tables
+from benchmarks.video_tables import video_tables
 
 BY_RESOLUTION = "resolutions"
 """The evaluation that has every canvas side."""
@@ -149,4 +150,6 @@ TABLES: dict[str, Callable[[Suite, Claim, Curves], Iterator[tuple[str, str]]]] =
     "hierarchy": system_tables,
     "systems": compared_tables,
     "controls": system_tables,
+    "time": video_tables,
+    "whole_clips": video_tables,
 }

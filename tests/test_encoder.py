@@ -136,6 +136,23 @@ def test_with_positions_for_coordinates_any_split_is_the_whole_and_shifts_matter
     assert moving(patches, positions.cumsum(1)).equal(model(patches, positions))
 
 
+def test_moves_in_space_hide_the_frames_and_nothing_else() -> None:
+    sizes = replace(SMALL, axes=3)
+    model, told = (small_model(config=replace(sizes, coordinates=kind)) for kind in ("moves_in_space", "moves"))
+    draws = torch.Generator().manual_seed(0)
+    patches = torch.rand(2, 9, 3, 1, SMALL.patch_size, SMALL.patch_size, dtype=torch.float64, generator=draws)
+    positions = torch.randint(0, 50, (2, 9, 3), generator=draws)
+    shuffled, within = positions.clone(), positions.clone()
+    shuffled[..., 0] = positions[:, torch.randperm(9, generator=draws), 0]
+    within[..., 0] = 7  # all of one frame
+    logits = model(patches, positions)
+    assert logits.equal(model(patches, shuffled))
+    assert logits.equal(told(patches, within))  # with the same weights
+    assert not logits.isclose(told(patches, positions)).all(-1)[:, 1:].any()
+    assert not logits.isclose(model(patches, positions.flip(-1))).all(-1)[:, 1:].any()
+    torch.testing.assert_close(in_pieces(model, patches, positions, [4, 5])[0], logits, atol=1e-10, rtol=0)
+
+
 def test_bytes_and_floats_are_the_same_image() -> None:
     model, (patches, positions) = small_model(), glimpses(2, 9)
     torch.testing.assert_close(model(patches.double() / 255, positions), model(patches, positions), atol=1e-12, rtol=0)
@@ -226,7 +243,8 @@ def test_initialisation() -> None:
         ({"move_embedding_dim": 7}, "move_embedding_dim is 7: half are sines, so give an even number"),
         ({"d_conv": 1}, "needs 2 taps"),
         ({"registers_every": -1}, "registers_every is -1: give 0 for none, or the glimpses between two"),
-        ({"coordinates": "angles"}, "coordinates is 'angles': choose one of moves, positions"),
+        ({"coordinates": "angles"}, "coordinates is 'angles': choose one of moves, positions, moves_in_space"),
+        ({"coordinates": "moves_in_space"}, "coordinates is moves_in_space and encoder.axes 2: images have no frames"),
     ],
 )
 def test_sizes_that_cannot_be(change: dict[str, int | str], message: str) -> None:

@@ -15,6 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy.stats import qmc
+from torch.quasirandom import SobolEngine
 
 from mambaeye.batch import CANVAS, POLICY
 from mambaeye.errors import InputError
@@ -348,6 +349,25 @@ def test_a_random_grid_is_drawn_anew_for_every_pass() -> None:
     for place in passes.T:  # every tile is as often the first, the second, ...
         np.testing.assert_allclose(np.bincount(place), 1000, rtol=0.15)
     assert abs((passes[1:, 0] == passes[:-1, 0]).mean() - 1 / 6) < 0.02  # whatever the pass before
+
+
+class Drawing(np.random.Generator):
+    """A generator whose integers are all one number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(np.random.PCG64(0))
+        self.number = number
+
+    def integers(self, *_: object, **__: object) -> int:  # type: ignore[override]
+        return self.number
+
+
+def test_sobol_stays_in_the_box_where_torch_draws_a_one() -> None:
+    seed = 441690916  # found in training: the first point's last number is 1.0
+    assert SobolEngine(3, scramble=True, seed=seed).draw(1, dtype=torch.float64).max() == 1
+    positions = SCANS["sobol"](Box(0, 0, 0, 10, 32, 32), (1, 16, 16), 4, Drawing(seed))
+    assert positions.max(0).tolist() <= [9, 16, 16]
+    assert positions[0, 2] == 16
 
 
 @pytest.mark.parametrize("seed", range(5))

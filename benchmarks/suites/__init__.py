@@ -14,6 +14,7 @@ from benchmarks.suites.digits import DIGITS
 from benchmarks.suites.hierarchy import HIERARCHY, HIERARCHY_DENSE, HIERARCHY_FASHION, HIERARCHY_SAVING
 from benchmarks.suites.learned_scan import LEARNED_DIGITS, LEARNED_FASHION
 from benchmarks.suites.suite import Suite
+from benchmarks.suites.video import ARROW_OF_TIME, MOVING_BLACK, MOVING_VIDEO, MOVING_VIDEO_DIGIT, VIDEO_SPEED
 
 SUITES: dict[str, Suite] = {
     "digits": DIGITS,
@@ -32,4 +33,9 @@ SUITES: dict[str, Suite] = {
     "hierarchy_saving": HIERARCHY_SAVING,
     "hierarchy_fashion": HIERARCHY_FASHION,
     "hierarchy_dense": HIERARCHY_DENSE,
+    "moving_black": MOVING_BLACK,
+    "moving_video": MOVING_VIDEO,
+    "moving_video_digit": MOVING_VIDEO_DIGIT,
+    "arrow_of_time": ARROW_OF_TIME,
+    "video_speed": VIDEO_SPEED,
 }

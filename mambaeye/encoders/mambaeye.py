@@ -37,7 +37,7 @@ PUBLISHED = {
     "classification_head.0.": "head.",
 }
 
-Coordinates = Literal["moves", "positions"]
+Coordinates = Literal["moves", "positions", "moves_in_space"]
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class EncoderConfig:
     tube: int = 1
     """Frames of a glimpse, where there are three axes."""
     coordinates: Coordinates = "moves"
-    """Place of a glimpse, as the model is told: its move from the one before (the paper), or its position on the canvas
-    (an ablation)."""
+    """Place of a glimpse, as the model is told: its move from the one before (the paper), its position on the canvas,
+    or the move but for its frames, which are told as zero (ablations)."""
     registers_every: int = 0
     """Glimpses between registers, learned tokens that answer nothing (an ablation); 0 for none (the paper)."""
 
@@ -85,6 +85,11 @@ class EncoderConfig:
         if self.coordinates not in get_args(Coordinates):
             raise InputError(
                 f"encoder.coordinates is {self.coordinates!r}: choose one of {', '.join(get_args(Coordinates))}"
+            )
+        if self.coordinates == "moves_in_space" and self.axes < 3:
+            raise InputError(
+                f"encoder.coordinates is moves_in_space and encoder.axes {self.axes}: images have no frames to hide: "
+                f"give moves"
             )
         if self.registers_every < 0:
             raise InputError(
@@ -282,11 +287,13 @@ class MambaEye(CausalEncoder):
     def embed(self, patches: Tensor, positions: Tensor, state: EncoderState | None) -> Tensor:
         """Project patch vector and embedded move or position, then SiLU: (B, T, D)."""
         place = positions
-        if self.config.coordinates == "moves":
+        if self.config.coordinates != "positions":
             previous = positions[:, 0]  # the first move is zero
             if state is not None:
                 previous = torch.where(state.steps[:, None] == 0, previous, state.position)
             place = moves(positions, previous)
+        if self.config.coordinates == "moves_in_space":
+            place = torch.cat((torch.zeros_like(place[..., :1]), place[..., 1:]), dim=-1)
         return embed_glimpses(self.projection, patches, place)
 
     def _check_state(self, state: EncoderState, batch_size: int) -> None:

@@ -70,7 +70,7 @@ def sobol(box: Box, patch_size: PatchSize, num_glimpses: int, rng: np.random.Gen
     points = engine.draw(num_glimpses + 1, dtype=torch.float64)[:num_glimpses].numpy()  # in [0, 1); it cannot draw none
     first, last = start_range(box, patch_size)
     positions: np.ndarray = first + (points * (last - first + 1)).astype(np.int32)
-    return positions
+    return np.minimum(positions, last)  # torch rounds the first point in float32, and so, of millions, one to 1.0
 
 
 def random_grid(box: Box, patch_size: PatchSize, num_glimpses: int, rng: np.random.Generator) -> np.ndarray:
