@@ -141,7 +141,8 @@ def read_nifti(data: bytes, limit: PixelLimit, what: str) -> tuple[np.ndarray, n
     voxels = np.frombuffer(raw, dtype).reshape(shape, order="F")
     slope, inter = slope_of(header)
     if (slope, inter) != (1, 0):
-        voxels = voxels.astype(np.float32) * np.float32(slope) + np.float32(inter)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is no finite number is answered later
+            voxels = voxels.astype(np.float32) * np.float32(slope) + np.float32(inter)
     orientations = nibabel().orientations
     axes = orientations.io_orientation(affine_of(header, what))  # (3, 2): of each axis, where it goes and if turned
     if not np.isfinite(axes).all():
