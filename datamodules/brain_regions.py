@@ -89,9 +89,7 @@ def known_file(path: Path, name: str) -> np.ndarray:
     try:
         data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        raise InputError(
-            f"{path} does not exist: see python -m datamodules.brain_regions --help for where {name} is"
-        ) from None
+        raise InputError(f"{path} does not exist: --help says where {name} comes from") from None
     if sha256(data).hexdigest() != KNOWN[name]:
         raise InputError(f"{path} is not the {name} that this was written for (SHA-256 {KNOWN[name]}): get that one")
     return read_nifti(data, PixelLimit(), str(path))[0]
