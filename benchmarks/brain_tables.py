@@ -9,23 +9,24 @@ from benchmarks.markdown import markdown, percent
 from benchmarks.suites.suite import Claim, Suite
 from benchmarks.system_tables import CANVAS, system_tables
 
-SETS = {"resolutions": "right half", "rasters": "right half", "other": "other brain"}
+SETS = {"few": "right half", "resolutions": "right half", "rasters": "right half", "other": "other brain"}
+ALL = 125  # cubes of a canvas of the suite's side
 
 
 def brain_tables(suite: Suite, claim: Claim, curves: Curves) -> Iterator[tuple[str, str]]:
     """Tabulate top-1 by canvas side, and at one of them on either set of volumes by scan and glimpses."""
     yield from system_tables(suite, claim, curves)
-    rows: dict[tuple[str, str, str], list[object]] = {}
+    steps = (1, 8, claim.at, ALL)
+    rows: dict[tuple[str, str, str], dict[int, object]] = {}
     for variant, label in claim.variants.items():
         for evaluation, of in SETS.items():
-            seeds = curves.seeds(variant, evaluation)
             for scan in curves.scans(evaluation):
-                found = [curves.measured.get((variant, seed, evaluation, suite.side, scan)) for seed in seeds]
+                found = [curves.measured.get((variant, s, evaluation, suite.side, scan)) for s in suite.seeds]
                 known = [condition for condition in found if condition]
-                steps = [1] if scan == CANVAS else [1, 8, claim.at, 125]
-                if known:
-                    by_step = [[curve["top1"][curve["steps"].index(step)] for curve in known] for step in steps]
-                    cells = [percent(np.array(values)) for values in by_step]
-                    rows[label, of, scan] = [label, of, scan, *[""] * (4 - len(cells)), *cells]
-    title = f"Top-1 (%) at {suite.side} voxels, after 1, 8, {claim.at} and 125 cubes of 8; VideoMamba sees all 125:"
-    yield "sets", markdown(title, ["", "of", "by", 1, 8, claim.at, 125], [*rows.values()])
+                for step in known[0]["steps"] if known else ():
+                    values = np.array([curve["top1"][curve["steps"].index(step)] for curve in known])
+                    column = ALL if scan == CANVAS else step
+                    rows.setdefault((label, of, scan), {})[column] = percent(values)
+    title = f"Top-1 (%) at {suite.side} voxels, after so many cubes of 8; a canvas has {ALL}:"
+    lines = [[*row, *(cells.get(step, "") for step in steps)] for row, cells in rows.items()]
+    yield "sets", markdown(title, ["", "of", "by", *steps], lines)

@@ -47,6 +47,8 @@ BRAIN = Suite(
     },
     evaluations={
         "resolutions": GLIMPSES | {"data.resolutions": "[24,40,48]", "data.scans": "[random,sobol]"},
+        # as in training, for what answers once, after all glimpses
+        "few": {"data.evaluate.num_glimpses": "24", "data.resolutions": "[40]", "data.scans": "[random,sobol]"},
         "rasters": GLIMPSES | {"data.resolutions": "[40]", "data.scans": "[row_raster,tube_raster,arriving]"},
         "other": GLIMPSES
         | {
@@ -56,7 +58,7 @@ BRAIN = Suite(
         },
     },
     side=40,
-    measured={"brain": ("resolutions", "rasters", "other")},
+    measured={"brain": ("resolutions", "few", "rasters", "other")},
     claims={
         "brain": Claim(
             {
