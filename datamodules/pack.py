@@ -86,6 +86,8 @@ def pack_source(
     pack(dest, parts, list_images, options)
     for part in parts:
         summary(dest / part)
+    if volumes:
+        print("looked at whole, depth scaled as rows and columns are, by --data.frames side --data.train.frames side")
 
 
 def reindex(folder: Path, classes: Sequence[str] | None, jobs: int) -> None:

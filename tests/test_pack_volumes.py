@@ -100,6 +100,7 @@ def test_volumes_are_packed_as_clips_of_their_slices(
     said = capsys.readouterr().out
     assert "clips 4, classes 2, shards 1" in said
     assert "passed over files that are not images: 1 .txt" in said
+    assert "--data.frames side" in said
     assert json.loads((tmp_path / "shards/index.json").read_text())["kind"] == "clips"
     volumes = volumes_in(tmp_path / "shards")
     expected = {"a/one": noise(4, 5, 6), "a/two_x": noise(7, 5, 1, seed=1), "b/deeper/three": noise(2, 3, 9, seed=2)}

@@ -21,6 +21,7 @@ from mambaeye.batch import CANVAS, CanvasBatch, EvaluationCondition, GlimpseBatc
 from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.errors import InputError
 from mambaeye.geometry.box import Box
+from mambaeye.saved_limits import excesses
 
 KEY = (1, 0)
 AREA = EvaluateView(5, interpolation="area")
@@ -174,6 +175,19 @@ def test_batches_of_volumes_collate_with_fillers_and_train_an_encoder() -> None:
     assert isinstance(glimpses, GlimpseBatch)
     encoder = MambaEye(num_classes=2, patch_size=4, tube=4, axes=3, dim=16, depth=1, headdim=8, move_embedding_dim=8)
     assert encoder(glimpses.patches, glimpses.positions).shape == (3, 3, 2)
+
+
+def test_the_largest_canvas_is_a_cube_and_no_file_may_ask_for_a_huge_one() -> None:
+    assert TrainView(canvas=(8, 24), frames="side").largest == (24, 24)
+    assert TrainView(canvas=(8, 24), frames=(2, 5)).largest == (24, 5)
+    encoder = {"class_path": "MambaEye", "init_args": {"axes": 3}}
+    for side, refused in ((1024, False), (2048, True)):  # 2^30 and 2^33 pixels
+        told = {"model.encoder": encoder, "data.loader.batch_size": 1, "data.frames": "side"}
+        told |= {"data.resolutions": [16, side]}
+        assert [name for name, _ in excesses(told)] == ["data.resolutions"] * refused
+        told = {"model.encoder": encoder, "data.loader.batch_size": 1}
+        told |= {"data.train.frames": "side", "data.train.canvas": [16, side]}
+        assert [name for name, _ in excesses(told)] == ["data.train.canvas"] * refused
 
 
 @pytest.mark.parametrize(
