@@ -12,8 +12,8 @@ of IDX files (train-images-idx3-ubyte and the like, plain or .gz) become greysca
 pictures: videos are decoded to JPEGs, and frames that are JPEGs or PNGs stay as they are. Volumes become AVIs of gray
 PNGs, slices from below to above, turned to the nearest of the axes right, front, up: voxels stored as 8 bits keep their
 values, others have the 0.5th percentile of the file become black and the 99.5th white, unless --window says which
-values do. Until all is complete,
-everything lies in DEST.packing; when a packing was interrupted, the same command continues it.
+values do. Until all is complete, everything lies in DEST.packing; when a packing was interrupted, the same command
+continues it.
 """
 
 import argparse
