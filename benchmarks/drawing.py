@@ -151,6 +151,7 @@ PICTURES: dict[str, Callable[[Suite, Claim, Curves], Figure]] = {
     "offered": draw_offered,
     "directions": draw_systems,
     "hierarchy": draw_systems,
+    "brain": draw_systems,
     "systems": draw_systems,
     "controls": draw_systems,
     "time": draw_video,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from benchmarks.brain_tables import brain_tables
 from benchmarks.curves import Curves, Entry
 from benchmarks.equal_cost import compared_tables
 from benchmarks.learned_tables import fixed_tables, led_tables, offered_tables, stopping_tables, variants_led
@@ -148,6 +149,7 @@ TABLES: dict[str, Callable[[Suite, Claim, Curves], Iterator[tuple[str, str]]]] =
     "offered": offered_tables,
     "directions": system_tables,
     "hierarchy": system_tables,
+    "brain": brain_tables,
     "systems": compared_tables,
     "controls": system_tables,
     "time": video_tables,

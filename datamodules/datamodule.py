@@ -22,6 +22,7 @@ from datamodules.shards.index import ShardIndex
 from datamodules.shards.order import LoaderLayout, batches_of
 from datamodules.shards.sorting import class_sorted
 from datamodules.splits import Splits
+from datamodules.transforms.depth import AsSide
 from datamodules.views.evaluate import (
     EvaluateView,
     EvaluationCanvases,
@@ -61,7 +62,9 @@ class ShardDataModule(LightningDataModule):
             several with their shares, as "{random: 1, varied: 3}", are drawn by trajectory; "learned" leaves it to the
             model's policy.
         resolutions: Canvas sides to validate at, in pixels.
-        frames: Of clips alone: frames of the canvases to validate on. Of a longer clip the middle ones are taken.
+        frames: Of clips alone: frames of the canvases to validate on. Of a longer clip the middle ones are taken. Or
+            "side", for volumes: as many as the canvas has rows; all slices are taken, and scaled as rows and columns
+            are.
         scans: Scan patterns to validate with, as for train_scan; predict takes the first. A wrong one is answered with
             the list.
         images: What to predict: image files, folders of them, or patterns like "photos/**/*.jpg".
@@ -86,7 +89,7 @@ class ShardDataModule(LightningDataModule):
         tube: int = 1,
         train_scan: TrainScan = "random",
         resolutions: tuple[int, ...] = (48,),
-        frames: int = 16,
+        frames: int | AsSide = 16,
         scans: tuple[str, ...] = ("random",),
         images: str | tuple[str, ...] | None = None,
         held_out: float = 0.0,
@@ -103,9 +106,9 @@ class ShardDataModule(LightningDataModule):
         shards, index = {"train": train_shards, "val": val_shards}, {"train": train_index, "val": val_index}
         self.splits = Splits(folder, shards, index, Path(data_dir))
         train.require_room(patch_size, tube)
-        require_frames(frames, tube)
         predict.require_room(patch_size)
         require_resolutions(resolutions, patch_size)
+        require_frames(frames, tube, resolutions)
         require_scans(scans)
         require_train_scan(train_scan)
         self.indices: dict[str, ShardIndex] = {}  # of the splits that the stage needs
@@ -177,7 +180,7 @@ class ShardDataModule(LightningDataModule):
         return glimpse_sides(self.patch_size, self.tube, self.axes)
 
     @property
-    def frames_of_canvas(self) -> int | None:
+    def frames_of_canvas(self) -> int | AsSide | None:
         """Return the frames of the canvases that clips are validated on; None where samples are images."""
         return self.frames if self.axes == CLIP_AXES else None
 
@@ -242,7 +245,7 @@ class ShardDataModule(LightningDataModule):
     @property
     def largest_sample(self) -> GlimpseBatch | CanvasBatch:
         """Return a training batch of one image, noise of the largest size that there is; after setup for fit."""
-        batch = collate([self.samples.filler("", self.train.canvas[1], self.train.frames[1])])
+        batch = collate([self.samples.filler("", *self.train.largest)])
         pixels = batch.patches if isinstance(batch, GlimpseBatch) else batch.scene.canvases
         pixels.random_(256, generator=torch.Generator().manual_seed(self.seed))
         return batch

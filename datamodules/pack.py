@@ -1,15 +1,19 @@
-"""Images or clips -> WebDataset shards with their index.
+"""Images, clips or volumes -> WebDataset shards with their index.
 
 python -m datamodules.pack IMAGES DEST              packs a folder, or a tar, of class folders: class/.../image.jpg
 python -m datamodules.pack IMAGES DEST --split 0.1  into DEST/train, and a tenth of each class into DEST/val
 python -m datamodules.pack IDX DEST                 packs MNIST's four files, or its kin's, into DEST/train and DEST/val
 python -m datamodules.pack CLIPS DEST --clips       packs class folders of videos, or of folders of frames
+python -m datamodules.pack VOLUMES DEST --volumes   packs class folders of NIfTI files, as clips of their slices
 python -m datamodules.pack SHARDS                   indexes a folder of shards anew
 
 An image's bytes are stored as they are, in the order of --seed, under its path without the extension as the key; images
 of IDX files (train-images-idx3-ubyte and the like, plain or .gz) become greyscale PNGs. Clips become AVIs of whole
-pictures: videos are decoded to JPEGs, and frames that are JPEGs or PNGs stay as they are. Until all is complete,
-everything lies in DEST.packing; when a packing was interrupted, the same command continues it.
+pictures: videos are decoded to JPEGs, and frames that are JPEGs or PNGs stay as they are. Volumes become AVIs of gray
+PNGs, slices from below to above, turned to the nearest of the axes right, front, up: voxels stored as 8 bits keep their
+values, others have the 0.5th percentile of the file become black and the 99.5th white, unless --window says which
+values do. Until all is complete, everything lies in DEST.packing; when a packing was interrupted, the same command
+continues it.
 """
 
 import argparse
@@ -24,6 +28,7 @@ from datamodules.packing.clips import VIDEOS, Clips
 from datamodules.packing.idx import find_idx, list_idx
 from datamodules.packing.listing import TRAIN, VAL, Listing, list_one, list_split
 from datamodules.packing.sources import Source, decompressed
+from datamodules.packing.volumes import KINDS, Grays, Volumes
 from datamodules.packing.write import SAMPLES_PER_SHARD, SEED, PackingOptions, pack
 from datamodules.parallel import in_parallel, positive
 from datamodules.shards.index import INDEX_NAME, Shard, ShardIndex, read_index, write_index
@@ -40,6 +45,7 @@ def pack_source(
     split: float | None,
     options: PackingOptions,
     clips: bool = False,
+    volumes: Grays | None = None,
 ) -> None:
     """Pack a folder or a tar of class folders, or a folder of IDX files, into shards, and print what was done.
 
@@ -52,13 +58,14 @@ def pack_source(
             come split.
         options: see there.
         clips: pack videos and folders of frames instead of images.
+        volumes: pack NIfTI files instead of images, in this way.
 
     Raises:
         InputError: nothing to pack, or not clearly; the destination holds something else; unreadable images.
     """
     if dest.resolve().is_relative_to(path.resolve()):
         raise InputError(f"{dest} lies in {path}, which it is packed from: choose a folder outside")
-    idx = None if clips else find_idx(path)
+    idx = None if clips or volumes else find_idx(path)
     if idx and (prefix or split is not None):
         raise InputError(f"{path} has IDX files, which have no class folders and come split: drop --prefix and --split")
     parts = (TRAIN, VAL) if idx or split is not None else ("",)
@@ -67,7 +74,11 @@ def pack_source(
         if idx:
             return list_idx(path.name, idx, classes, options.limit, folder)
         place = decompressed(path, folder)
-        source = Clips(path.name, place, prefix, options.limit) if clips else Source(path.name, place, prefix)
+        source = Source(path.name, place, prefix)
+        if clips:
+            source = Clips(path.name, place, prefix, options.limit)
+        elif volumes:
+            source = Volumes(path.name, place, prefix, options.limit, volumes)
         if split is None:
             return list_one(source, classes)
         return list_split(source, classes, split, options.seed)
@@ -75,6 +86,8 @@ def pack_source(
     pack(dest, parts, list_images, options)
     for part in parts:
         summary(dest / part)
+    if volumes:
+        print("looked at whole, depth scaled as rows and columns are, by --data.frames side --data.train.frames side")
 
 
 def reindex(folder: Path, classes: Sequence[str] | None, jobs: int) -> None:
@@ -136,6 +149,23 @@ def class_list(path: Path) -> list[str]:
     return names
 
 
+def grays(window: Sequence[float] | None, voxel: float | None, volumes: bool) -> Grays | None:
+    """Return how volumes are packed, or None where none are.
+
+    Raises:
+        InputError: a window without values in it, or a voxel without a side; or either without volumes.
+    """
+    if not volumes:
+        if window or voxel is not None:
+            raise InputError(f"--{'window' if window else 'voxel'} is for volumes: give --volumes, too")
+        return None
+    if voxel is not None and not 0 < voxel < math.inf:
+        raise InputError(f"--voxel is {voxel:g}: give the side of a voxel, above 0, in the files' unit")
+    if window and not -math.inf < window[0] < window[1] < math.inf:
+        raise InputError(f"--window is {window[0]:g} {window[1]:g}: give two values, the lower first")
+    return Grays((window[0], window[1]) if window else None, voxel)
+
+
 def main(args: list[str] | None = None) -> None:
     """Run the command line; a user's mistake ends in one sentence and exit code 1 or, of the arguments' form, 2."""
     parser = argparse.ArgumentParser(
@@ -150,10 +180,31 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument(
         "dest", type=Path, metavar="DEST", nargs="?", help="new folder; without it, SOURCE is indexed anew"
     )
-    parser.add_argument(
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument(
         "--clips",
         action="store_true",
         help=f"pack videos (.{', .'.join(VIDEOS)}) and folders of frames, each a clip, instead of images",
+    )
+    kinds.add_argument(
+        "--volumes",
+        action="store_true",
+        help=f"pack NIfTI files (.{', .'.join(KINDS)}), each a clip of its slices, instead of images: needs the extra "
+        "nifti",
+    )
+    parser.add_argument(
+        "--window",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="of volumes: values that become black and white, such as -1000 400 of a CT (default: 8 bits as they are, "
+        "of others the 0.5th and 99.5th percentile of each file)",
+    )
+    parser.add_argument(
+        "--voxel",
+        type=float,
+        metavar="MM",
+        help="of volumes: bring voxels to this side along all axes (default: as they are, and counted as cubes)",
     )
     parser.add_argument("--prefix", help="what stands before the class folders in SOURCE, such as train/")
     parser.add_argument(
@@ -192,7 +243,8 @@ def main(args: list[str] | None = None) -> None:
     try:
         classes = class_list(given.classes) if given.classes else None
         if given.dest is None or given.dest.resolve() == given.source.resolve():
-            for name in ("clips", "prefix", "samples_per_shard", "split", "seed", "unreadable", "max_pixels"):
+            of_images = ("prefix", "samples_per_shard", "split", "seed", "unreadable", "max_pixels")
+            for name in ("clips", "volumes", "window", "voxel", *of_images):
                 if getattr(given, name) not in (None, False):
                     raise InputError(f"--{name} is for packing images: without DEST, shards are only indexed anew")
             reindex(given.source, classes, given.jobs)
@@ -201,6 +253,7 @@ def main(args: list[str] | None = None) -> None:
                 raise InputError(f"--seed is {given.seed}: give 0 or more")
             if given.split is not None and not 0 < given.split < 1:
                 raise InputError(f"--split is {given.split:g}: give a share between 0 and 1, such as 0.1")
+            volumes = grays(given.window, given.voxel, given.volumes)
             prefix = "".join(f"{part}/" for part in (given.prefix or "").split("/") if part not in ("", "."))
             options = PackingOptions(
                 per_shard=given.samples_per_shard or SAMPLES_PER_SHARD,
@@ -209,7 +262,7 @@ def main(args: list[str] | None = None) -> None:
                 limit=PixelLimit(given.max_pixels or MAX_PIXELS, "--max_pixels"),
                 jobs=given.jobs,
             )
-            pack_source(given.source, given.dest, prefix, classes, given.split, options, given.clips)
+            pack_source(given.source, given.dest, prefix, classes, given.split, options, given.clips, volumes)
     except (InputError, OSError) as error:  # of the system's, too: no space, no permission
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -40,6 +40,7 @@ def excesses(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     of_clips = values.get("model.encoder", {}).get("init_args", {}).get("axes", 2) > 2
     for name, frames in SIDES.items():
         told = values.get(frames, 1) if of_clips else 1
-        most = told if isinstance(told, int) else max(told)
-        if images * most * max(values.get(name, ()), default=1) ** 2 > PIXELS:
+        side = max(values.get(name, ()), default=1)
+        most = side if isinstance(told, str) else told if isinstance(told, int) else max(told)
+        if images * most * side**2 > PIXELS:
             yield name, values[name]

@@ -1,6 +1,7 @@
 """Suites by name; a suite is a file of plain data."""
 
 from benchmarks.suites.any_scan import ANY_SCAN, ANY_SCAN_FASHION
+from benchmarks.suites.brain import BRAIN
 from benchmarks.suites.cifar10 import CIFAR10
 from benchmarks.suites.comparison import (
     COMPARISON,
@@ -38,4 +39,5 @@ SUITES: dict[str, Suite] = {
     "moving_video_digit": MOVING_VIDEO_DIGIT,
     "arrow_of_time": ARROW_OF_TIME,
     "video_speed": VIDEO_SPEED,
+    "brain": BRAIN,
 }

@@ -68,7 +68,8 @@ class TrainingStream(IterableDataset[GlimpseBatch | CanvasBatch]):
         for turn, batch in enumerate(sample_ids.reshape(-1, layout.batch_size).tolist()):
             step = optimizer_step_of(self.segments, first_batch + turn * layout.workers)
             view = self.samples.view
-            side, frames = side_of_step(view.canvas, self.key, step), frames_of_step(view.frames, self.key, step)
+            side = side_of_step(view.canvas, self.key, step)
+            frames = side if isinstance(view.frames, str) else frames_of_step(view.frames, self.key, step)
             for sample_id in batch:
                 yield self._sample(sample_id, next(encoded), side, frames)
 

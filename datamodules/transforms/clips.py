@@ -102,10 +102,20 @@ def stacked(placed: Iterable[tuple[np.ndarray, Box]], length: int, frames: int, 
     first, canvas, place = (frames - length) // 2, None, None
     for at, (picture, box) in enumerate(placed, first):
         if canvas is None:
-            canvas, place = np.zeros((frames, *picture.shape), np.uint8), box
-        if box != place:
-            raise InputError(f"the frames of {what} have several shapes: replace it or leave it out")
+            canvas = np.zeros((frames, *picture.shape), np.uint8)
+        place = require_one_place(box, place, what)
         canvas[at] = picture
     assert canvas is not None
     assert place is not None
     return canvas, Box(first, *place.start, length, *place.size)
+
+
+def require_one_place(box: Box, place: Box | None, what: str) -> Box:
+    """Return a frame's box, which must be where the frames before it are, if there are any.
+
+    Raises:
+        InputError: it is not.
+    """
+    if place is not None and box != place:
+        raise InputError(f"the frames of {what} have several shapes: replace it or leave it out")
+    return box

@@ -190,17 +190,33 @@ def centred(image: np.ndarray, side: int, shift: tuple[int, int] = (0, 0)) -> tu
     return canvas, box
 
 
-def fit_on_canvas(image: np.ndarray, side: int) -> tuple[np.ndarray, Box]:
+def fit_on_canvas(image: np.ndarray, side: int, fitted: int | None = None) -> tuple[np.ndarray, Box]:
     """Scale an image to fit a square canvas, aspect kept, by area or linearly, and centre it: as training does.
 
     Args:
         image: (H, W, 3) uint8.
         side: of the canvas, in pixels.
+        fitted: side of the square in its middle that the image is scaled to fit; None for all of it.
 
     Returns:
         The canvas (side, side, 3) uint8, and the image's box on it.
     """
-    return centred(resized(image, side, "fit", "area"), side)
+    return centred(resized(image, side if fitted is None else fitted, "fit", "area"), side)
+
+
+def on_larger(canvas: np.ndarray, box: Box, side: int) -> tuple[np.ndarray, Box]:
+    """Return a canvas in the middle of a black square one, and the box there; itself where it is as large.
+
+    Args:
+        canvas: (H, W, 3) uint8, at most as large.
+        box: of the image on it.
+        side: of the square, in pixels.
+    """
+    if canvas.shape[:2] == (side, side):
+        return canvas, box
+    larger, place = black_canvas((side, side), canvas.shape[:2])
+    larger[place.slices] = canvas
+    return larger, Box(box.row + place.row, box.col + place.col, *box.size)
 
 
 def pad_to_patch(image: np.ndarray, patch_size: int) -> tuple[np.ndarray, Box]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from datamodules.transforms.clips import Clip, stacked
+from datamodules.transforms.depth import AsSide, whole
 from datamodules.transforms.images import Interpolation, Resize, centred, resized
 from datamodules.views.keys import Key, policy_seed
 from datamodules.views.plan import plan, ratio_of_plan, without_edge
@@ -85,13 +86,13 @@ def require_resolutions(resolutions: Sequence[int], patch_size: int) -> None:
             )
 
 
-def require_frames(frames: int, tube: int) -> None:
+def require_frames(frames: int | AsSide, tube: int, resolutions: Sequence[int]) -> None:
     """Refuse a number of frames in which no glimpse fits, and glimpses without a frame.
 
     Raises:
         InputError: there are less frames than a glimpse has, or it has none.
     """
-    if not 1 <= tube <= frames:
+    if not 1 <= tube <= (min(resolutions) if isinstance(frames, str) else frames):
         raise InputError(
             f"data.tube is {tube} and data.frames {frames}: give frames of a glimpse, at least 1, and at least as many "
             f"of a canvas"
@@ -163,8 +164,8 @@ class EvaluationCanvases:
     conditions: Sequence[EvaluationCondition]
     patch_size: PatchSize
     view: EvaluateView
-    frames: int | None = None
-    """Frames of a canvas, where samples are clips."""
+    frames: int | AsSide | None = None
+    """Frames of a canvas, where samples are clips; "side" for volumes, whose depth is scaled."""
 
     def __call__(self, samples: list[DecodedSample], key: Key, attempt: Attempt = let_through) -> Iterator[CanvasBatch]:
         """Yield the samples of a batch, condition by condition: CanvasBatches without their first axis.
@@ -193,15 +194,24 @@ class EvaluationCanvases:
     def _on_canvas(self, image: np.ndarray | Clip | None, resolution: int, key: str) -> tuple[np.ndarray, Box]:
         """Return an image's canvas, or a clip's, and its box there; a still image where clips are is one frame."""
 
-        def frame(picture: np.ndarray) -> tuple[np.ndarray, Box]:
-            return centred(self.view.resized(picture, resolution), resolution, self.view.shift)
+        def frame(picture: np.ndarray, side: int = resolution) -> tuple[np.ndarray, Box]:
+            return centred(self.view.resized(picture, side), resolution, self.view.shift)
 
+        def part(at: int, side: int) -> tuple[np.ndarray, Box]:
+            assert isinstance(image, Clip)
+            return frame(image.decoded(at), side)
+
+        what = f"sample {key}"
         if isinstance(image, Clip):
             assert self.frames is not None
+            if isinstance(self.frames, str):
+                return whole(image, resolution, what, part, self.view.resize, self.view.truncate)
             window = image.window(self.frames)
-            return stacked(map(frame, map(image.decoded, window)), len(window), self.frames, f"sample {key}")
+            return stacked(map(frame, map(image.decoded, window)), len(window), self.frames, what)
         assert image is not None
-        return frame(image) if self.frames is None else stacked([frame(image)], 1, self.frames, f"sample {key}")
+        if self.frames is None:
+            return frame(image)
+        return stacked([frame(image)], 1, resolution if isinstance(self.frames, str) else self.frames, what)
 
     def _sample(self, sample: DecodedSample, on_canvas: OnCanvas, scan: str, condition: int, key: Key) -> CanvasBatch:
         num_glimpses, (canvas, box, valid) = self.view.num_glimpses, on_canvas

@@ -9,8 +9,9 @@ import torch
 
 from datamodules.transforms.augment import augment
 from datamodules.transforms.clips import Clip, stacked
+from datamodules.transforms.depth import AsSide, whole
 from datamodules.transforms.draws import Augmentation
-from datamodules.transforms.images import decode_image, fit_on_canvas
+from datamodules.transforms.images import decode_image, fit_on_canvas, on_larger
 from datamodules.transforms.mixing import Mixing, cutmix, mixup
 from datamodules.views.keys import draw_seed
 from datamodules.views.plan import AXES, CLIP_AXES, TrainScan, draw_scan, plan, ratio_of_plan
@@ -39,9 +40,10 @@ class TrainView:
     overhang: bool = False
     """Let glimpses of a trajectory that keeps to the image start on any of its pixels, as the authors' do, and so hang
     over its lower and right edges where the canvas goes on; false keeps them wholly on the image."""
-    frames: tuple[int, int] = (4, 16)
+    frames: tuple[int, int] | AsSide = (4, 16)
     """Of clips alone: smallest and largest number of frames of a canvas, drawn as its side is. Of a longer clip so many
-    successive frames are taken, from any on."""
+    successive frames are taken, from any on. Or "side", for volumes: as many as the canvas has rows; all slices are
+    taken, and scaled as rows and columns are."""
 
     def __post_init__(self) -> None:
         smallest, largest = self.canvas
@@ -49,15 +51,21 @@ class TrainView:
             raise InputError(
                 f"data.train.canvas is {smallest}..{largest} pixels: give two sides of at least 1, the smaller first"
             )
-        fewest, most = self.frames
-        if not 1 <= fewest <= most:
+        if not isinstance(self.frames, str) and not 1 <= self.frames[0] <= self.frames[1]:
             raise InputError(
-                f"data.train.frames is {fewest}..{most}: give two numbers of frames of at least 1, the smaller first"
+                f"data.train.frames is {self.frames[0]}..{self.frames[1]}: give two numbers of frames of at least 1, "
+                f"the smaller first"
             )
         if self.num_glimpses < 1:
             raise InputError(f"data.train.num_glimpses is {self.num_glimpses}: give at least 1")
         if not 0 <= self.inside_prob <= 1:
             raise InputError(f"data.train.inside_prob is {self.inside_prob}: give a probability, 0 to 1")
+
+    @property
+    def largest(self) -> tuple[int, int]:
+        """Return the side of the largest canvases and their frames, if they are of clips."""
+        side = self.canvas[1]
+        return side, side if isinstance(self.frames, str) else self.frames[1]
 
     def require_room(self, patch_size: int, tube: int) -> None:
         """Refuse canvases on which no glimpse fits.
@@ -69,7 +77,7 @@ class TrainView:
         Raises:
             InputError: the smallest canvas is smaller than a glimpse.
         """
-        if self.frames[0] < tube:
+        if not isinstance(self.frames, str) and self.frames[0] < tube:
             raise InputError(
                 f"data.train.frames is {self.frames[0]}..{self.frames[1]} and a glimpse has {tube}: give two numbers, "
                 f"the smaller first, of at least data.tube"
@@ -79,6 +87,11 @@ class TrainView:
             raise InputError(
                 f"data.train.canvas is {smallest}..{largest} pixels and a glimpse {patch_size}: give two sides, the "
                 f"smaller first, of at least data.patch_size"
+            )
+        if isinstance(self.frames, str) and smallest < tube:
+            raise InputError(
+                f"data.train.canvas is {smallest}..{largest} pixels, its depth too, and a glimpse has {tube} slices: "
+                f"give two sides, the smaller first, of at least data.tube"
             )
 
 
@@ -241,8 +254,10 @@ def size_of(axes: int, side: int, frames: int) -> tuple[int, ...]:
 
 def draw_size(view: TrainView, axes: int, rng: np.random.Generator) -> tuple[int, ...]:
     """Draw the sides of a canvas, in pixels."""
-    side = int(rng.integers(*view.canvas, endpoint=True))
-    return size_of(axes, side, int(rng.integers(*view.frames, endpoint=True)) if axes == CLIP_AXES else 0)
+    side = frames = int(rng.integers(*view.canvas, endpoint=True))
+    if axes == CLIP_AXES and not isinstance(view.frames, str):
+        frames = int(rng.integers(*view.frames, endpoint=True))
+    return size_of(axes, side, frames)
 
 
 def draw_area(view: TrainView, image: Composed, patch_size: PatchSize, rng: np.random.Generator) -> Box:
@@ -272,13 +287,21 @@ def compose(
 def placed(view: TrainView, raw: RawSample, size: tuple[int, ...], rng: np.random.Generator) -> tuple[np.ndarray, Box]:
     """Decode an image onto a canvas, augmented if it is to be: (side, side, 3) uint8, and its box there.
 
-    Of a clip it is a window of successive frames, drawn, and what is drawn besides is the same for all of these.
+    Of a clip it is a window of successive frames, drawn, or all of a volume's, and what is drawn besides is the same
+    for all of these.
     """
     *time, side, _ = size
     what = f"sample {raw.key}"
     if isinstance(raw.image, bytes):
         return placed_picture(view, raw.image, side, rng, what)
     (frames,), clip = time, raw.image
+    if isinstance(view.frames, str):
+        seed = draw_seed(rng)
+
+        def part(at: int, fitted: int) -> tuple[np.ndarray, Box]:
+            return placed_picture(view, clip.encoded(at), side, np.random.default_rng(seed), clip.name(at), fitted)
+
+        return whole(clip, side, what, part)
     window = clip.window(frames, int(rng.integers(max(1, len(clip) - frames + 1))))
     seed = draw_seed(rng)
     pictures = (
@@ -288,9 +311,12 @@ def placed(view: TrainView, raw: RawSample, size: tuple[int, ...], rng: np.rando
 
 
 def placed_picture(
-    view: TrainView, data: bytes, side: int, rng: np.random.Generator, what: str
+    view: TrainView, data: bytes, side: int, rng: np.random.Generator, what: str, fitted: int | None = None
 ) -> tuple[np.ndarray, Box]:
-    """Decode an encoded image onto a canvas: (side, side, 3) uint8, and its box there."""
+    """Decode an encoded image onto a canvas: (side, side, 3) uint8, and its box there.
+
+    It is put to fit a square in the middle, of a side of `fitted` pixels, or all of the canvas.
+    """
     if view.augmentation is None:
-        return fit_on_canvas(decode_image(data, what), side)
-    return augment(data, side, view.augmentation, rng, what)
+        return fit_on_canvas(decode_image(data, what), side, fitted)
+    return on_larger(*augment(data, side if fitted is None else fitted, view.augmentation, rng, what), side)
