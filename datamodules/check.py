@@ -18,6 +18,7 @@ from datamodules.shards.index import (
 from datamodules.shards.scan import scan_shard
 from datamodules.transforms.clips import require_readable
 from datamodules.transforms.headers import MAX_PIXELS, PixelLimit
+from datamodules.transforms.pixels import RGB, Pixels
 from mambaeye.errors import InputError
 
 COLUMNS = ("keys", "labels", "offsets", "sizes", "frames")
@@ -36,6 +37,7 @@ def check(folder: Path, jobs: int, limit: PixelLimit | None) -> list[str]:
     """
     content = read_index(folder)
     shards = content["shards"]
+    pixels = content["pixels"]
     findings = []
     try:
         ShardIndex(folder, content["classes"], shards)
@@ -47,7 +49,7 @@ def check(folder: Path, jobs: int, limit: PixelLimit | None) -> list[str]:
         findings.append(f"{folder / INDEX_NAME} lists no shard")
 
     def work(shard: Shard, advance: Callable[[int], None]) -> list[str]:
-        return list(check_shard(folder / shard.name, shard, limit, advance))
+        return list(check_shard(folder / shard.name, shard, limit, advance, pixels))
 
     total = sum(len(shard.keys) for shard in shards)
     for found in in_parallel(work, shards, jobs, total, f"checking {folder.name}, images"):
@@ -55,7 +57,9 @@ def check(folder: Path, jobs: int, limit: PixelLimit | None) -> list[str]:
     return findings
 
 
-def check_shard(path: Path, expected: Shard, limit: PixelLimit | None, advance: Callable[[int], None]) -> Iterator[str]:
+def check_shard(
+    path: Path, expected: Shard, limit: PixelLimit | None, advance: Callable[[int], None], pixels: Pixels = RGB
+) -> Iterator[str]:
     """Yield what differs between a shard and its index and, with a limit, which of its images are damaged."""
     try:
         size = path.stat().st_size
@@ -74,7 +78,7 @@ def check_shard(path: Path, expected: Shard, limit: PixelLimit | None, advance: 
             yield f"{path} has another checksum than in the index (sha256)"
         yield from compare(path, found.compact(), expected)
     if limit:
-        yield from damaged_images(path, expected, limit, advance)
+        yield from damaged_images(path, expected, limit, advance, pixels)
     else:
         advance(len(expected.keys))
 
@@ -104,7 +108,9 @@ def shown(value: object) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def damaged_images(path: Path, expected: Shard, limit: PixelLimit, advance: Callable[[int], None]) -> Iterator[str]:
+def damaged_images(
+    path: Path, expected: Shard, limit: PixelLimit, advance: Callable[[int], None], pixels: Pixels
+) -> Iterator[str]:
     """Decode a shard's images from where the index says that they are, and yield what is wrong with them."""
     with path.open("rb") as file:
         for encoded, start, length in zip(expected.keys, expected.offsets, expected.sizes, strict=True):
@@ -113,7 +119,7 @@ def damaged_images(path: Path, expected: Shard, limit: PixelLimit, advance: Call
             try:
                 if header_matches(file.read(tarfile.BLOCKSIZE), key, size):
                     data, what = file.read(size), f"sample {key} in {path}"
-                    require_readable(data, expected.frames is not None, limit, what)
+                    require_readable(data, expected.frames is not None, limit, what, pixels)
                 else:
                     yield f"{path} does not hold sample {key} where the index says"
             except (InputError, OSError) as error:

@@ -23,6 +23,7 @@ from datamodules.shards.order import LoaderLayout, batches_of
 from datamodules.shards.sorting import class_sorted
 from datamodules.splits import Splits
 from datamodules.transforms.depth import AsSide
+from datamodules.transforms.pixels import Pixels
 from datamodules.views.evaluate import (
     EvaluateView,
     EvaluationCanvases,
@@ -58,6 +59,10 @@ class ShardDataModule(LightningDataModule):
             pictures they are counted.
         patch_size: Side of a glimpse in pixels, along rows and columns; the encoder takes it from here.
         tube: Of clips alone: frames of a glimpse; the encoder takes it from here.
+        channels: Channels of the images, as their index says; the encoder takes them from here.
+        bits: Bits of each value of the images, 8 or 16, as their index says.
+        levels: Of images that are not RGB of 8 bits: the value that is black and the one that is white, one pair for
+            all channels, [[0,4000]], or one for each; null for all that so many bits hold.
         train_scan: Scan pattern of training trajectories: a name in docs/scans.md, or the import path of a function;
             several with their shares, as "{random: 1, varied: 3}", are drawn by trajectory; "learned" leaves it to the
             model's policy.
@@ -87,6 +92,9 @@ class ShardDataModule(LightningDataModule):
         num_classes: int = 10,
         patch_size: int = 16,
         tube: int = 1,
+        channels: int = 3,
+        bits: int = 8,
+        levels: tuple[tuple[int, int], ...] | None = None,
         train_scan: TrainScan = "random",
         resolutions: tuple[int, ...] = (48,),
         frames: int | AsSide = 16,
@@ -113,6 +121,8 @@ class ShardDataModule(LightningDataModule):
         require_train_scan(train_scan)
         self.indices: dict[str, ShardIndex] = {}  # of the splits that the stage needs
         self.num_classes, self.patch_size, self.tube, self.seed = num_classes, patch_size, tube, seed
+        self.channels, self.pixels = channels, Pixels(channels, bits, tuple((low, high) for low, high in levels or ()))
+        self.pixels.require_possible("data.")
         self.axes = AXES  # until an index says that samples are clips
         if not 0 <= held_out < 1:
             raise InputError(f"data.held_out is {held_out:g}: give a share of the training samples, from 0 to below 1")
@@ -134,7 +144,7 @@ class ShardDataModule(LightningDataModule):
         reads = {"train", "val"}
         if self.trainer and self.trainer.state.fn != TrainerFn.FITTING:
             reads = set() if self.trainer.predicting else {"val"}
-        self.splits.prepare(reads, self.loader)
+        self.splits.prepare(reads, self.loader, self.pixels)
 
     def setup(self, stage: str) -> None:
         """Open the indices that the stage needs, or find the files to predict.
@@ -159,13 +169,14 @@ class ShardDataModule(LightningDataModule):
                 self.splits.require_both()
                 self._set_accumulation()
                 self._open_index("train")
-                looks = (self.glimpse, self.train_scan, takes, has_policy, self.axes)
+                looks = (self.glimpse, self.train_scan, takes, has_policy, self.axes, self.pixels)
                 self.samples = training_samples(self.train, *looks)
             self._take_limit(LIMIT_TEST if stage == "test" else LIMIT_VAL)
             self._open_index("val")
 
     def _open_index(self, split: str) -> None:
         index = self.splits.open(split, self.loader.read_limits)
+        require_pixels(index, self.pixels)
         if split == "train":
             index = without_held_out(index, self.held_out)
         if self.classes:  # of the training shards, which were opened before
@@ -246,8 +257,8 @@ class ShardDataModule(LightningDataModule):
     def largest_sample(self) -> GlimpseBatch | CanvasBatch:
         """Return a training batch of one image, noise of the largest size that there is; after setup for fit."""
         batch = collate([self.samples.filler("", *self.train.largest)])
-        pixels = batch.patches if isinstance(batch, GlimpseBatch) else batch.scene.canvases
-        pixels.random_(256, generator=torch.Generator().manual_seed(self.seed))
+        pixels = batch.patches if isinstance(batch, GlimpseBatch) else batch.scene.pixels
+        pixels.random_(1 << self.pixels.bits, generator=torch.Generator().manual_seed(self.seed))
         return batch
 
     @property
@@ -333,14 +344,15 @@ class ShardDataModule(LightningDataModule):
 
     def _fixed_loader(self, limit: str) -> FixedLoader:
         layout = self.loader.evaluation_layout(self.indices["val"], self._trainer.world_size)
-        samples = EvaluationCanvases(self.conditions, self.glimpse, self.evaluate, self.frames_of_canvas)
+        samples = EvaluationCanvases(self.conditions, self.glimpse, self.evaluate, self.frames_of_canvas, self.pixels)
         self.fixed_loader = FixedLoader(self._access("val", layout), samples, self.seed, self.limits.get(limit, 1.0))
         return self.fixed_loader
 
     def predict_dataloader(self) -> FileLoader:
         """Open the image files of --data.images; ranks take turns."""
         scan = self.conditions[0].scan
-        opener = FileCanvases(self.predict, self.evaluate, scan, self.patch_size, self.seed, self.loader.pixel_limit)
+        limit = self.loader.pixel_limit
+        opener = FileCanvases(self.predict, self.evaluate, scan, self.patch_size, self.seed, limit, self.pixels)
         files = self.found.files[self._trainer.global_rank :: self._trainer.world_size]
         at_once = self.loader.images_at_once(self._trainer.world_size)
         return FileLoader(files, opener, at_once, self.loader, self._pin_memory)
@@ -372,6 +384,20 @@ def require_same_kind(train: ShardIndex, val: ShardIndex) -> None:
     if (train.frames is None) != (val.frames is None):
         holds = ["images" if index.frames is None else "clips" for index in (train, val)]
         raise InputError(f"{train.name} holds {holds[0]} and {val.name} {holds[1]}: give shards of one kind")
+
+
+def require_pixels(index: ShardIndex, pixels: Pixels) -> None:
+    """Require that images have the channels and bits that the arguments say.
+
+    Raises:
+        InputError: they have others.
+    """
+    if index.pixels[:2] != pixels[:2]:
+        raise InputError(
+            f"{index.name} holds images of {index.pixels.words}, and data.channels and data.bits are {pixels.channels} "
+            f"and {pixels.bits}: give other shards, or --data.channels {index.pixels.channels} --data.bits "
+            f"{index.pixels.bits} to a model that was made for them"
+        )
 
 
 def summary(index: ShardIndex) -> SplitSummary:

@@ -5,6 +5,7 @@ python -m datamodules.pack IMAGES DEST --split 0.1  into DEST/train, and a tenth
 python -m datamodules.pack IDX DEST                 packs MNIST's four files, or its kin's, into DEST/train and DEST/val
 python -m datamodules.pack CLIPS DEST --clips       packs class folders of videos, or of folders of frames
 python -m datamodules.pack VOLUMES DEST --volumes   packs class folders of NIfTI files, as clips of their slices
+python -m datamodules.pack IMAGES DEST --channels 5 --bits 16   packs TIFFs or PNGs of such pixels as they are
 python -m datamodules.pack SHARDS                   indexes a folder of shards anew
 
 An image's bytes are stored as they are, in the order of --seed, under its path without the extension as the key; images
@@ -22,6 +23,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from datamodules.packing.clips import VIDEOS, Clips
@@ -34,6 +36,7 @@ from datamodules.parallel import in_parallel, positive
 from datamodules.shards.index import INDEX_NAME, Shard, ShardIndex, read_index, write_index
 from datamodules.shards.scan import scan_shard
 from datamodules.transforms.headers import MAX_PIXELS, PixelLimit
+from datamodules.transforms.pixels import RGB, Pixels
 from mambaeye.errors import InputError
 
 
@@ -66,6 +69,9 @@ def pack_source(
     if dest.resolve().is_relative_to(path.resolve()):
         raise InputError(f"{dest} lies in {path}, which it is packed from: choose a folder outside")
     idx = None if clips or volumes else find_idx(path)
+    if not options.pixels.is_rgb and (clips or volumes or idx):
+        kind = "IDX files" if idx else "clips"
+        raise InputError(f"--channels and --bits are of images, and {path} is to give {kind}")
     if idx and (prefix or split is not None):
         raise InputError(f"{path} has IDX files, which have no class folders and come split: drop --prefix and --split")
     parts = (TRAIN, VAL) if idx or split is not None else ("",)
@@ -90,8 +96,8 @@ def pack_source(
         print("looked at whole, depth scaled as rows and columns are, by --data.frames side --data.train.frames side")
 
 
-def reindex(folder: Path, classes: Sequence[str] | None, jobs: int) -> None:
-    """Index a folder of shards anew; without a class list, with that of the index which is there.
+def reindex(folder: Path, classes: Sequence[str] | None, jobs: int, pixels: Pixels | None = None) -> None:
+    """Index a folder of shards anew; without a class list or pixels, with those of the index which is there.
 
     Raises:
         InputError: no shards; a damaged one; no class list, or one that does not fit the labels.
@@ -101,7 +107,12 @@ def reindex(folder: Path, classes: Sequence[str] | None, jobs: int) -> None:
         raise InputError(f"{folder} has no .tar files to index: give DEST to pack a folder of images")
     if classes is None and not (folder / INDEX_NAME).exists():
         raise InputError(f"{folder} has no index to take the class names from: give them with --classes FILE")
-    classes = read_index(folder)["classes"] if classes is None else classes
+    if classes is None:
+        before = read_index(folder)
+        classes, pixels = before["classes"], pixels or before["pixels"]
+    elif pixels is None:  # all that is taken from an index that may be the reason for a new one
+        with suppress(InputError):
+            pixels = read_index(folder)["pixels"]
 
     def work(path: Path, advance: Callable[[int], None]) -> Shard:
         shard = scan_shard(path)
@@ -110,7 +121,7 @@ def reindex(folder: Path, classes: Sequence[str] | None, jobs: int) -> None:
 
     shards = in_parallel(work, paths, jobs, len(paths), "indexing, shards")
     ShardIndex(folder, classes, shards)  # raises if labels or keys are wrong
-    write_index(folder, classes, shards)
+    write_index(folder, classes, shards, pixels=pixels or RGB)
     summary(folder)
 
 
@@ -125,6 +136,7 @@ def summary(folder: Path) -> None:
         f"{folder}: {noun} {count}, classes {len(content['classes'])}, shards {len(content['shards'])}, "
         f"{size / 1e6:.1f} MB"
         + (f", frames a clip {min(map(min, frames))} to {max(map(max, frames))}" if frames else "")
+        + ("" if content["pixels"].is_rgb else f", {content['pixels'].words}")
         + (f"; {left_out} unreadable ones left out" if left_out else "")
     )
 
@@ -206,6 +218,19 @@ def main(args: list[str] | None = None) -> None:
         metavar="MM",
         help="of volumes: bring voxels to this side along all axes (default: as they are, and counted as cubes)",
     )
+    parser.add_argument(
+        "--channels",
+        type=positive,
+        metavar="N",
+        help=f"channels that every image has, a TIFF or PNG, kept as they are (default: {RGB.channels}, and images of "
+        f"all kinds are read as RGB of {RGB.bits} bits)",
+    )
+    parser.add_argument(
+        "--bits",
+        type=int,
+        choices=(8, 16),
+        help=f"bits of each of their values, without a sign (default: {RGB.bits})",
+    )
     parser.add_argument("--prefix", help="what stands before the class folders in SOURCE, such as train/")
     parser.add_argument(
         "--classes",
@@ -242,12 +267,14 @@ def main(args: list[str] | None = None) -> None:
     given = parser.parse_args(args)
     try:
         classes = class_list(given.classes) if given.classes else None
+        pixels = Pixels(given.channels or RGB.channels, given.bits or RGB.bits)
+        pixels.require_possible("--")
         if given.dest is None or given.dest.resolve() == given.source.resolve():
             of_images = ("prefix", "samples_per_shard", "split", "seed", "unreadable", "max_pixels")
             for name in ("clips", "volumes", "window", "voxel", *of_images):
                 if getattr(given, name) not in (None, False):
                     raise InputError(f"--{name} is for packing images: without DEST, shards are only indexed anew")
-            reindex(given.source, classes, given.jobs)
+            reindex(given.source, classes, given.jobs, pixels if given.channels or given.bits else None)
         else:
             if given.seed is not None and given.seed < 0:
                 raise InputError(f"--seed is {given.seed}: give 0 or more")
@@ -261,6 +288,7 @@ def main(args: list[str] | None = None) -> None:
                 most_unreadable=math.inf if given.unreadable == "skip" else 0,
                 limit=PixelLimit(given.max_pixels or MAX_PIXELS, "--max_pixels"),
                 jobs=given.jobs,
+                pixels=pixels,
             )
             pack_source(given.source, given.dest, prefix, classes, given.split, options, given.clips, volumes)
     except (InputError, OSError) as error:  # of the system's, too: no space, no permission

@@ -9,6 +9,7 @@ from datamodules.packing.folder import ensure_packed, packed
 from datamodules.shards.index import ShardIndex
 from datamodules.shards.locate import open_index
 from datamodules.storage.limits import ReadLimits
+from datamodules.transforms.pixels import Pixels
 from mambaeye.errors import InputError
 
 
@@ -42,10 +43,10 @@ class Splits:
         """Return where the embedded digits are packed."""
         return self.data_dir / "digits"
 
-    def prepare(self, reads: set[str], config: LoaderConfig) -> None:
+    def prepare(self, reads: set[str], config: LoaderConfig, pixels: Pixels) -> None:
         """Pack the pictures or the digits, if these splits need that and it was not done."""
         if reads and self.folder is not None:
-            ensure_packed(Path(self.folder), self.data_dir, config.max_unreadable, config.pixel_limit)
+            ensure_packed(Path(self.folder), self.data_dir, config.max_unreadable, config.pixel_limit, pixels)
         elif any(self.shards[split] is None for split in reads):
             ensure_digits(self.digits)
 

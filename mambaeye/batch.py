@@ -3,8 +3,10 @@
 Shapes: B images, T glimpses, K axes of a position (2: row, col), P patch side, C channels, S... the sides of a canvas.
 """
 
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
+import torch
 from torch import Tensor
 
 Takes = Literal["glimpses", "canvas"]
@@ -24,7 +26,7 @@ class GlimpseBatch(NamedTuple):
     """
 
     patches: Tensor
-    """(B, T, C, P, ...) uint8."""
+    """(B, T, C, P, ...) uint8; uint16 of images of 16 bits."""
     positions: Tensor
     """(B, T, K) int32: each glimpse's first pixel on the canvas, (row, col)."""
     information_ratio: Tensor
@@ -54,14 +56,31 @@ class GlimpseBatch(NamedTuple):
         )
 
 
+class Regions(Protocol):
+    """Canvases that are nowhere as a whole: glimpses are read from where they lie. For prediction alone."""
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """Return (B, S..., C)."""
+
+    @property
+    def device(self) -> torch.device:
+        """Return the device that glimpses are on."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: Any, /) -> Self: ...
+    def cut(self, positions: Tensor, sides: Sequence[int]) -> Tensor:
+        """Return the glimpses at positions (B, T, K), (B, T, C, P...) of these sides; see cut_from_canvases."""
+
+
 class Scene(NamedTuple):
     """B canvases of one size, where the image lies on each, and the trajectory that a fixed scan planned there.
 
     Patches are cut as they are needed, so a scene does not grow with T by more than the positions.
     """
 
-    canvases: Tensor
-    """(B, S..., C) uint8; (B, H, W, 3) RGB."""
+    canvases: Tensor | Regions
+    """(B, S..., C) uint8, (B, H, W, 3) RGB; or of other channels, and uint16 of images of 16 bits."""
     boxes: Tensor
     """(B, 2 K) int32: the image's first pixel, then its sides: (row, col, height, width); see Box."""
     positions: Tensor
@@ -73,7 +92,14 @@ class Scene(NamedTuple):
 
     def rows(self, index: Tensor | slice) -> "Scene":
         """Return the scene of some of the images: index is what a tensor takes along its first axis."""
-        return Scene(*(part[index] for part in self))
+        canvases, *others = self
+        return Scene(canvases[index], *(part[index] for part in others))
+
+    @property
+    def pixels(self) -> Tensor:
+        """Return the canvases, which must be there as a whole."""
+        assert isinstance(self.canvases, Tensor), "a policy or an encoder of canvases sees no regions"
+        return self.canvases
 
 
 class CanvasBatch(NamedTuple):

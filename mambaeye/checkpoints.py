@@ -27,10 +27,10 @@ GIVEN = (
     *("model.encoder", "model.policy", "model.optimizer", "model.schedule", "model.metrics"),
     *("model.head_only", "model.balanced", "model.policy_learning"),
     *("data.num_classes", "data.patch_size", "data.train_scan", "data.resolutions", "data.scans", "data.seed"),
-    *("data.held_out", "data.tube", "data.frames"),
+    *("data.held_out", "data.tube", "data.frames", "data.channels", "data.bits", "data.levels"),
     *(f"data.{group}" for group in GROUPS),
 )
-SHARED = ("num_classes", "patch_size", "tube")  # arguments of the encoder that are stated for the data
+SHARED = ("num_classes", "patch_size", "tube", "channels")  # arguments of the encoder that are stated for the data
 BASES: dict[str, type[Configurable]] = {"model.encoder": Encoder, "model.policy": Policy}
 # places that it remembers, for messages alone
 SHARDS = ("data.folder", "data.train_shards", "data.val_shards", "data.train_index", "data.val_index")

@@ -44,6 +44,8 @@ class DataSpec(Protocol):
     patch_size: int
     tube: int
     """Frames of a glimpse, where positions have three axes."""
+    channels: int
+    """Channels of images."""
     axes: int
     """Axes of a position: 2 for (row, col), 3 for (frame, row, col) of clips; after setup."""
     classes: list[str]

@@ -52,6 +52,7 @@ def convolution_backward_flops(
 def one_image(batch: GlimpseBatch | CanvasBatch) -> GlimpseBatch | CanvasBatch:
     """Return a batch of one image, on the meta device."""
     if isinstance(batch, CanvasBatch):
-        scene = Scene(*(part[:1].to("meta") for part in batch.scene))
+        _, *others = batch.scene
+        scene = Scene(batch.scene.pixels[:1].to("meta"), *(part[:1].to("meta") for part in others))
         return batch._replace(scene=scene)
     return batch._replace(patches=batch.patches[:1].to("meta"), positions=batch.positions[:1].to("meta"))

@@ -156,6 +156,7 @@ class ClassifierModule(LightningModule):
     def setup(self, stage: str) -> None:
         data = data_of(self.trainer)
         require_axes(self.encoder, data.axes, data.tube)
+        require_channels(self.encoder, data.channels)
         if stage == "fit":
             self.classes = list(data.classes)
             self.class_weights = class_weights(data.class_counts) if self.balanced else None
@@ -317,7 +318,14 @@ class ClassifierModule(LightningModule):
         if batch.scene is None:
             return [None] * len(batch.files)
         policy = self.policy_under(data_of(self.trainer).conditions[0])
-        return [*predict(self.encoder, batch.scene, policy, self.exit_criteria.rules, self.temperature)]
+        try:
+            return [*predict(self.encoder, batch.scene, policy, self.exit_criteria.rules, self.temperature)]
+        except InputError as error:
+            if isinstance(batch.scene.canvases, Tensor):
+                raise
+            # found where glimpses fell; whoever writes the prediction finds it there, as of a file that is read whole
+            batch.files[0] = batch.files[0]._replace(error=str(error))
+            return [None]
 
     def on_validation_epoch_end(self) -> None:
         self._finish_conditions("val")
@@ -405,4 +413,17 @@ def require_axes(encoder: Encoder, axes: int, tube: int) -> None:
         raise InputError(
             f"data.tube is {tube}, and {type(encoder).__name__} takes glimpses of {encoder.tube}: give --data.tube "
             f"{encoder.tube}, or choose another encoder"
+        )
+
+
+def require_channels(encoder: Encoder, channels: int) -> None:
+    """Require that an encoder looks at images of so many channels.
+
+    Raises:
+        InputError: it looks at others.
+    """
+    if encoder.channels != channels:
+        raise InputError(
+            f"data.channels is {channels}, and {type(encoder).__name__} looks at {encoder.channels}: choose an encoder "
+            f"of any channels (MambaEye, HNet, GlimpseViT, ViT, Vim)"
         )

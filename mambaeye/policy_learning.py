@@ -117,7 +117,7 @@ def walk(
     image = torch.arange(images, device=planned.device)
     coverage = Coverage(scene.canvases.shape[1:-1], scene.boxes, size)
     taken = planned[:, :1]  # (B, 1, K), and longer by one at every step
-    answers, state = trial(encoder, scene.canvases, taken, encoder.initial_state(images))
+    answers, state = trial(encoder, scene.pixels, taken, encoder.initial_state(images))
     features, ratios = answers[:, 0], [coverage.add(taken)]
     first, last = config.random_walks
     is_random = keyed_uniform(scene.seeds, (WALKS,), 1)[:, 0] < first + (last - first) * progress  # (B,)
@@ -127,7 +127,7 @@ def walk(
         seen = Observation(step, features, logits, coverage, taken, planned, scene.seeds, size)
         tried = to_try(policy, seen, config.candidates)  # (B, n, K)
         predicted.append(policy.gains(seen, tried))  # before anything more is shown
-        answers, states = trial(encoder, scene.canvases, tried, state)
+        answers, states = trial(encoder, scene.pixels, tried, state)
         drop = cross_entropy(encoder, features[:, None], batch) - cross_entropy(encoder, answers, batch)
         at_random = is_random | (keyed_uniform(scene.seeds, (PICKS, step), 1)[:, 0] < config.random_picks)
         pick = torch.where(at_random, 0, config.candidates - 1)  # (B,)

@@ -190,7 +190,7 @@ class Rollout:
         positions = self.scene.positions
         ratio = None if self.information_ratio is None else self.information_ratio[:, -1:]
         if isinstance(self.encoder, CanvasEncoder):
-            patches, logits = None, self.encoder(self.scene.canvases)[:, None]  # (B, 1, classes)
+            patches, logits = None, self.encoder(self.scene.pixels)[:, None]  # (B, 1, classes)
             ratio = torch.ones_like(logits[..., 0]) if self._must_count else ratio
         else:
             assert isinstance(self.encoder, GlimpseEncoder)

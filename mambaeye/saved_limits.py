@@ -16,6 +16,7 @@ MOST = {  # of integers, by the last part of their names
     "num_classes": 2**20,
     "patch_size": 2**12,
     "tube": 2**8,
+    "channels": 2**10,
     "frames": 2**12,
     "blur_kernel": 2**10,
 }

@@ -376,6 +376,7 @@ def test_the_data_module_is_what_model_and_callbacks_know_it_as(data_dir: Path) 
         "num_classes": 10,
         "patch_size": 16,
         "tube": 1,
+        "channels": 3,
         "axes": 2,
         "waiting": False,
         "held_out": 0.0,

@@ -264,7 +264,7 @@ def test_wrong_input_is_refused_in_one_sentence() -> None:
         (patches[:, :, :1], positions, r"\(2, 3, 1, 4, 4\): this encoder takes \(B, T, 3, 4, 4\)"),
         (patches, positions[:, :2], r"\(2, 2, 2\): these patches need \(2, 3, 2\)"),
         (patches[:, :0], positions[:, :0], "empty: give at least one glimpse"),
-        (patches.int(), positions, "int32: give uint8, or floating"),
+        (patches.int(), positions, "int32: give uint8, uint16, or floating"),
         (patches, positions.float(), "float32: give integers"),
     ]:
         with pytest.raises(InputError, match=message):

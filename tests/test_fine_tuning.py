@@ -103,7 +103,7 @@ def test_which_sizes_each_kind_of_file_brings(kind: str) -> None:
     expected = dict(encoder.settings)
     if kind in ("alone", "checkpoint"):
         del expected["coordinates"]  # which shapes do not tell
-    shared = {f"data.{name}": expected.pop(name) for name in ("num_classes", "patch_size", "tube")}
+    shared = {f"data.{name}": expected.pop(name) for name in ("num_classes", "patch_size", "tube", "channels")}
     found = arguments_of_weights(path, "mambaeye.MambaEye")
     assert found == shared | {"model.encoder": {"class_path": "mambaeye.MambaEye", "init_args": expected}}
     assert arguments_of_weights(path, "pooled.Pooled") == {}

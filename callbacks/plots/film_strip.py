@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
+from callbacks.plots.colors import as_rgb
 from callbacks.plots.wording import counted
 from mambaeye.evaluation.result import spread_steps
 
@@ -21,7 +22,7 @@ class Film(NamedTuple):
     """One image's way through the model."""
 
     patches: np.ndarray
-    """(T, 3, P, P) uint8."""
+    """(T, C, P, P) uint8 or uint16."""
     positions: np.ndarray
     """(T, 2) integers, (row, col)."""
     probabilities: np.ndarray
@@ -82,5 +83,5 @@ def seen(film: Film, steps: int, canvas: int) -> np.ndarray:
     side = film.patches.shape[-1]  # also a margin, for a glimpse of a narrow image may stand over the canvas
     image = np.full((canvas + 2 * side, canvas + 2 * side, 3), UNSEEN, dtype=np.uint8)
     for patch, (row, col) in zip(film.patches[:steps], film.positions[:steps] + side, strict=True):
-        image[row : row + side, col : col + side] = patch.transpose(1, 2, 0)
+        image[row : row + side, col : col + side] = as_rgb(patch.transpose(1, 2, 0))
     return image[side:-side, side:-side]

@@ -12,13 +12,16 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
+from torch import Tensor
 
+from callbacks.plots.colors import as_rgb
 from callbacks.plots.panels import glimpse_axis, share_axis
 from callbacks.plots.wording import counted, percent, shortened
-from mambaeye.batch import ImageFile, Scene
+from mambaeye.batch import ImageFile, Regions, Scene
 from mambaeye.evaluation.prediction import Prediction
 from mambaeye.geometry.box import Box
 
+AT_ONCE = 256  # glimpses that are read again
 LONGER_SIDE = 640  # pixels of an image that are drawn, at most
 TIMES = ListedColormap(colormaps["plasma"](np.linspace(0.25, 1, 256)))  # its dark end would not show on dark images
 MANY = 300  # glimpses, from which on the way is drawn in thin lines
@@ -58,11 +61,15 @@ class PredictedImage(NamedTuple):
     ) -> "PredictedImage":
         """Gather it from a row of a scene and what is known of its file; no patch size for the whole image."""
         box = Box(*scene.boxes[row].tolist())
-        image = scene.canvases[row][box.slices].cpu().numpy()
         scale = min(1, LONGER_SIDE / max(box.size))
-        if scale < 1:
-            size = max(1, round(scale * box.width)), max(1, round(scale * box.height))
-            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        size = max(1, round(scale * box.width)), max(1, round(scale * box.height))
+        if not isinstance(scene.canvases, Tensor):
+            assert patch_size is not None, "an encoder of canvases sees no regions"
+            image = mosaic(scene.canvases, prediction.positions, box, patch_size, size)
+        else:
+            image = as_rgb(scene.canvases[row][box.slices].cpu().numpy())
+            if scale < 1:
+                image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         positions = prediction.positions[: None if patch_size else 0]
         return cls(
             title=f"{shortened(file.path, TITLE)}   {file.size[1]} x {file.size[0]} pixels",
@@ -73,6 +80,29 @@ class PredictedImage(NamedTuple):
             class_names=class_names,
             prediction=prediction,
         )
+
+
+def mosaic(regions: Regions, positions: Tensor, box: Box, side: int, size: tuple[int, int]) -> np.ndarray:
+    """Return what glimpses show of an image that is read by region, small, and gray elsewhere: (h, w, 3) uint8.
+
+    Args:
+        regions: a batch of one.
+        positions: (T, 2) integers.
+        box: the image's place.
+        side: of a glimpse, pixels.
+        size: width and height of the result.
+    """
+    image = np.full((size[1], size[0], 3), UNSEEN, np.uint8)
+    scale = np.array(image.shape[:2]) / box.size
+    for some in positions.split(AT_ONCE):
+        patches = as_rgb(regions.cut(some[None], (side, side))[0].movedim(1, -1).cpu().numpy())  # (t, P, P, 3)
+        corners = (scale * (some.cpu().numpy() - box.start)).astype(int)
+        for patch, (row, col) in zip(patches, corners.clip(0).tolist(), strict=True):
+            height, width = np.ceil(scale * side).astype(int).tolist()
+            part = image[row : row + height, col : col + width]
+            if part.size:
+                part[:] = cv2.resize(patch, (width, height), interpolation=cv2.INTER_AREA)[: len(part), : part.shape[1]]
+    return image
 
 
 class PredictionFigure:

@@ -9,6 +9,7 @@ from jsonargparse.typing import NonNegativeInt
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from callbacks.plots.colors import as_rgb
 from callbacks.plots.confusion import class_names
 from callbacks.plots.mistakes import Mistake, contact_sheet
 from callbacks.plots.panels import garbage_kept_young, save
@@ -110,7 +111,7 @@ def mistakes_in(batch: CanvasBatch, logits: Tensor, most: int, least: float = 0.
 def small_image(batch: CanvasBatch, row: int) -> np.ndarray:
     """Return an image of a batch without the canvas around it, small: (h, w, 3) uint8."""
     box = Box(*batch.scene.boxes[row].tolist())
-    image = batch.scene.canvases[row][box.slices].cpu().numpy()
+    image = as_rgb(batch.scene.pixels[row][box.slices].cpu().numpy())
     scale = min(1, SIDE / max(box.size))
     size = max(1, round(scale * box.width)), max(1, round(scale * box.height))
     return image.copy() if scale == 1 else cv2.resize(image, size, interpolation=cv2.INTER_AREA)

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import warnings
+from collections.abc import Sequence
 from io import FileIO
 from itertools import zip_longest
 from pathlib import Path
@@ -42,10 +43,11 @@ class PredictionWriter(Callback):
     Args:
         pictures: Also draw every image, its trajectory, what was seen and what it was taken for.
         animate: Also write that as an animated WebP.
+        score: Also print how many images were named right, of those that lie in a folder which is called like a class.
     """
 
-    def __init__(self, pictures: bool = False, animate: bool = False) -> None:
-        self.pictures, self.animate = pictures, animate
+    def __init__(self, pictures: bool = False, animate: bool = False, score: bool = False) -> None:
+        self.pictures, self.animate, self.score = pictures, animate, score
         self.file: FileIO | None = None
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -107,15 +109,16 @@ class PredictionWriter(Callback):
         self._close()
         trainer.strategy.barrier()
         with on_all_ranks():
-            self._join(trainer)
+            self._join(trainer, model_of(pl_module).classes)
 
     @rank_zero_only
-    def _join(self, trainer: Trainer) -> None:
+    def _join(self, trainer: Trainer, classes: Sequence[str]) -> None:
         """Put the processes' lines together, in turns as they took files, and print how it went."""
         path = Path(trainer.default_root_dir) / "predictions.jsonl"
         parts = [part_path(trainer, rank) for rank in range(trainer.world_size)]
         files = [part.open("rb") for part in parts]
         lines = failed = little = 0
+        right: list[bool] = []
         with atomic_write(path) as partial, partial.open("wb") as joined:
             for turn in zip_longest(*files):
                 for line in filter(None, turn):
@@ -123,6 +126,9 @@ class PredictionWriter(Callback):
                     found = json.loads(line)
                     lines += 1
                     failed += "error" in found
+                    label = class_of_folder(found["path"], classes)
+                    if label is not None and "error" not in found:
+                        right.append(found["top5"][0]["class"] == label)
                     little += found.get("stopped") == "budget" and found["information_ratio"] < LITTLE
         for file, part in zip(files, parts, strict=True):
             file.close()
@@ -135,6 +141,9 @@ class PredictionWriter(Callback):
         if skipped := data_of(trainer).skipped_files:
             said.append(f"{counted(skipped, 'file')} without an image's extension left out")
         Console().print(", ".join(said), soft_wrap=True)
+        if self.score:
+            share = f": {100 * sum(right) / len(right):.1f} % named right" if right else ""
+            print(f"{counted(len(right), 'image')} in folders called like a class{share}", flush=True)
         if little:
             Console().print(
                 f"of {counted(little, 'image')} the glimpses showed less than {100 * LITTLE:.0f}%: scale larger ones "
@@ -186,6 +195,11 @@ def rounded(numbers: Tensor) -> list[float]:
 def class_names(classes: list[str], indices: list[int]) -> list[str]:
     """Return the names of classes, or their indices where no names are known."""
     return [classes[index] if classes else str(index) for index in indices]
+
+
+def class_of_folder(path: str, classes: Sequence[str]) -> str | None:
+    """Return the class that a file lies in a folder of, the nearest one; None if no folder is called like one."""
+    return next((name for name in reversed(Path(path).parts[:-1]) if name in classes), None)
 
 
 def picture_name(path: str) -> str:

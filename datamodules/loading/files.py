@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.loading.config import LoaderConfig
@@ -91,6 +92,8 @@ class FileLoader:
         scene, before = opened.scene, waiting[-1].scene
         if scene is None or before is None or scene.canvases.shape != before.canvases.shape:
             return False
+        if not isinstance(scene.canvases, Tensor):  # which is read by region, alone
+            return False
         most = min(self.batch_size, PIXELS // math.prod(scene.canvases.shape[:-1]))
         return len(waiting) < most
 
@@ -102,5 +105,7 @@ def collate_files(opened: Sequence[OpenedFile]) -> FileBatch:
     if not scenes:
         return FileBatch(None, files)
     if len(scenes) == 1:
-        return FileBatch(Scene(*(part[None] for part in scenes[0])), files)
-    return FileBatch(Scene(*(torch.stack(parts) for parts in zip(*scenes, strict=True))), files)
+        canvases, *others = scenes[0]
+        return FileBatch(Scene(canvases[None], *(part[None] for part in others)), files)
+    stacked = [torch.stack(parts) for parts in zip(*((scene.pixels, *scene[1:]) for scene in scenes), strict=True)]
+    return FileBatch(Scene(*stacked), files)

@@ -16,6 +16,7 @@ from datamodules.shards.index import ShardIndex
 from datamodules.shards.order import LoaderLayout, ResumedSegment, optimizer_step_of, share
 from datamodules.shards.reading import read_images
 from datamodules.storage.limits import ATTEMPTS, ReadLimits
+from datamodules.transforms.bands import Bands
 from datamodules.transforms.clips import Clip
 from datamodules.transforms.headers import PixelLimit
 from datamodules.transforms.images import decode_image
@@ -87,6 +88,8 @@ class TrainingStream(IterableDataset[GlimpseBatch | CanvasBatch]):
         key, label = self.index.key(sample_id), int(self.index.labels[sample_id])
         if self.index.frames is not None:
             return RawSample(key, Clip.open(image, self.limit, f"sample {key}"), label)
+        if not self.samples.pixels.is_rgb:
+            return RawSample(key, Bands(image, self.samples.pixels, self.limit, f"sample {key}"), label)
         self.limit.require(image, f"sample {key}")
         return RawSample(key, image, label)
 
@@ -129,6 +132,8 @@ class EvaluationStream(IterableDataset[CanvasBatch]):
                 raise encoded
             if self.index.frames is not None:
                 return Clip.open(encoded, self.limit, f"sample {key}")
+            if not self.samples.pixels.is_rgb:
+                return Bands(encoded, self.samples.pixels, self.limit, f"sample {key}").decoded()
             self.limit.require(encoded, f"sample {key}")
             return decode_image(encoded, f"sample {key}")
 

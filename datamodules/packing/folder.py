@@ -21,6 +21,7 @@ from datamodules.packing.listing import TRAIN, VAL, Listing, list_split, list_tw
 from datamodules.packing.sources import Source
 from datamodules.packing.write import SEED, PackingOptions, Plan, pack
 from datamodules.transforms.headers import PixelLimit
+from datamodules.transforms.pixels import RGB, Pixels
 from mambaeye.atomic import atomic_write
 from mambaeye.errors import InputError
 
@@ -81,7 +82,7 @@ def has_image(folder: Path) -> bool:
     return False
 
 
-def ensure_packed(folder: Path, data_dir: Path, max_unreadable: int, limit: PixelLimit) -> None:
+def ensure_packed(folder: Path, data_dir: Path, max_unreadable: int, limit: PixelLimit, pixels: Pixels = RGB) -> None:
     """Pack a folder's pictures unless that was done, and say what there is. Other processes wait meanwhile.
 
     Args:
@@ -89,6 +90,7 @@ def ensure_packed(folder: Path, data_dir: Path, max_unreadable: int, limit: Pixe
         data_dir: folder for the shards.
         max_unreadable: how many images may be unreadable, and are left out.
         limit: images of more pixels are unreadable.
+        pixels: channels and bits that images have; those of others are unreadable.
 
     Raises:
         InputError: it has no images in class folders, too many are unreadable, or another process does not get on.
@@ -97,7 +99,9 @@ def ensure_packed(folder: Path, data_dir: Path, max_unreadable: int, limit: Pixe
     home = home_of(folder, data_dir)
     if home.resolve().is_relative_to(folder.resolve()):
         raise InputError(f"data.data_dir {data_dir} lies in data.folder {folder}: give another --data.data_dir")
-    options = PackingOptions(most_unreadable=max_unreadable, leave_out="--data.loader.max_unreadable {}", limit=limit)
+    leave_out = "--data.loader.max_unreadable {}"
+    stored = pixels._replace(levels=())
+    options = PackingOptions(most_unreadable=max_unreadable, leave_out=leave_out, limit=limit, pixels=stored)
     home.mkdir(parents=True, exist_ok=True)
     with alone(home):
         listing = list_folder(folder)

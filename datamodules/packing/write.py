@@ -24,6 +24,7 @@ from datamodules.shards.index import CLIP_EXTENSION, INDEX_NAME, LABEL_EXTENSION
 from datamodules.shards.scan import scan_shard
 from datamodules.transforms.clips import require_readable
 from datamodules.transforms.headers import PixelLimit
+from datamodules.transforms.pixels import RGB, Pixels
 from mambaeye.atomic import atomic_write, refusals
 from mambaeye.errors import InputError
 from mambaeye.locks import WriterLock
@@ -49,6 +50,8 @@ class PackingOptions:
     """Flag that leaves unreadable images out, for a message; {} stands for how many there are."""
     jobs: int = os.cpu_count() or 1
     """Threads."""
+    pixels: Pixels = RGB
+    """Channels and bits of all images; one of others is unreadable."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +62,12 @@ class Task:
     """From the packed folder on, with slashes."""
     source: Images
     entries: list[Entry]
+    pixels: Pixels = RGB
 
     @cached_property
     def fingerprint(self) -> str:
         """Return a checksum that changes with everything that the shard's bytes depend on."""
-        return checksum(self.entries)
+        return checksum(self.entries if self.pixels.is_rgb else [*self.entries, self.pixels])
 
 
 def checksum(content: list[Any]) -> str:
@@ -102,7 +106,7 @@ class Packing:
                 try:
                     data = task.source.read(entry.member)
                     is_clip = entry.extension == CLIP_EXTENSION
-                    require_readable(data, is_clip, self.options.limit, entry.member.path)
+                    require_readable(data, is_clip, self.options.limit, entry.member.path, self.options.pixels)
                 except (InputError, OSError) as error:
                     unreadable[entry.member.path] = str(error)
                 else:
@@ -146,7 +150,12 @@ class Plan:
             order = np.random.default_rng(options.seed).permutation(len(entries))
             pieces = np.array_split(order, -(-len(entries) // options.per_shard))
             tasks[part] = [
-                Task(f"{part}/shard-{number:06d}.tar".lstrip("/"), source, [entries[place] for place in piece.tolist()])
+                Task(
+                    f"{part}/shard-{number:06d}.tar".lstrip("/"),
+                    source,
+                    [entries[place] for place in piece.tolist()],
+                    options.pixels,
+                )
                 for number, piece in enumerate(pieces)
             ]
         return cls(listing, tasks)
@@ -251,7 +260,7 @@ def write_shards(packing: Packing, plan: Plan) -> None:
         left_out = sorted(name for task in its_tasks for name in outcomes[task.name].unreadable)
         how = {"source": listing.name, "prefix": its_tasks[0].source.prefix, "seed": options.seed}
         how |= {"fingerprint": plan.fingerprint, "left_out": left_out}
-        write_index(packing.folder / part, listing.classes, shards, how)
+        write_index(packing.folder / part, listing.classes, shards, how, options.pixels)
 
 
 def clear(folder: Path, plan: Plan) -> None:

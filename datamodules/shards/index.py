@@ -9,8 +9,9 @@ A JSON file beside the shards, a shard a line; each list of a shard has an entry
       ...]}
 
 An offset is the place of the image's first byte in the shard, and a size its length in bytes. Where samples are clips,
-"kind" is "clips", beside the classes, and each shard also says how many "frames" every clip has. Readers ignore other
-entries, such as the "packing" that datamodules.pack notes down, and refuse what no shard is like (limits.py).
+"kind" is "clips", beside the classes, and each shard also says how many "frames" every clip has. Where images are not
+RGB of 8 bits, "channels" and "bits" are there, the same for all. Readers ignore other entries, such as the "packing"
+that datamodules.pack notes down, and refuse what no shard is like (limits.py).
 
 Whether an index still fits its shards is told by content, not by clocks, which copying upsets: sizes when it is read,
 a sample's tar header when the sample is read (`header_matches`), checksums by datamodules.check.
@@ -30,6 +31,7 @@ import numpy as np
 
 from datamodules.shards.limits import require_possible
 from datamodules.storage.stream import streams
+from datamodules.transforms.pixels import RGB, Pixels
 from mambaeye.atomic import atomic_write
 from mambaeye.errors import InputError
 
@@ -87,6 +89,7 @@ class ShardIndex:
         shards: what each holds.
         sources: where each is read from, a path, a URL or a pipe: command; by default the files in the folder.
         name: the shards as they were given, for messages; by default the folder.
+        pixels: channels and bits of all images.
 
     Raises:
         InputError: a label is outside the class list; two samples have the same key.
@@ -99,9 +102,11 @@ class ShardIndex:
         shards: Sequence[Shard],
         sources: Sequence[str] | None = None,
         name: str | None = None,
+        pixels: Pixels = RGB,
     ) -> None:
         compact = [shard if isinstance(shard.keys, np.ndarray) else shard.compact() for shard in shards]
         self.folder, self.name, self.classes = folder, name or str(folder), list(classes)
+        self.pixels = pixels
         self.paths = [folder / shard.name for shard in shards]
         self.sources = list(sources) if sources is not None else [str(path) for path in self.paths]
         self.bytes = [shard.bytes for shard in shards]
@@ -190,7 +195,7 @@ class ShardIndex:
         folder = Path(folder)
         path, remedy = folder / INDEX_NAME, REMEDY.format(folder)
         content = read_index(folder)
-        index = cls(folder, content["classes"], content["shards"])
+        index = cls(folder, content["classes"], content["shards"], pixels=content["pixels"])
         index.require_shards(str(path), remedy)
         return index
 
@@ -224,7 +229,8 @@ def read_index(folder: Path) -> dict[str, Any]:
     """Read index.json, but nothing of the shards.
 
     Returns:
-        What the file holds: "classes", a list of str; "shards", a list of Shard, compact; and whatever else it has.
+        What the file holds: "classes", a list of str; "shards", a list of Shard, compact; "pixels", their Pixels; and
+        whatever else it has.
 
     Raises:
         InputError: there is none, or it is no such file.
@@ -249,9 +255,29 @@ def parse_index(data: bytes, where: str, remedy: str) -> dict[str, Any]:
         of_images = {shard.frames is None for shard in content["shards"]}
         if kind not in (IMAGES, CLIPS) or of_images - {kind == IMAGES}:
             raise ValueError(f"its kind is {str(kind)[:100]!a}, and its shards hold something else")
+        content["pixels"] = pixels_in(content)
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
         raise InputError(f"{where} is not an index of shards ({error}): {remedy}") from None
     return content
+
+
+def pixels_in(content: dict[str, Any]) -> Pixels:
+    """Return what pixels an index says that images have.
+
+    Raises:
+        ValueError: no images have such.
+    """
+    channels, bits = content.get("channels", RGB.channels), content.get("bits", RGB.bits)
+    if type(channels) is not int or type(bits) is not int:
+        raise ValueError("its channels or bits are no numbers")
+    pixels = Pixels(channels, bits)
+    try:
+        pixels.require_possible("its ")
+    except InputError as error:
+        raise ValueError(str(error)) from None
+    if not pixels.is_rgb and content.get("kind", IMAGES) != IMAGES:
+        raise ValueError(f"it says that clips have {pixels.words}")
+    return pixels
 
 
 def shard_from_json(content: dict[str, Any]) -> Shard | dict[str, Any]:
@@ -263,7 +289,11 @@ def shard_from_json(content: dict[str, Any]) -> Shard | dict[str, Any]:
 
 
 def write_index(
-    folder: Path, classes: Sequence[str], shards: Sequence[Shard], packing: dict[str, Any] | None = None
+    folder: Path,
+    classes: Sequence[str],
+    shards: Sequence[Shard],
+    packing: dict[str, Any] | None = None,
+    pixels: Pixels = RGB,
 ) -> None:
     """Write index.json beside the shards: all of it, or nothing.
 
@@ -272,10 +302,13 @@ def write_index(
         classes: class names; a label is a place in this list.
         shards: what each holds, with columns that are lists.
         packing: how the shards came about, if that is known; for people and for datamodules.pack.
+        pixels: channels and bits of all images.
     """
     known: dict[str, Any] = {"classes": list(classes)} | ({"packing": packing} if packing is not None else {})
     if any(shard.frames is not None for shard in shards):
         known["kind"] = CLIPS
+    if not pixels.is_rgb:
+        known |= {"channels": pixels.channels, "bits": pixels.bits}
     told = ({name: part for name, part in asdict(shard).items() if part is not None} for shard in shards)
     lines = ",\n".join(map(json.dumps, told))
     with atomic_write(folder / INDEX_NAME) as path:

@@ -42,7 +42,7 @@ def open_index(shards: str, where: str | None = None, limits: ReadLimits = ReadL
             raise InputError(f"{where} has the shard {unfit[0]}, a name that is not for URLs: rename it there")
         sources = [f"{shards.rstrip('/')}/{name}" for name in known]
         chosen = list(known.values())
-    index = ShardIndex(Path(shards), content["classes"], chosen, sources, shards)
+    index = ShardIndex(Path(shards), content["classes"], chosen, sources, shards, content["pixels"])
     index.require_shards(where, "correct the pattern or the index")
     return index
 

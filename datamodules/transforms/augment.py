@@ -33,8 +33,9 @@ import numpy as np
 
 from datamodules.transforms.color import blur_kernel, color_matrix, turn_hue
 from datamodules.transforms.draws import Augmentation, Draw, draw
-from datamodules.transforms.images import black_canvas, decode_image
+from datamodules.transforms.images import black_canvas, decode_image, pixels_of
 from datamodules.transforms.jpeg import decode_reduced, jpeg_reduction, jpeg_size
+from datamodules.transforms.pixels import by_channels
 from datamodules.transforms.warping import cut_source, perspective_matrix, resize, stretch, warp
 from mambaeye.geometry.box import Box
 
@@ -42,27 +43,27 @@ FINEST = 1.5  # pixels of a perspective to one of the source; more would show no
 
 
 def augment(
-    data: bytes, side: int, config: Augmentation, rng: np.random.Generator, what: str
+    data: bytes | np.ndarray, side: int, config: Augmentation, rng: np.random.Generator, what: str
 ) -> tuple[np.ndarray, Box]:
     """Decode an image and augment it onto the middle of a black canvas: a pure function of the first four arguments.
 
     Args:
-        data: the image file's bytes.
+        data: the image file's bytes; or the image, decoded, (H, W, C) uint8 or uint16.
         side: of the canvas, in pixels.
         config: how often and how strongly.
         rng: decides everything random; always advances by the same number of draws (see draw).
         what: names the image in a message.
 
     Returns:
-        The canvas (side, side, 3) uint8 RGB, and the image's box on it. Black from the perspective or from erasing
-        belongs to the image.
+        The canvas (side, side, 3) uint8 RGB, or (side, side, C) like the image, and the image's box on it. Black from
+        the perspective or from erasing belongs to the image.
 
     Raises:
         InputError: the bytes are not a whole image.
     """
-    sides, image = jpeg_size(data), None
+    sides, image = (jpeg_size(data), None) if isinstance(data, bytes) else (None, data)
     if sides is None:
-        image = decode_image(data, what)
+        image = decode_image(data, what) if isinstance(data, bytes) else data
         sides = image.shape[0], image.shape[1]
     height, width = sides
     drawn = draw(height, width, side, config, rng)
@@ -71,6 +72,7 @@ def augment(
     y_scale, x_scale = y_fit * size[0] / drawn.crop.height, x_fit * size[1] / drawn.crop.width
     reduction = 1
     if image is None:
+        assert isinstance(data, bytes)
         reduction = jpeg_reduction(max(y_scale, x_scale))
         image = decode_reduced(data, reduction, what)
 
@@ -85,15 +87,15 @@ def augment(
         y_pitch = y_fit * reduction * rows / part.shape[0]
         x_taps, y_taps = config.blur_kernel
         x_kernel, y_kernel = blur_kernel(x_taps, drawn.sigma, x_pitch), blur_kernel(y_taps, drawn.sigma, y_pitch)
-        part = cv2.sepFilter2D(part, -1, x_kernel, y_kernel)
+        part = by_channels(lambda some: cv2.sepFilter2D(some, -1, x_kernel, y_kernel), part)
     if rest is None and drawn.flip:
-        part = cv2.flip(part, 1)
+        part = by_channels(lambda some: cv2.flip(some, 1), part)
     part = resize(part, scaled)
     if rest is not None:
         border = cv2.BORDER_REPLICATE if drawn.corners is None else cv2.BORDER_CONSTANT
         part = warp(part, rest @ stretch(cols / scaled[1], rows / scaled[0]), size, border)
 
-    canvas, box = black_canvas((side, side), drawn.size)
+    canvas, box = black_canvas((side, side), drawn.size, pixels=pixels_of(image))
     result = canvas[box.slices]
     resize(part, drawn.size, result)
     if drawn.erased:

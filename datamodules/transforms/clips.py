@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from datamodules.transforms.avi import Span, find_frames
+from datamodules.transforms.bands import Bands
 from datamodules.transforms.headers import PixelLimit
 from datamodules.transforms.images import decode_image
+from datamodules.transforms.pixels import RGB, Pixels
 from mambaeye.errors import InputError
 from mambaeye.geometry.box import Box
 
@@ -69,16 +71,18 @@ class Clip:
         return range(first, first + taken)
 
 
-def require_readable(data: bytes, is_clip: bool, limit: PixelLimit, what: str) -> None:
+def require_readable(data: bytes, is_clip: bool, limit: PixelLimit, what: str, pixels: Pixels = RGB) -> None:
     """Decode an image, or every frame of a clip, one after another.
 
     Raises:
-        InputError: it is not whole, or has more pixels than the limit.
+        InputError: it is not whole, or has more pixels than the limit, or pixels of another kind.
     """
     if is_clip:
         clip = Clip.open(data, limit, what)
         for at in range(len(clip)):
             clip.decoded(at)
+    elif not pixels.is_rgb:
+        Bands(data, pixels, limit, what).decoded()
     else:
         limit.require(data, what)
         decode_image(data, what)

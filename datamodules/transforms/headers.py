@@ -39,9 +39,18 @@ class PixelLimit(NamedTuple):
             raise InputError(f"the image of {what} is HEIC, which is not read here: save it as JPEG or leave it out")
         if size is None and data:
             raise InputError(f"the image of {what} does not decode: replace it or leave it out")
-        if size and size[0] * size[1] > self.pixels:
+        if size:
+            self.require_size(*size, what)
+
+    def require_size(self, height: int, width: int, what: str) -> None:
+        """Refuse an image that has more pixels.
+
+        Raises:
+            InputError: it is refused.
+        """
+        if height * width > self.pixels:
             raise InputError(
-                f"the image of {what} has {size[1]} x {size[0]} pixels, more than the {self.pixels} of {self.flag}: "
+                f"the image of {what} has {width} x {height} pixels, more than the {self.pixels} of {self.flag}: "
                 f"scale it down, leave it out, or raise the limit"
             )
 

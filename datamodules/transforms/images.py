@@ -1,4 +1,4 @@
-"""Image bytes -> an RGB image resized and centred on a square canvas."""
+"""Image bytes -> an RGB image; and images of any channels resized and centred on a square canvas."""
 
 import io
 import os
@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 
 from datamodules.transforms.headers import PixelLimit, has_alpha, is_avif
 from datamodules.transforms.jpeg import decode_jpeg
+from datamodules.transforms.pixels import RGB, Pixels, by_channels
 from datamodules.transforms.png import require_whole_png
 from mambaeye.errors import InputError
 from mambaeye.geometry.box import Box
@@ -120,10 +121,12 @@ def fitted_size(height: int, width: int, side: int, truncate: bool = False) -> t
 
 
 def scaled(image: np.ndarray, size: tuple[int, int], interpolation: Interpolation) -> np.ndarray:
-    """Return an image (H, W, 3) uint8 scaled to another height and width; itself where it has them."""
+    """Return an image (H, W, C) uint8 or uint16 scaled to another height and width; itself where it has them."""
     if size == image.shape[:2]:
         return image
     height, width = size
+    if image.shape[2] != RGB.channels or image.dtype != RGB.dtype:
+        return scaled_bands(image, size, interpolation)
     if interpolation == "lanczos":
         return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
     smaller = min(height, image.shape[0]), min(width, image.shape[1])
@@ -132,13 +135,27 @@ def scaled(image: np.ndarray, size: tuple[int, int], interpolation: Interpolatio
     return image if smaller == size else cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
+def scaled_bands(image: np.ndarray, size: tuple[int, int], interpolation: Interpolation) -> np.ndarray:
+    """Return what scaled does of an image of any channels: each as a gray picture."""
+    if interpolation == "area":
+        smaller = min(size[0], image.shape[0]), min(size[1], image.shape[1])
+        image = by_channels(lambda part: cv2.resize(part, smaller[::-1], interpolation=cv2.INTER_AREA), image)
+        return by_channels(lambda part: cv2.resize(part, size[::-1], interpolation=cv2.INTER_LINEAR), image)
+    wide = image if image.dtype == np.uint8 else image.astype(np.float32)  # Pillow scales no gray of 16 bits so
+    channels = (Image.fromarray(wide[..., channel].copy()) for channel in range(image.shape[2]))
+    values = np.dstack([np.asarray(one.resize(size[::-1], Image.Resampling.LANCZOS)) for one in channels])
+    if values.dtype == np.uint8:
+        return values
+    return np.rint(values.clip(0, np.iinfo(image.dtype).max)).astype(image.dtype)
+
+
 def resized(
     image: np.ndarray, side: int, resize: Resize, interpolation: Interpolation, truncate: bool = False
 ) -> np.ndarray:
-    """Return an image as it is to lie on a square canvas: (h, w, 3) uint8, neither side longer than the canvas's.
+    """Return an image as it is to lie on a square canvas: (h, w, C), neither side longer than the canvas's.
 
     Args:
-        image: (H, W, 3) uint8.
+        image: (H, W, C) uint8 or uint16.
         side: of the canvas, in pixels.
         resize: see Resize; "full" scales an image that is larger than the canvas twice, as the authors do.
         interpolation: see Interpolation.
@@ -157,7 +174,7 @@ def resized(
 
 
 def black_canvas(
-    size: tuple[int, int], image_size: tuple[int, int], shift: tuple[int, int] = (0, 0)
+    size: tuple[int, int], image_size: tuple[int, int], shift: tuple[int, int] = (0, 0), pixels: Pixels = RGB
 ) -> tuple[np.ndarray, Box]:
     """Return a black canvas and the box in its middle that an image is to fill.
 
@@ -165,27 +182,33 @@ def black_canvas(
         size: height and width of the canvas, in pixels.
         image_size: height and width of the image, at most as large.
         shift: rows and columns by which the box lies further down and right, on a canvas larger by as much.
+        pixels: their channels and bits.
 
     Returns:
-        The canvas (height + rows, width + columns, 3) uint8, and the box.
+        The canvas (height + rows, width + columns, C) uint8 or uint16, and the box.
     """
     (height, width), (rows, cols) = size, shift
     box = Box((height - image_size[0]) // 2 + rows, (width - image_size[1]) // 2 + cols, *image_size)
-    return np.zeros((height + rows, width + cols, 3), dtype=np.uint8), box
+    return np.zeros((height + rows, width + cols, pixels.channels), pixels.dtype), box
+
+
+def pixels_of(image: np.ndarray) -> Pixels:
+    """Return the kind of an image's pixels: (H, W, C) uint8 or uint16."""
+    return Pixels(image.shape[2], 8 * image.dtype.itemsize)
 
 
 def centred(image: np.ndarray, side: int, shift: tuple[int, int] = (0, 0)) -> tuple[np.ndarray, Box]:
     """Centre an image on a black square canvas.
 
     Args:
-        image: (h, w, 3) uint8, at most as large as the canvas.
+        image: (h, w, C) uint8 or uint16, at most as large as the canvas.
         side: of the canvas, in pixels.
         shift: see black_canvas.
 
     Returns:
-        The canvas (side + rows, side + columns, 3) uint8, and the image's box on it.
+        The canvas (side + rows, side + columns, C), and the image's box on it.
     """
-    canvas, box = black_canvas((side, side), image.shape[:2], shift)
+    canvas, box = black_canvas((side, side), image.shape[:2], shift, pixels_of(image))
     canvas[box.slices] = image
     return canvas, box
 
@@ -194,12 +217,12 @@ def fit_on_canvas(image: np.ndarray, side: int, fitted: int | None = None) -> tu
     """Scale an image to fit a square canvas, aspect kept, by area or linearly, and centre it: as training does.
 
     Args:
-        image: (H, W, 3) uint8.
+        image: (H, W, C) uint8 or uint16.
         side: of the canvas, in pixels.
         fitted: side of the square in its middle that the image is scaled to fit; None for all of it.
 
     Returns:
-        The canvas (side, side, 3) uint8, and the image's box on it.
+        The canvas (side, side, C), and the image's box on it.
     """
     return centred(resized(image, side if fitted is None else fitted, "fit", "area"), side)
 
@@ -223,15 +246,17 @@ def pad_to_patch(image: np.ndarray, patch_size: int) -> tuple[np.ndarray, Box]:
     """Return an image that has room for a glimpse as it is, and another on the smallest canvas that has.
 
     Args:
-        image: (H, W, 3) uint8.
+        image: (H, W, C) uint8 or uint16.
         patch_size: side of a glimpse in pixels.
 
     Returns:
-        The canvas, at least (patch_size, patch_size, 3) uint8, and the image's box on it.
+        The canvas, at least (patch_size, patch_size, C), and the image's box on it.
     """
     height, width = image.shape[:2]
     if min(height, width) >= patch_size:
         return image, Box(0, 0, height, width)
-    canvas, box = black_canvas((max(height, patch_size), max(width, patch_size)), (height, width))
+    canvas, box = black_canvas(
+        (max(height, patch_size), max(width, patch_size)), (height, width), pixels=pixels_of(image)
+    )
     canvas[box.slices] = image
     return canvas, box

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
+from datamodules.transforms.pixels import by_channels
+
 SNAP = 1 / 128  # share of a crop's side that its edges may be moved by
 
 
@@ -49,12 +51,12 @@ def cut_source(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> 
     cut there, to be stretched over all of the result.
 
     Args:
-        image: (H, W, 3).
+        image: (H, W, C).
         matrix: (3, 3) from the source to the result.
         size: height and width of the result.
 
     Returns:
-        (h, w, 3), a view, at least one pixel; and (3, 3), the matrix from it to the result, or None if it only has to
+        (h, w, C), a view, at least one pixel; and (3, 3), the matrix from it to the result, or None if it only has to
         be stretched (and mirrored).
     """
     if is_stretch(matrix):
@@ -80,18 +82,28 @@ def resize(image: np.ndarray, size: tuple[int, int], result: np.ndarray | None =
     """Resize with a cubic kernel, as wide as it takes to skip no pixel where the image gets smaller.
 
     Args:
-        image: (H, W, 3) uint8.
+        image: (H, W, C) uint8 or uint16.
         size: height and width of the result.
-        result: (height, width, 3) uint8 to write to; null to make one.
+        result: (height, width, C) of that dtype to write to; null to make one.
 
     Returns:
-        (height, width, 3) uint8; without a result to write to, the image itself if it has that size.
+        (height, width, C); without a result to write to, the image itself if it has that size.
     """
     height, width = image.shape[:2]
     if size[0] >= height and size[1] >= width and (result is not None or size != (height, width)):
-        return cv2.resize(image, size[::-1], dst=result, interpolation=cv2.INTER_CUBIC)
+        if image.shape[2] == 3:
+            return cv2.resize(image, size[::-1], dst=result, interpolation=cv2.INTER_CUBIC)
+        larger = by_channels(lambda part: cv2.resize(part, size[::-1], interpolation=cv2.INTER_CUBIC), image)
+        if result is None:
+            return larger
+        result[:] = larger
+        return result
     resized = image
-    if size != (height, width):
+    if size != (height, width) and image.dtype != np.uint8:  # bicubic values go beyond, where uint8's are cut off
+        pixels = torch.from_numpy(image.astype(np.float32))[None].permute(0, 3, 1, 2)
+        smaller = interpolate(pixels, size, mode="bicubic", antialias=True).round().clamp(0, np.iinfo(image.dtype).max)
+        resized = smaller[0].permute(1, 2, 0).numpy().astype(image.dtype)
+    elif size != (height, width):
         pixels = torch.from_numpy(image)[None].permute(0, 3, 1, 2)  # (1, 3, H, W), channels last
         smaller = interpolate(pixels, size, mode="bicubic", antialias=True)  # in uint8: fast, and close to Pillow's
         resized = smaller[0].permute(1, 2, 0).numpy()
@@ -105,14 +117,16 @@ def warp(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], border: i
     """Draw an image through a matrix, linearly interpolated, as the authors' perspective is.
 
     Args:
-        image: (h, w, 3) uint8.
+        image: (h, w, C) uint8 or uint16.
         matrix: (3, 3) from the image to the result.
         size: height and width of the result.
         border: OpenCV's name for what lies around the image.
 
     Returns:
-        (height, width, 3) uint8.
+        (height, width, C).
     """
     on_centers = shift(-0.5, -0.5) @ matrix @ shift(0.5, 0.5)  # OpenCV's points start at the centre
+    if image.shape[2] != 3 or image.dtype != np.uint8:
+        return by_channels(lambda some: cv2.warpPerspective(some, on_centers, size[::-1], borderMode=border), image)
     with_alpha = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)  # four channels take half the time of three
     return cv2.cvtColor(cv2.warpPerspective(with_alpha, on_centers, size[::-1], borderMode=border), cv2.COLOR_RGBA2RGB)

@@ -12,6 +12,7 @@ import torch
 from datamodules.transforms.clips import Clip, stacked
 from datamodules.transforms.depth import AsSide, whole
 from datamodules.transforms.images import Interpolation, Resize, centred, resized
+from datamodules.transforms.pixels import RGB, Pixels
 from datamodules.views.keys import Key, policy_seed
 from datamodules.views.plan import plan, ratio_of_plan, without_edge
 from datamodules.views.samples import row_of, scene_of
@@ -56,7 +57,7 @@ class EvaluateView:
             raise InputError(f"data.evaluate.shift is {list(self.shift)}: give rows and columns of at least 0 pixels")
 
     def resized(self, image: np.ndarray, side: int) -> np.ndarray:
-        """Return an image as it is to lie on a canvas: (H, W, 3) uint8 -> (h, w, 3) uint8."""
+        """Return an image as it is to lie on a canvas: (H, W, C) -> (h, w, C)."""
         return resized(image, side, self.resize, self.interpolation, self.truncate)
 
     def area(self, box: Box, canvas: tuple[int, ...], patch_size: PatchSize) -> Box:
@@ -129,7 +130,7 @@ class DecodedSample(NamedTuple):
     key: str
     label: int
     image: np.ndarray | Clip | None
-    """(H, W, 3) uint8; None for a filler, and for a sample that cannot be read."""
+    """(H, W, C) uint8 or uint16; None for a filler, and for a sample that cannot be read."""
 
 
 FILLER = DecodedSample(-1, "", 0, None)
@@ -139,7 +140,7 @@ class OnCanvas(NamedTuple):
     """A sample on its canvas."""
 
     canvas: np.ndarray
-    """(S..., 3) uint8."""
+    """(S..., C) uint8 or uint16."""
     box: Box
     valid: bool
     """False for one that is missing."""
@@ -166,6 +167,7 @@ class EvaluationCanvases:
     view: EvaluateView
     frames: int | AsSide | None = None
     """Frames of a canvas, where samples are clips; "side" for volumes, whose depth is scaled."""
+    pixels: Pixels = RGB
 
     def __call__(self, samples: list[DecodedSample], key: Key, attempt: Attempt = let_through) -> Iterator[CanvasBatch]:
         """Yield the samples of a batch, condition by condition: CanvasBatches without their first axis.
@@ -188,7 +190,8 @@ class EvaluationCanvases:
         place = partial(self._on_canvas, sample.image, resolution, sample.key)
         found = None if sample.image is None else attempt(sample.sample_id, place)
         if found is None:
-            return OnCanvas(*self._on_canvas(np.zeros((1, 1, 3), np.uint8), resolution, sample.key), False)
+            black = np.zeros((1, 1, self.pixels.channels), self.pixels.dtype)
+            return OnCanvas(*self._on_canvas(black, resolution, sample.key), False)
         return OnCanvas(*found, True)
 
     def _on_canvas(self, image: np.ndarray | Clip | None, resolution: int, key: str) -> tuple[np.ndarray, Box]:

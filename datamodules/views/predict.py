@@ -5,18 +5,22 @@ import hashlib
 import os
 import stat
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from datamodules.transforms.bands import Bands
 from datamodules.transforms.headers import PixelLimit
 from datamodules.transforms.images import centred, decode_file, pad_to_patch
+from datamodules.transforms.pixels import RGB, Pixels
+from datamodules.transforms.regions import TiledCanvas, large_tiff, tiled_canvas
 from datamodules.views.evaluate import EvaluateView
 from datamodules.views.keys import PREDICTION, policy_seed
 from datamodules.views.plan import plan
 from datamodules.views.samples import scene_of
-from mambaeye.batch import ImageFile, Scene
+from mambaeye.batch import CANVAS, POLICY, ImageFile, Scene
 from mambaeye.errors import InputError
+from mambaeye.geometry.box import Box
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,18 @@ class OpenedFile(NamedTuple):
     """Of one image, without the first axis; None if the file cannot be read."""
 
 
+class Placed(NamedTuple):
+    """A file's image on its canvas."""
+
+    canvas: np.ndarray | TiledCanvas
+    """(H, W, C), or what of it is read where glimpses fall."""
+    box: Box
+    size: tuple[int, ...]
+    """Height and width in the file, pixels."""
+    frames: int
+    """Pictures in the file."""
+
+
 @dataclass(frozen=True)
 class FileCanvases:
     """Opens image files and plans trajectories on them."""
@@ -62,27 +78,41 @@ class FileCanvases:
     patch_size: int
     seed: int
     limit: PixelLimit
+    pixels: Pixels = RGB
 
     def __call__(self, path: str) -> OpenedFile:
         """Open a file. What is drawn depends on the seed and the file's bytes alone."""
         try:
             with open(path, "rb", opener=open_at_once) as file:
-                image, frames = decode_file(file, path, self.limit)
+                canvas, box, size, frames = self._placed(file, path)
                 file.seek(0)
                 digest = hashlib.file_digest(file, "sha256").digest()
         except OSError as error:
             return OpenedFile(ImageFile(path, error=f"{path} cannot be read ({error.strerror})"), None)
         except InputError as error:
             return OpenedFile(ImageFile(path, error=str(error)), None)
-        if self.view.resize is None:
-            canvas, box = pad_to_patch(image, self.patch_size)
-        else:
-            canvas, box = centred(self.evaluate.resized(image, self.view.resize), self.view.resize)
         key = (PREDICTION, self.seed, *digest)
-        area = self.evaluate.area(box, canvas.shape[:2], self.patch_size)
+        sides = canvas.shape[1:3] if isinstance(canvas, TiledCanvas) else canvas.shape[:2]
+        area = self.evaluate.area(box, sides, self.patch_size)
         positions = plan(self.scan, area, self.patch_size, self.evaluate.num_glimpses, np.random.default_rng(key))
         scene = scene_of(canvas, box, positions, policy_seed(key), self.scan)
-        return OpenedFile(ImageFile(path, image.shape[:2], frames), scene)
+        return OpenedFile(ImageFile(path, size, frames), scene)
+
+    def _placed(self, file: BinaryIO, path: str) -> Placed:
+        """Return an open file's image on its canvas."""
+        large = None
+        if self.view.resize is None and self.scan not in (CANVAS, POLICY):
+            large = large_tiff(file, path, self.pixels, self.limit)
+        if large:
+            return Placed(*tiled_canvas(path, self.pixels, large, self.patch_size), large, 1)
+        if self.pixels.is_rgb:
+            image, frames = decode_file(file, path, self.limit)
+        else:
+            image, frames = Bands(file.read(), self.pixels, self.limit, path).decoded(), 1
+        size = image.shape[:2]
+        if self.view.resize is None:
+            return Placed(*pad_to_patch(image, self.patch_size), size, frames)
+        return Placed(*centred(self.evaluate.resized(image, self.view.resize), self.view.resize), size, frames)
 
 
 def open_at_once(path: str, flags: int) -> int:

@@ -6,14 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mambaeye.batch import POLICY, Scene
+from mambaeye.batch import POLICY, Regions, Scene
 from mambaeye.geometry.box import Box
 
 
-def scene_of(canvas: np.ndarray, box: Box, positions: np.ndarray, seed: int, scan: str) -> Scene:
+def scene_of(canvas: np.ndarray | Regions, box: Box, positions: np.ndarray, seed: int, scan: str) -> Scene:
     """Return one image as a Scene without its first axis; scan is the name of what its positions follow."""
     return Scene(
-        torch.from_numpy(canvas),
+        torch.from_numpy(canvas) if isinstance(canvas, np.ndarray) else canvas,
         torch.tensor(box, dtype=torch.int32),
         torch.from_numpy(positions),
         torch.tensor(seed),

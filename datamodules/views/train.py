@@ -8,11 +8,13 @@ import numpy as np
 import torch
 
 from datamodules.transforms.augment import augment
+from datamodules.transforms.bands import Bands
 from datamodules.transforms.clips import Clip, stacked
 from datamodules.transforms.depth import AsSide, whole
 from datamodules.transforms.draws import Augmentation
 from datamodules.transforms.images import decode_image, fit_on_canvas, on_larger
 from datamodules.transforms.mixing import Mixing, cutmix, mixup
+from datamodules.transforms.pixels import RGB, Pixels
 from datamodules.views.keys import draw_seed
 from datamodules.views.plan import AXES, CLIP_AXES, TrainScan, draw_scan, plan, ratio_of_plan
 from datamodules.views.samples import row_of, scene_of
@@ -99,8 +101,8 @@ class RawSample(NamedTuple):
     """A sample as it lies in its shard."""
 
     key: str
-    image: bytes | Clip
-    """Still encoded."""
+    image: bytes | Bands | Clip
+    """Still encoded; bytes are of RGB."""
     label: int
 
 
@@ -112,7 +114,7 @@ class Composed(NamedTuple):
     """An image on its canvas, augmented and mixed."""
 
     canvas: np.ndarray
-    """(side, side, 3) uint8; of a clip (frames, side, side, 3)."""
+    """(side, side, C) uint8 or uint16; of a clip (frames, side, side, 3)."""
     box: Box
     partner_label: int
     label_share: float
@@ -124,6 +126,10 @@ class TrainingSamples(Protocol):
     @property
     def view(self) -> TrainView:
         """Return how training looks at an image."""
+
+    @property
+    def pixels(self) -> Pixels:
+        """Return the kind of pixels that images have."""
 
     def sample(
         self, raw: RawSample, rng: np.random.Generator, partner: Partner, side: int, frames: int = 0
@@ -152,6 +158,7 @@ class TrainingGlimpses:
     """Scan pattern of the trajectories, or several with their shares."""
     axes: int = AXES
     """Axes of images, or of clips."""
+    pixels: Pixels = RGB
 
     def sample(
         self, raw: RawSample, rng: np.random.Generator, partner: Partner, side: int = 0, frames: int = 0
@@ -173,7 +180,7 @@ class TrainingGlimpses:
         """Return a row in place of a sample that is missing; see TrainingSamples."""
         num_glimpses, sides = self.view.num_glimpses, patch_sides(self.patch_size, self.axes)
         return GlimpseBatch(
-            torch.zeros(num_glimpses, 3, *sides, dtype=torch.uint8),
+            torch.zeros(num_glimpses, self.pixels.channels, *sides, dtype=self.pixels.torch_dtype),
             torch.zeros(num_glimpses, self.axes, dtype=torch.int32),
             torch.zeros(num_glimpses),
             *row_of(key, False),
@@ -190,6 +197,7 @@ class TrainingCanvases:
     """CANVAS, or the scan patterns that are planned on them, with their shares; see plan."""
     axes: int = AXES
     """Axes of images, or of clips."""
+    pixels: Pixels = RGB
 
     def sample(
         self, raw: RawSample, rng: np.random.Generator, partner: Partner, side: int, frames: int = 0
@@ -215,13 +223,20 @@ class TrainingCanvases:
         """Return a row in place of a sample that is missing; see TrainingSamples."""
         num_glimpses = 1 if self.scan == CANVAS else self.view.num_glimpses
         size = size_of(self.axes, side, frames)
-        canvas, positions = np.zeros((*size, 3), np.uint8), np.zeros((num_glimpses, self.axes), np.int32)
+        canvas = np.zeros((*size, self.pixels.channels), self.pixels.dtype)
+        positions = np.zeros((num_glimpses, self.axes), np.int32)
         scene = scene_of(canvas, Box(*[0] * self.axes, *size), positions, 0, CANVAS)
         return CanvasBatch(scene, torch.zeros(num_glimpses), *row_of(key, False), 0)
 
 
 def training_samples(
-    view: TrainView, patch_size: PatchSize, scan: TrainScan, takes: Takes, has_policy: bool, axes: int = AXES
+    view: TrainView,
+    patch_size: PatchSize,
+    scan: TrainScan,
+    takes: Takes,
+    has_policy: bool,
+    axes: int = AXES,
+    pixels: Pixels = RGB,
 ) -> TrainingSamples:
     """Return what makes training samples: glimpses, unless the encoder takes canvases or a policy is to see them.
 
@@ -232,19 +247,25 @@ def training_samples(
         takes: what the encoder takes.
         has_policy: whether the model has a policy.
         axes: of images, or of clips.
+        pixels: of images.
 
     Raises:
-        InputError: a policy is asked for that is not there; or clips are to be mixed.
+        InputError: a policy is asked for that is not there; clips are to be mixed; or colours changed that are not RGB.
     """
     if axes == CLIP_AXES and view.mixing:
         raise InputError("data.train.mixing mixes images, and these shards hold clips: set it to null")
+    if not pixels.is_rgb and view.augmentation and (view.augmentation.jitter or view.augmentation.grayscale):
+        raise InputError(
+            f"data.train.augmentation changes colours of RGB of 8 bits, and these images have {pixels.words}: set its "
+            f"jitter and grayscale to 0"
+        )
     if takes == "canvas":
-        return TrainingCanvases(view, patch_size, CANVAS, axes)
+        return TrainingCanvases(view, patch_size, CANVAS, axes, pixels)
     if POLICY not in ([scan] if isinstance(scan, str) else scan):
-        return TrainingGlimpses(view, patch_size, scan, axes)
+        return TrainingGlimpses(view, patch_size, scan, axes, pixels)
     if not has_policy:
         raise InputError(f"data.train_scan has {POLICY}, and the model has no policy: {REMEDY}")
-    return TrainingCanvases(view, patch_size, scan, axes)
+    return TrainingCanvases(view, patch_size, scan, axes, pixels)
 
 
 def size_of(axes: int, side: int, frames: int) -> tuple[int, ...]:
@@ -285,13 +306,18 @@ def compose(
 
 
 def placed(view: TrainView, raw: RawSample, size: tuple[int, ...], rng: np.random.Generator) -> tuple[np.ndarray, Box]:
-    """Decode an image onto a canvas, augmented if it is to be: (side, side, 3) uint8, and its box there.
+    """Decode an image onto a canvas, augmented if it is to be: (side, side, C), and its box there.
 
     Of a clip it is a window of successive frames, drawn, or all of a volume's, and what is drawn besides is the same
     for all of these.
     """
     *time, side, _ = size
     what = f"sample {raw.key}"
+    if isinstance(raw.image, Bands):
+        image = raw.image.decoded()
+        if view.augmentation is None:
+            return fit_on_canvas(image, side)
+        return augment(image, side, view.augmentation, rng, what)
     if isinstance(raw.image, bytes):
         return placed_picture(view, raw.image, side, rng, what)
     (frames,), clip = time, raw.image

@@ -12,6 +12,7 @@ LINKS = {
     "data.num_classes": "model.encoder.init_args.num_classes",
     "data.patch_size": "model.encoder.init_args.patch_size",
     "data.tube": "model.encoder.init_args.tube",
+    "data.channels": "model.encoder.init_args.channels",
 }
 FOLDER = "data.folder"
 SCANS = ("data.scans", "data.train_scan")

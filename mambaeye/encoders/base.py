@@ -63,6 +63,8 @@ class Encoder(Configurable, ABC):
     """The input that it takes in training."""
     axes: int = 2
     """Axes of the images that it looks at: 3 for clips."""
+    channels: int = 3
+    """Channels of the images that it looks at."""
     published_as: ClassVar[str | None] = None
     """Name of the layout that from_published knows, as load_published takes it; None if it knows none."""
     head: nn.Linear
@@ -182,7 +184,7 @@ class GlimpseEncoder(Encoder):
         """Return what the head sees.
 
         Args:
-            patches: (B, T, C, P...) uint8, or floating in [0, 1].
+            patches: (B, T, C, P...) uint8 or uint16, all of whose range is [0, 1]; or floating in [0, 1].
             positions: (B, T, K) integers, the first pixel of each glimpse on its canvas.
 
         Returns:
@@ -238,7 +240,7 @@ class CanvasEncoder(Encoder):
 
     @abstractmethod
     def features(self, canvases: Tensor) -> Tensor:
-        """Return what the head sees, (B, D), of canvases (B, H, W, C) uint8; of clips, (B, T, H, W, C)."""
+        """Return what the head sees, (B, D), of canvases (B, H, W, C) uint8 or uint16; of clips, (B, T, H, W, C)."""
 
     def forward(self, canvases: Tensor) -> Tensor:
         """Return the logits, (B, classes), of canvases (B, H, W, C) uint8."""
@@ -263,14 +265,16 @@ class CanvasEncoder(Encoder):
 
     def encode(self, batch: GlimpseBatch | CanvasBatch) -> Tensor:
         assert isinstance(batch, CanvasBatch)
-        return self.features(batch.scene.canvases)[:, None]
+        return self.features(batch.scene.pixels)[:, None]
 
     def answers_at(self, num_glimpses: int) -> Tensor:
         return torch.tensor([num_glimpses])
 
 
 class DenseEncoder(CanvasEncoder):
-    """Sees a canvas as a grid of square patches, its pixels normalised by ImageNet's mean and standard deviation.
+    """Sees a canvas as a grid of square patches, its pixels normalised.
+
+    Three channels are by ImageNet's mean and standard deviation, others to [-1, 1].
 
     Sides that patches do not cover exactly are padded with black at the bottom and on the right.
     """
@@ -282,10 +286,10 @@ class DenseEncoder(CanvasEncoder):
 
     @abstractmethod
     def image_features(self, images: Tensor) -> Tensor:
-        """Return what the head sees, (B, D), of normalised images (B, 3, H, W) that patches cover exactly."""
+        """Return what the head sees, (B, D), of normalised images (B, C, H, W) that patches cover exactly."""
 
     def features(self, canvases: Tensor) -> Tensor:
-        """Return what the head sees, (B, D), of canvases (B, H, W, 3) uint8."""
+        """Return what the head sees, (B, D), of canvases (B, H, W, C) uint8 or uint16."""
         return self.image_features(normalise(pad_to_patches(canvases, self.patch, self.stride), self.head.weight.dtype))
 
     def as_map(self, output: Tensor, sides: Sequence[int]) -> tuple[Tensor, Tensor | None]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mambaeye.encoders.base import GlimpseEncoder
 from mambaeye.errors import InputError
 from mambaeye.geometry.moves import embed_moves
+from mambaeye.ops.glimpses import flattened
 from mambaeye.ops.precision import wide
 from mambaeye.ops.shapes import require_sizes
 from mambaeye.ops.transformer import TransformerBlock, heads_of, reset_linear
@@ -31,6 +32,7 @@ class GlimpseViT(GlimpseEncoder):
         mlp_ratio: Hidden width of a block's MLP as a multiple of dim.
         axes: Axes of a position, and of a glimpse: 2 for (row, col), 3 for (frame, row, col) of clips.
         tube: Frames of a glimpse, where there are three axes.
+        channels: Channels of a pixel.
     """
 
     def __init__(
@@ -43,14 +45,16 @@ class GlimpseViT(GlimpseEncoder):
         mlp_ratio: float = 4.0,
         axes: int = 2,
         tube: int = 1,
+        channels: int = 3,
     ) -> None:
         super().__init__()
         sizes = {"num_classes": num_classes, "patch_size": patch_size, "dim": dim, "depth": depth, "axes": axes}
-        require_sizes(**sizes, tube=tube, mlp_ratio=mlp_ratio)
+        require_sizes(**sizes, tube=tube, mlp_ratio=mlp_ratio, channels=channels)
         if dim % (2 * axes):
             raise InputError(f"encoder.dim is {dim}: sines and cosines of {axes} axes need a multiple of {2 * axes}")
         self.patch_size, self.axes, self.tube = patch_size, axes, tube
-        self.projection = nn.Linear(3 * math.prod(self.glimpse), dim)
+        self.channels = channels
+        self.projection = nn.Linear(channels * math.prod(self.glimpse), dim)
         heads = heads_of(dim, heads)
         self.blocks = nn.ModuleList(TransformerBlock(dim, heads, round(dim * mlp_ratio)) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
@@ -58,13 +62,13 @@ class GlimpseViT(GlimpseEncoder):
         reset_linear(self)
 
     def features(self, patches: Tensor, positions: Tensor) -> Tensor:
-        """Return what the head sees, (B, 1, D), of patches (B, T, 3, P, ...) and positions (B, T, K)."""
-        weight = self.projection.weight  # (D, 3 P ...)
+        """Return what the head sees, (B, 1, D), of patches (B, T, C, P, ...) and positions (B, T, K)."""
+        weight = self.projection.weight  # (D, C P ...)
         if patches.dtype == torch.uint8:
             weight = weight / 255  # bytes to [0, 1], as MambaEye takes them
         dim, dtype = weight.shape[0], weight.dtype
         places = embed_moves(positions, dim // self.axes, wide(dtype)).to(dtype)  # (B, T, D)
-        x = F.linear(patches.flatten(2).to(dtype), weight, self.projection.bias) + places
+        x = F.linear(flattened(patches, dtype), weight, self.projection.bias) + places
         for block in self.blocks:
             x = block(x)
         return self.norm(x).mean(1, keepdim=True)

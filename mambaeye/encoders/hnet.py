@@ -60,6 +60,7 @@ class HNet(CausalEncoder):
         move_embedding_dim: Values that embed a move along one axis, half sines and half cosines.
         axes: Axes of a position: 2 for (row, col), 3 for (frame, row, col) of clips.
         tube: Frames of a glimpse, where there are three axes.
+        channels: Channels of a pixel.
         kernels: CUDA kernels of mamba-ssm and causal-conv1d: cuda, plain torch, or auto for those that can be had.
 
     Raises:
@@ -85,11 +86,13 @@ class HNet(CausalEncoder):
         move_embedding_dim: int = 256,
         axes: int = 2,
         tube: int = 1,
+        channels: int = 3,
         kernels: Kernels = "auto",
     ) -> None:
         super().__init__()
         of_mixer = {"d_state": d_state, "d_conv": d_conv, "expand": expand, "headdim": headdim}
         require_sizes(num_classes=num_classes, patch_size=patch_size, dim=dim, axes=axes, tube=tube, **of_mixer)
+        require_sizes(channels=channels)
         require_sizes(move_embedding_dim=move_embedding_dim, **{f"blocks.{i}": count for i, count in enumerate(blocks)})
         require_mixer(expand * dim, headdim, d_conv)
         if move_embedding_dim % 2:
@@ -107,12 +110,13 @@ class HNet(CausalEncoder):
         if ratio_weight < 0:
             raise InputError(f"encoder.ratio_weight is {ratio_weight}: give 0 or more")
         self.patch_size, self.axes, self.tube, self.kernels = patch_size, axes, tube, kernels
+        self.channels = channels
         self.shrink, self.ratio_weight = shrink, ratio_weight
         self.learns_ratio = router not in ("stride", "random")
         self.unsupported_reason = unsupported_reason(expand * dim, headdim, d_state, d_conv)
         if kernels == "cuda":
             require_kernels(self.unsupported_reason)
-        self.projection = nn.Linear(3 * math.prod(self.glimpse) + axes * move_embedding_dim, dim)
+        self.projection = nn.Linear(channels * math.prod(self.glimpse) + axes * move_embedding_dim, dim)
 
         def some(count: int) -> list[Block]:
             return [Block(dim, **of_mixer) for _ in range(count)]
@@ -144,7 +148,7 @@ class HNet(CausalEncoder):
 
         Arguments as for features. An inner stage's routing is of what the one around it kept.
         """
-        require_glimpses(patches, positions, self.glimpse)
+        require_glimpses(patches, positions, self.glimpse, self.channels)
         x = embed_glimpses(self.projection, patches, moves(positions))
         x, _, routings = self.stage(x, positions, None, None, self.backend_for(x))
         return x, routings
@@ -175,7 +179,7 @@ class HNet(CausalEncoder):
         return HNetState(stage.kept, stage.position, stage)
 
     def stream_features(self, patches: Tensor, positions: Tensor, state: HNetState) -> tuple[Tensor, HNetState]:
-        require_glimpses(patches, positions, self.glimpse)
+        require_glimpses(patches, positions, self.glimpse, self.channels)
         previous = torch.where(state.steps[:, None] == 0, positions[:, 0], state.position)
         x = embed_glimpses(self.projection, patches, moves(positions, previous))
         x, stage, _ = self.stage(x, positions, state.stage, None, self.backend_for(x))

@@ -1,6 +1,6 @@
 """MambaEye: a causal encoder that predicts after every glimpse (paper section 3; figure 2).
 
-Shapes: B images, T glimpses, P... the sides of a glimpse, K axes of a position, D model width.
+Shapes: B images, T glimpses, C channels, P... the sides of a glimpse, K axes of a position, D model width.
 """
 
 import math
@@ -66,6 +66,8 @@ class EncoderConfig:
     """Axes of a position: 2 for (row, col), 3 for (frame, row, col) of clips."""
     tube: int = 1
     """Frames of a glimpse, where there are three axes."""
+    channels: int = 3
+    """Channels of a pixel."""
     coordinates: Coordinates = "moves"
     """Place of a glimpse, as the model is told: its move from the one before (the paper), its position on the canvas,
     or the move but for its frames, which are told as zero (ablations)."""
@@ -142,12 +144,13 @@ class MambaEye(CausalEncoder):
         config = EncoderConfig(**sizes) if _config is None else replace(_config, **sizes)
         self.config, self.settings = config, asdict(config)
         self.patch_size, self.axes, self.tube = config.patch_size, config.axes, config.tube
+        self.channels = config.channels
         self.kernels = kernels
         inner = config.expand * config.dim
         self.unsupported_reason = unsupported_reason(inner, config.headdim, config.d_state, config.d_conv)
         if kernels == "cuda":
             require_kernels(self.unsupported_reason)
-        glimpse = 3 * math.prod(self.glimpse) + config.axes * config.move_embedding_dim
+        glimpse = config.channels * math.prod(self.glimpse) + config.axes * config.move_embedding_dim
         self.projection = nn.Linear(glimpse, config.dim)
         mixer = (config.dim, config.d_state, config.d_conv, config.expand, config.headdim)
         self.blocks = nn.ModuleList(Block(*mixer) for _ in range(config.depth))
@@ -169,7 +172,7 @@ class MambaEye(CausalEncoder):
         """Return what the head sees after every glimpse, the whole sequence at once.
 
         Args:
-            patches: (B, T, 3, P...) RGB, uint8 or floating in [0, 1].
+            patches: (B, T, C, P...) uint8 or uint16, or floating in [0, 1]; of three channels RGB.
             positions: (B, T, K) integers, (row, col) or (frame, row, col) of each glimpse's first pixel.
 
         Returns:
@@ -178,7 +181,7 @@ class MambaEye(CausalEncoder):
         Raises:
             InputError: shapes or dtypes are others than these.
         """
-        require_glimpses(patches, positions, self.glimpse)
+        require_glimpses(patches, positions, self.glimpse, self.channels)
         return self._run(patches, positions, None, 0)[0]
 
     def feature_modules(self) -> tuple[list[nn.Module], nn.Module]:
@@ -210,7 +213,7 @@ class MambaEye(CausalEncoder):
 
         Any split of a sequence into chunks gives what the whole does. Arguments as for features, T from 1 up.
         """
-        require_glimpses(patches, positions, self.glimpse)
+        require_glimpses(patches, positions, self.glimpse, self.channels)
         self._check_state(state, patches.shape[0])
         every = self.config.registers_every
         phases = sorted(set((state.steps % every).tolist())) if every else [0]

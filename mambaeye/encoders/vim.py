@@ -42,6 +42,7 @@ class Vim(DenseEncoder):
         patch: Side of a patch in pixels.
         stride: Pixels from one patch to the next; null for patch, so that patches do not overlap.
         grid: Patches along each side of the square that the position table is made for; others get it resized.
+        channels: Channels of images.
         kernels: Selective scan of mamba-ssm on a GPU: cuda, plain torch, or auto for the kernel where it can be had.
     """
 
@@ -61,18 +62,20 @@ class Vim(DenseEncoder):
         patch: int = 16,
         stride: int | None = None,
         grid: int = 14,
+        channels: int = 3,
         kernels: Kernels = "auto",
     ) -> None:
         super().__init__()
         require_sizes(num_classes=num_classes, dim=dim, depth=depth, d_state=d_state, d_conv=d_conv, expand=expand)
-        require_sizes(patch=patch, grid=grid)
+        require_sizes(patch=patch, grid=grid, channels=channels)
+        self.channels = channels
         if directions not in get_args(Directions):
             raise InputError(f"encoder.directions is {directions}: give 1, 2 or 4")
         if order not in LINES:
             raise InputError(f"encoder.order is {order!r}: choose one of {', '.join(LINES)}")
         self.patch, self.stride = patch, patch if stride is None else stride
         self.directions, self.order, self.kernels = directions, order, kernels
-        self.patch_embed = PatchEmbed(dim, self.patch, self.stride)
+        self.patch_embed = PatchEmbed(dim, self.patch, self.stride, channels)
         self.positions = nn.Parameter(torch.empty(grid, grid, dim))
         self.class_token = nn.Parameter(torch.empty(1, dim))
         self.class_position = nn.Parameter(torch.empty(1, dim))

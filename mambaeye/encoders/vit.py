@@ -28,6 +28,7 @@ class ViT(DenseEncoder):
         grid: Patches along each side of the square that the position table is made for; others get it resized.
         distilled: Answer from a class token and a distillation token together: DeiT's distilled models, whose two
             heads' mean is one head on both tokens.
+        channels: Channels of images.
     """
 
     published_as = "deit"
@@ -42,14 +43,16 @@ class ViT(DenseEncoder):
         mlp_ratio: float = 4.0,
         grid: int = 14,
         distilled: bool = False,
+        channels: int = 3,
     ) -> None:
         super().__init__()
         sizes = {"num_classes": num_classes, "patch": patch, "dim": dim, "depth": depth}
-        require_sizes(**sizes, mlp_ratio=mlp_ratio, grid=grid)
+        require_sizes(**sizes, mlp_ratio=mlp_ratio, grid=grid, channels=channels)
+        self.channels = channels
         self.patch = self.stride = patch
         self.grid = grid
         self.tokens = 1 + distilled
-        self.patch_embed = PatchEmbed(dim, patch, patch)
+        self.patch_embed = PatchEmbed(dim, patch, patch, channels)
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
         self.dist_token = nn.Parameter(torch.empty(1, 1, dim)) if distilled else None
         self.pos_embed = nn.Parameter(torch.empty(1, self.tokens + self.grid**2, dim))

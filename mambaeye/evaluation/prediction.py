@@ -16,7 +16,7 @@ from mambaeye.batch import Scene
 from mambaeye.encoders.base import Encoder, GlimpseEncoder
 from mambaeye.evaluation.early_exit import EarlyExitState, Rule, go_by_value
 from mambaeye.geometry.box import Box
-from mambaeye.geometry.coverage import share_seen
+from mambaeye.geometry.coverage import information_ratio, share_seen
 from mambaeye.policies.base import Policy
 from mambaeye.rollout import GLIMPSES_AT_ONCE, Rollout
 from mambaeye.temperature import Temperature
@@ -82,7 +82,12 @@ def _predict(
 ) -> list[Prediction]:
     """Predict as many images as there is memory for."""
     at_once = AT_ONCE_IF_STOPPING if rules else GLIMPSES_AT_ONCE
-    walk = Rollout(encoder, scene, policy, at_once=at_once, temperature=temperature, valued=go_by_value(rules))
+    ratio = None
+    if temperature is not None and not isinstance(scene.canvases, Tensor):  # too large for a map of what was seen
+        assert isinstance(encoder, GlimpseEncoder)
+        ratio = information_ratio(scene.positions.cpu(), scene.boxes.cpu(), encoder.glimpse).float()
+        ratio = ratio.to(scene.positions.device)
+    walk = Rollout(encoder, scene, policy, ratio, at_once, temperature, go_by_value(rules))
     images, num_glimpses, classes = len(scene.canvases), walk.num_glimpses, encoder.num_classes
     steps = kept_steps(num_glimpses)
     asked_once = len(encoder.answers_at(num_glimpses)) == 1

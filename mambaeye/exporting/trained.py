@@ -62,6 +62,11 @@ def require_exportable(encoder: Encoder) -> CausalEncoder:
             f"export writes a step over images, and positions of this encoder have {encoder.axes} axes: give "
             f"--ckpt_path a checkpoint that was trained on images"
         )
+    if encoder.channels != 3:
+        raise InputError(
+            f"export writes a step over RGB images, and this encoder looks at {encoder.channels} channels: give "
+            f"--ckpt_path a checkpoint that was trained on RGB"
+        )
     if encoder.settings.get("registers_every"):
         raise InputError(
             "export writes one step for all glimpses, and encoder.registers_every puts tokens between them: give "

@@ -16,7 +16,8 @@ from torch import Tensor
 from mambaeye.errors import InputError
 from mambaeye.geometry.box import Box, PatchSize, patch_sides
 
-BLOCK = 1 << 20  # pixels that share_seen counts together
+BLOCK = 1 << 20  # pixels that are counted together where memory is not to grow with the image
+LARGE = 1 << 24  # pixels of an image, from which on that is so
 
 
 def information_ratio(
@@ -49,7 +50,8 @@ def information_ratio(
         if min(sides) < 1:
             shape = " x ".join(map(str, sides))
             raise InputError(f"the box has {shape} pixels: an information ratio needs at least one")
-        ratio[:] = newly_seen(trajectory - start, sides, patch_size).cumsum() / prod(sides)
+        count = newly_seen if prod(sides) <= LARGE else newly_seen_in_blocks
+        ratio[:] = count(trajectory - start, sides, patch_size).cumsum() / prod(sides)
     return torch.from_numpy(ratios.reshape(*leading, num_glimpses))
 
 
@@ -110,6 +112,35 @@ def newly_seen(positions: np.ndarray, size: Sequence[int], patch_size: PatchSize
         if (shown <= own).all():
             break
     new[touching] = (shown == own).sum(axis=1, dtype=new.dtype)
+    return new
+
+
+def newly_seen_in_blocks(positions: np.ndarray, size: Sequence[int], patch_size: PatchSize) -> np.ndarray:
+    """Return what newly_seen does, in the memory of the positions and of one block: only blocks that are touched count.
+
+    Args:
+        positions: (T, K) integers, from the image's first pixel.
+        size: the image's K sides, pixels.
+        patch_size: sides of a glimpse in pixels, none longer than a block.
+
+    Returns:
+        (T,) int64.
+    """
+    sides = patch_sides(patch_size, len(size))
+    side = round(BLOCK ** (1 / len(size)))
+    assert max(sides) <= side, "a glimpse touches two blocks along an axis at most"
+    new = np.zeros(len(positions), np.int64)
+    last = (np.array(size) - 1) // side
+    ends = [((positions + offset) // side).clip(0, last) for offset in (0, np.array(sides) - 1)]  # (T, K) each
+    corners = [
+        np.stack([ends[end][:, axis] for axis, end in enumerate(which)], axis=1)
+        for which in product((0, 1), repeat=len(size))
+    ]
+    for block in np.unique(np.concatenate(corners), axis=0):
+        starts = positions - block * side
+        here = np.minimum(side, np.array(size) - block * side)
+        touching = ((starts > -np.array(sides)) & (starts < here)).all(axis=1)
+        new[touching] += newly_seen(starts[touching], here.tolist(), patch_size)
     return new
 
 

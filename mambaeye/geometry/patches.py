@@ -8,6 +8,7 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
+from mambaeye.batch import Regions
 from mambaeye.geometry.box import PatchSize, patch_sides
 
 
@@ -15,12 +16,12 @@ def cut_patches(canvas: np.ndarray, positions: np.ndarray, patch_size: PatchSize
     """Cut the glimpses at these positions out of a canvas.
 
     Args:
-        canvas: (S..., C) uint8.
+        canvas: (S..., C) uint8 or uint16.
         positions: (T, K) integers, each glimpse's first pixel, every glimpse wholly on the canvas.
         patch_size: sides of a glimpse in pixels, P...
 
     Returns:
-        (T, C, P...) uint8, a copy.
+        (T, C, P...) of that dtype, a copy.
     """
     axes = positions.shape[-1]
     assert canvas.ndim == axes + 1, f"a canvas of shape {canvas.shape} has not {axes} axes"
@@ -31,17 +32,19 @@ def cut_patches(canvas: np.ndarray, positions: np.ndarray, patch_size: PatchSize
     return patches
 
 
-def cut_from_canvases(canvases: Tensor, positions: Tensor, patch_size: PatchSize) -> Tensor:
+def cut_from_canvases(canvases: Tensor | Regions, positions: Tensor, patch_size: PatchSize) -> Tensor:
     """Cut the glimpses at these positions out of a batch of canvases, on their device.
 
     Args:
-        canvases: (B, S..., C) uint8.
+        canvases: (B, S..., C) uint8 or uint16; or regions, which are read.
         positions: (B, T, K) integers, each glimpse's first pixel, every glimpse wholly on its canvas.
         patch_size: sides of a glimpse in pixels, P...
 
     Returns:
-        (B, T, C, P...) uint8, a copy.
+        (B, T, C, P...) of that dtype, a copy.
     """
+    if not isinstance(canvases, Tensor):
+        return canvases.cut(positions, patch_sides(patch_size, positions.shape[-1]))
     windows = canvases
     for axis, side in enumerate(patch_sides(patch_size, canvases.ndim - 2), start=1):
         windows = windows.unfold(axis, side, 1)  # in the end (B, S-P+1..., C, P...)

@@ -19,15 +19,24 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels
 
 
 def normalise(canvases: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return (B, 3, S...) of a dtype: canvases (B, S..., 3) uint8, by ImageNet's mean and standard deviation."""
-    constants = (torch.tensor(values, dtype=dtype) for values in (MEAN, STD))
+    """Return (B, C, S...) of a dtype, of canvases (B, S..., C) uint8 or uint16.
+
+    Three channels are normalised by ImageNet's mean and standard deviation; others, of which nothing is known, to
+    [-1, 1].
+    """
+    of_rgb = canvases.shape[-1] == len(MEAN)
+    constants = (torch.tensor(values, dtype=dtype) for values in ((MEAN, STD) if of_rgb else ((0.5,), (0.5,))))
     mean, std = (one.to(canvases.device, non_blocking=True) for one in constants)
-    pixels: Tensor = canvases.to(dtype) / (255 * std) - mean / std
+    if canvases.dtype == torch.uint16:
+        canvases, most = canvases.to(wide(dtype)) / 65535, 1  # the largest is more than float16 holds
+    else:
+        most = 255
+    pixels: Tensor = canvases.to(dtype) / (most * std) - mean / std
     return pixels.movedim(-1, 1)
 
 
 def pad_to_patches(canvases: Tensor, patch: int, stride: int) -> Tensor:
-    """Return canvases (B, ..., H, W, 3) with black below and to the right, as little as lets patches cover every pixel.
+    """Return canvases (B, ..., H, W, C) with black below and to the right, as little as lets patches cover every pixel.
 
     A canvas is black where its image is not, and the authors' networks leave such a rest out.
     """
@@ -37,7 +46,7 @@ def pad_to_patches(canvases: Tensor, patch: int, stride: int) -> Tensor:
 
 
 def require_covered(images: Tensor, patch: int, stride: int) -> None:
-    """Require that patches cover images (B, 3, H, W) exactly.
+    """Require that patches cover images (B, C, H, W) exactly.
 
     Raises:
         InputError: they do not.
@@ -48,7 +57,7 @@ def require_covered(images: Tensor, patch: int, stride: int) -> None:
 
 
 class PatchEmbed(nn.Module):
-    """A linear map of square patches: images (B, 3, H, W) -> tokens (B, R, C, D).
+    """A linear map of square patches: images (B, channels, H, W) -> tokens (B, R, C, D).
 
     Starts from LeCun's normal weights and zero biases, as the vision Mambas do.
 
@@ -56,13 +65,14 @@ class PatchEmbed(nn.Module):
         dim: D, values a token.
         patch: side of a patch in pixels.
         stride: pixels from one patch to the next.
+        channels: of images.
     """
 
-    def __init__(self, dim: int, patch: int, stride: int) -> None:
+    def __init__(self, dim: int, patch: int, stride: int, channels: int = 3) -> None:
         super().__init__()
         if not 1 <= stride <= patch:
             raise InputError(f"encoder.stride is {stride}: give 1 to {patch}, the side of a patch")
-        self.proj = nn.Conv2d(3, dim, patch, stride)
+        self.proj = nn.Conv2d(channels, dim, patch, stride)
         lecun_normal_(self.proj.weight)
         nn.init.zeros_(self.proj.bias)  # type: ignore[arg-type]  # it has one
 
