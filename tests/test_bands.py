@@ -23,7 +23,7 @@ from datamodules.transforms.augment import augment
 from datamodules.transforms.bands import Bands
 from datamodules.transforms.draws import Augmentation
 from datamodules.transforms.headers import PixelLimit
-from datamodules.transforms.images import fit_on_canvas, resized
+from datamodules.transforms.images import decode_image, fit_on_canvas, resized
 from datamodules.transforms.pixels import Pixels
 from datamodules.transforms.tiff import Tiff
 from mambaeye.encoders.base import Encoder
@@ -219,6 +219,20 @@ def test_damage_anywhere_ends_in_a_sentence_or_in_an_image_of_the_limit(at: int,
     except InputError as error:
         said = str(error)
     assert "sample a" in said
+
+
+@pytest.mark.parametrize(("channels", "bits"), [(5, 16), (5, 8), (13, 16)])
+def test_channels_that_are_no_colours_are_named_where_rgb_is_read(channels: int, bits: int) -> None:
+    words = f"sample a has {channels} channels of {bits} bits, not RGB: pack such images with --channels {channels}"
+    with pytest.raises(InputError, match=words):
+        decode_image(written(noise(9, 7, channels, bits), planarconfig="contig"), "sample a")
+
+
+@pytest.mark.filterwarnings("ignore:Truncated File Read")
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_damaged_tiff_of_colours_is_called_damaged(channels: int) -> None:
+    with pytest.raises(InputError, match="sample a does not decode"):
+        decode_image(written(noise(9, 7, channels, 8))[:150], "sample a")
 
 
 def test_a_piece_that_would_become_more_than_it_says_is_stopped() -> None:

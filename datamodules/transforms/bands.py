@@ -48,8 +48,7 @@ class Bands(NamedTuple):
         self.limit.require_size(height, width, self.what)
 
     def _from_tiff(self) -> np.ndarray:
-        view = memoryview(self.data)
-        tiff = Tiff.open(lambda start, size: bytes(view[start : start + size]), len(view), self.what)
+        tiff = Tiff.of(self.data, self.what)
         layout = tiff.layout
         self._require(layout.height, layout.width, layout.channels, layout.bits)
         return turned(tiff.whole(), layout.orientation)

@@ -11,8 +11,9 @@ from PIL import Image, ImageOps
 
 from datamodules.transforms.headers import PixelLimit, has_alpha, is_avif
 from datamodules.transforms.jpeg import decode_jpeg
-from datamodules.transforms.pixels import RGB, Pixels, by_channels
+from datamodules.transforms.pixels import RGB, Pixels, by_channels, in_words
 from datamodules.transforms.png import require_whole_png
+from datamodules.transforms.tiff import Tiff, is_tiff
 from mambaeye.errors import InputError
 from mambaeye.geometry.box import Box
 
@@ -21,6 +22,8 @@ Resize = Literal["fit", "full", "none"]
 is larger than the canvas is fitted first, whichever it is."""
 Interpolation = Literal["lanczos", "area"]
 """Pillow's LANCZOS; or means of areas along an axis that shrinks, and linear along one that grows, which are softer."""
+
+MOST_COLORS = 4  # channels: RGB with alpha, or CMYK
 
 # what OpenCV says of a damaged image is raised here, with the image's name
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -46,6 +49,7 @@ def decode_image(data: bytes, what: str) -> np.ndarray:
     image = decode_jpeg(data, what)
     if image is not None:
         return image
+    require_colors(data, what)
     if has_alpha(data) or is_avif(data):
         return on_white(data, what)
     require_whole_png(data, what)
@@ -66,6 +70,7 @@ def decode_file(file: BinaryIO, what: str, limit: PixelLimit) -> tuple[np.ndarra
     data = file.read()
     limit.require(data, what)
     image = decode_jpeg(data, what)
+    require_colors(data, what)
     if image is None and (has_alpha(data) or is_avif(data)):
         image = on_white(data, what)
     require_whole_png(data, what)
@@ -103,6 +108,26 @@ def _decoded(read: Callable[[], np.ndarray | None], what: str) -> np.ndarray:
     if image is None:
         raise InputError(f"the image of {what} does not decode: replace it or leave it out")
     return image
+
+
+def require_colors(data: bytes, what: str) -> None:
+    """Refuse a TIFF of more channels than are colours, some of which OpenCV would take for RGB.
+
+    Raises:
+        InputError: it is one.
+    """
+    if not is_tiff(data):
+        return
+    try:
+        layout = Tiff.of(data, what).layout
+    except InputError:  # whether it is damaged, or only not read by region, is for OpenCV to find
+        return
+    if layout.channels > MOST_COLORS:
+        raise InputError(
+            f"the image of {what} has {in_words(layout.channels, layout.bits)}, not RGB: pack such images with "
+            f"--channels {layout.channels} --bits {layout.bits}, and give --data.channels and --data.bits to what "
+            f"reads them"
+        )
 
 
 def fitted_size(height: int, width: int, side: int, truncate: bool = False) -> tuple[int, int]:

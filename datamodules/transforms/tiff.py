@@ -107,6 +107,12 @@ class Tiff:
         tables = entries.bytes(TABLES) if layout.compression == JPEG and TABLES in entries.found else b""
         return cls(read, entries.order, layout, offsets, sizes, tables, what)
 
+    @classmethod
+    def of(cls, data: bytes, what: str) -> "Tiff":
+        """Read the first directory of a file's bytes: see open."""
+        view = memoryview(data)
+        return cls.open(lambda start, size: bytes(view[start : start + size]), len(view), what)
+
     @cached_property
     def grid(self) -> tuple[int, int]:
         """Return how many segments there are along rows and columns."""
