@@ -11,7 +11,7 @@ import numpy as np
 from datamodules.transforms.avi import Span, find_frames
 from datamodules.transforms.bands import Bands
 from datamodules.transforms.headers import PixelLimit
-from datamodules.transforms.images import decode_image
+from datamodules.transforms.images import decode_image, require_colors
 from datamodules.transforms.pixels import RGB, Pixels
 from mambaeye.errors import InputError
 from mambaeye.geometry.box import Box
@@ -84,6 +84,7 @@ def require_readable(data: bytes, is_clip: bool, limit: PixelLimit, what: str, p
     elif not pixels.is_rgb:
         Bands(data, pixels, limit, what).decoded()
     else:
+        require_colors(data, what)
         limit.require(data, what)
         decode_image(data, what)
 

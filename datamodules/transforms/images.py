@@ -68,9 +68,9 @@ def decode_file(file: BinaryIO, what: str, limit: PixelLimit) -> tuple[np.ndarra
     if not os.fstat(file.fileno()).st_size:
         raise InputError(f"{what} is empty: replace it or leave it out")
     data = file.read()
+    require_colors(data, what)
     limit.require(data, what)
     image = decode_jpeg(data, what)
-    require_colors(data, what)
     if image is None and (has_alpha(data) or is_avif(data)):
         image = on_white(data, what)
     require_whole_png(data, what)
