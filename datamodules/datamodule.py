@@ -11,11 +11,12 @@ from lightning import LightningDataModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.files import FoundFiles, find_images
+from datamodules.files import FoundFiles, find_clips, find_images, has_videos
 from datamodules.loading.config import LoaderConfig
 from datamodules.loading.files import FileLoader
 from datamodules.loading.loader import NO_EPOCH, EpochLoader, FixedLoader, ShardAccess
 from datamodules.loading.stream import collate
+from datamodules.loading.tubes import StreamLoader
 from datamodules.shards.classes import relabel, require_count
 from datamodules.shards.held_out import without_held_out
 from datamodules.shards.index import ShardIndex
@@ -33,11 +34,12 @@ from datamodules.views.evaluate import (
 )
 from datamodules.views.plan import AXES, CLIP_AXES, TrainScan, require_scans, require_train_scan
 from datamodules.views.predict import FileCanvases, PredictView
+from datamodules.views.predict_clips import ClipCanvases, require_stream
 from datamodules.views.train import TrainView, training_samples
 from mambaeye.batch import CanvasBatch, EvaluationCondition, GlimpseBatch
 from mambaeye.contracts import DataSpec, ModelSpec, OptimizerStep, SplitSummary, limited, model_of
 from mambaeye.errors import InputError, on_all_ranks
-from mambaeye.geometry.box import PatchSize, glimpse_sides
+from mambaeye.geometry.box import PatchSize, glimpse_sides, patch_sides
 
 LIMIT_VAL, LIMIT_TEST = "limit_val_batches", "limit_test_batches"  # the trainer's arguments
 
@@ -72,7 +74,8 @@ class ShardDataModule(LightningDataModule):
             are.
         scans: Scan patterns to validate with, as for train_scan; predict takes the first. A wrong one is answered with
             the list.
-        images: What to predict: image files, folders of them, or patterns like "photos/**/*.jpg".
+        images: What to predict: image files, folders of them, or patterns like "photos/**/*.jpg". With a model of
+            clips, videos and folders of frames.
         held_out: Share of the training samples, chosen by their keys, that is kept out of training for `calibrate`.
         seed: Seed of the order, the canvases and the trajectories.
         train: How training looks at an image.
@@ -161,9 +164,7 @@ class ShardDataModule(LightningDataModule):
             if takes == "canvas":
                 self.evaluate = replace(self.evaluate, num_glimpses=1, report_at=())
             if stage == "predict":
-                if not self.image_paths:
-                    raise InputError("predict has no images: give --data.images files, folders or patterns")
-                self.found = find_images(self.image_paths)
+                self._find_files()
                 return
             if stage == "fit":
                 self.splits.require_both()
@@ -173,6 +174,19 @@ class ShardDataModule(LightningDataModule):
                 self.samples = training_samples(self.train, *looks)
             self._take_limit(LIMIT_TEST if stage == "test" else LIMIT_VAL)
             self._open_index("val")
+
+    def _find_files(self) -> None:
+        """Find the images to predict, or the clips if the model looks at clips."""
+        if not self.image_paths:
+            raise InputError("predict has no images: give --data.images files, folders or patterns")
+        encoder = self._model.encoder
+        both = encoder.looks_at(AXES) and encoder.looks_at(CLIP_AXES)
+        clips = has_videos(self.image_paths) if both else encoder.looks_at(CLIP_AXES)
+        self.axes = CLIP_AXES if clips else AXES
+        self.found = find_clips(self.image_paths) if clips else find_images(self.image_paths)
+        if self.predict.stream and not clips:
+            raise InputError("data.predict.stream is of clips, and these are images: leave it out")
+        require_stream(self.predict, self.conditions[0].scan)
 
     def _open_index(self, split: str) -> None:
         index = self.splits.open(split, self.loader.read_limits)
@@ -320,7 +334,7 @@ class ShardDataModule(LightningDataModule):
 
     @property
     def skipped_files(self) -> int:
-        """Return how many files among those to predict have no image's extension."""
+        """Return how many files among those to predict have no extension of an image, or of a clip."""
         return self.found.skipped
 
     def train_dataloader(self) -> EpochLoader:
@@ -348,14 +362,25 @@ class ShardDataModule(LightningDataModule):
         self.fixed_loader = FixedLoader(self._access("val", layout), samples, self.seed, self.limits.get(limit, 1.0))
         return self.fixed_loader
 
-    def predict_dataloader(self) -> FileLoader:
-        """Open the image files of --data.images; ranks take turns."""
-        scan = self.conditions[0].scan
-        limit = self.loader.pixel_limit
-        opener = FileCanvases(self.predict, self.evaluate, scan, self.patch_size, self.seed, limit, self.pixels)
+    def predict_dataloader(self) -> FileLoader | StreamLoader:
+        """Open the image files or clips of --data.images; ranks take turns."""
+        scan, limit = self.conditions[0].scan, self.loader.pixel_limit
+        opener: FileCanvases | ClipCanvases = FileCanvases(
+            self.predict, self.evaluate, scan, self.patch_size, self.seed, limit, self.pixels
+        )
         files = self.found.files[self._trainer.global_rank :: self._trainer.world_size]
+        if self.axes == CLIP_AXES:
+            glimpse = patch_sides(self.glimpse, CLIP_AXES)
+            opener = clips = ClipCanvases(self.predict, self.evaluate, scan, glimpse, self.frames, self.seed, limit)
+            if self.streams:
+                return StreamLoader(files, clips.stream)
         at_once = self.loader.images_at_once(self._trainer.world_size)
         return FileLoader(files, opener, at_once, self.loader, self._pin_memory)
+
+    @property
+    def streams(self) -> bool:
+        """Tell whether clips are predicted as they arrive."""
+        return self.predict.stream
 
     def _access(self, split: str, layout: LoaderLayout) -> ShardAccess:
         index = self.indices[split]

@@ -145,7 +145,9 @@ class ImageFile(NamedTuple):
     size: tuple[int, ...] = (0, 0)
     """(height, width) in pixels, as the file has it."""
     frames: int = 1
-    """Pictures in the file; the first one is the image."""
+    """Pictures in the file; the first one is the image. Of a clip, its frames."""
+    first: int | None = None
+    """Of a clip, the first frame that is looked at, from 0."""
     error: str | None = None
     """Why there is no image, in a sentence."""
 
@@ -160,6 +162,17 @@ class FileBatch(NamedTuple):
     """Each canvas is the image alone, or the image with black around it."""
     files: list[ImageFile]
     """B of them; or one with an error; or none."""
+
+
+class TubeBatch(NamedTuple):
+    """The next frames of a clip that is looked at as it arrives, as many as a glimpse has; or that it has ended."""
+
+    scene: Scene | None
+    """Of these frames alone, (1, F, H, W, 3); its positions are of the whole clip. None at the end."""
+    frame: int
+    """The first of them, from 0: more than the last one before them, but for the last ones of a clip."""
+    file: ImageFile
+    """With the number of frames so far; at the end, with what went wrong, if something did."""
 
 
 class EvaluationCondition(NamedTuple):

@@ -88,7 +88,7 @@ def test_an_encoder_of_whole_clips_is_trained_and_validated_at_another_length(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"model.encoder.axes": 2}, "positions in these data have 3: give --model.encoder.axes 3"),
+        ({"model.encoder.axes": 2}, "MambaEye looks at images, and these data are clips: give --model.encoder.axes 3"),
         ({"model.encoder": "ViT"}, "ViT looks at images, and these data are clips: choose another encoder"),
         ({"data.scans": "[spiral]"}, "the scan spiral takes boxes of 2 axes, and this one has 3"),
     ],
