@@ -28,6 +28,7 @@ from datamodules.transforms.pixels import Pixels
 from datamodules.views.evaluate import (
     EvaluateView,
     EvaluationCanvases,
+    at_lengths,
     evaluation_conditions,
     require_frames,
     require_resolutions,
@@ -69,9 +70,9 @@ class ShardDataModule(LightningDataModule):
             several with their shares, as "{random: 1, varied: 3}", are drawn by trajectory; "learned" leaves it to the
             model's policy.
         resolutions: Canvas sides to validate at, in pixels.
-        frames: Of clips alone: frames of the canvases to validate on. Of a longer clip the middle ones are taken. Or
-            "side", for volumes: as many as the canvas has rows; all slices are taken, and scaled as rows and columns
-            are.
+        frames: Of clips alone: frames of the canvases to validate on, or several numbers of them; predict takes the
+            first. Of a longer clip the middle ones are taken. Or "side", for volumes: as many as the canvas has rows;
+            all slices are taken, and scaled as rows and columns are.
         scans: Scan patterns to validate with, as for train_scan; predict takes the first. A wrong one is answered with
             the list.
         images: What to predict: image files, folders of them, or patterns like "photos/**/*.jpg". With a model of
@@ -100,7 +101,7 @@ class ShardDataModule(LightningDataModule):
         levels: tuple[tuple[int, int], ...] | None = None,
         train_scan: TrainScan = "random",
         resolutions: tuple[int, ...] = (48,),
-        frames: int | AsSide = 16,
+        frames: int | AsSide | tuple[int, ...] = 16,
         scans: tuple[str, ...] = ("random",),
         images: str | tuple[str, ...] | None = None,
         held_out: float = 0.0,
@@ -119,7 +120,9 @@ class ShardDataModule(LightningDataModule):
         train.require_room(patch_size, tube)
         predict.require_room(patch_size)
         require_resolutions(resolutions, patch_size)
-        require_frames(frames, tube, resolutions)
+        told = (frames,) if isinstance(frames, int | str) else frames
+        self.lengths = tuple(dict.fromkeys(told))
+        require_frames(self.lengths, tube, resolutions)
         require_scans(scans)
         require_train_scan(train_scan)
         self.indices: dict[str, ShardIndex] = {}  # of the splits that the stage needs
@@ -130,7 +133,7 @@ class ShardDataModule(LightningDataModule):
         if not 0 <= held_out < 1:
             raise InputError(f"data.held_out is {held_out:g}: give a share of the training samples, from 0 to below 1")
         self.held_out = held_out
-        self.train_scan, self.resolutions, self.frames, self.scans = train_scan, resolutions, frames, scans
+        self.train_scan, self.resolutions, self.frames, self.scans = train_scan, resolutions, self.lengths[0], scans
         self.train, self.evaluate, self.predict, self.loader = train, evaluate, predict, loader
         self.canvas_range, self.num_workers = train.canvas, loader.num_workers
         self.conditions: Sequence[EvaluationCondition] = ()
@@ -174,6 +177,8 @@ class ShardDataModule(LightningDataModule):
                 self.samples = training_samples(self.train, *looks)
             self._take_limit(LIMIT_TEST if stage == "test" else LIMIT_VAL)
             self._open_index("val")
+            if self.axes == CLIP_AXES:
+                self.conditions = at_lengths(self.conditions, self.lengths)
 
     def _find_files(self) -> None:
         """Find the images to predict, or the clips if the model looks at clips."""
@@ -259,7 +264,8 @@ class ShardDataModule(LightningDataModule):
     @property
     def protocol(self) -> dict[str, Any]:
         """Return how validation looks at an image, data.evaluate; and of clips data.frames and data.tube."""
-        clips = {} if self.frames_of_canvas is None else {"frames": self.frames, "tube": self.tube}
+        frames = [*self.lengths] if len(self.lengths) > 1 else self.frames
+        clips = {} if self.frames_of_canvas is None else {"frames": frames, "tube": self.tube}
         return asdict(self.evaluate) | clips
 
     @property

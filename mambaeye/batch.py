@@ -182,13 +182,26 @@ class EvaluationCondition(NamedTuple):
     """Canvas side in pixels."""
     scan: str
     """Name of the scan, as in data.scans; CANVAS where the encoder takes whole canvases."""
+    frames: int | None = None
+    """Of clips that are validated at several lengths: frames of the canvas."""
 
     @property
     def name(self) -> str:
-        """Return the name in metrics and charts: 48_random."""
-        return f"{self.resolution}_{self.scan}"
+        """Return the name in metrics and charts: 48_random; of several lengths 16x48_random, of 16 frames."""
+        return f"{'' if self.frames is None else f'{self.frames}x'}{self.resolution}_{self.scan}"
 
     @property
     def title(self) -> str:
         """Return the title in plots."""
-        return f"{self.resolution} px, {self.scan}"
+        return f"{self.resolution} px, {self.series}"
+
+    @property
+    def series(self) -> str:
+        """Return what it has besides its resolution, in words: a line of a plot over resolutions."""
+        return self.scan if self.frames is None else f"{self.scan}, {self.frames} frames"
+
+    @property
+    def columns(self) -> dict[str, str | int]:
+        """Return it as part of a table's row: resolution, scan, and frames where there are several lengths."""
+        told: dict[str, str | int] = {"resolution": self.resolution, "scan": self.scan}
+        return told if self.frames is None else told | {"frames": self.frames}

@@ -23,7 +23,7 @@ from datamodules.transforms.clips import Clip
 from datamodules.transforms.draws import Augmentation
 from datamodules.transforms.headers import START_OF_PNG
 from datamodules.transforms.mixing import Mixing
-from datamodules.views.evaluate import DecodedSample, EvaluateView, EvaluationCanvases
+from datamodules.views.evaluate import DecodedSample, EvaluateView, EvaluationCanvases, at_lengths
 from datamodules.views.train import RawSample, TrainingCanvases, TrainingGlimpses, TrainView, training_samples
 from mambaeye.batch import CANVAS, CanvasBatch, EvaluationCondition, GlimpseBatch
 from mambaeye.encoders.base import GlimpseEncoder
@@ -73,6 +73,23 @@ def test_a_clips_canvas_is_those_of_its_frames(count: int) -> None:
         assert positions.shape == (9, 3)
         expected = union(positions, batch.scene.boxes.numpy(), (2, 8, 8))
         np.testing.assert_allclose(batch.information_ratio, expected, rtol=1e-6)
+
+
+def test_several_lengths_are_what_each_is_alone() -> None:
+    view, sample = EvaluateView(9), DecodedSample(0, "a", 3, clip(noise(11)))
+    several = at_lengths(CONDITIONS, [4, 20, 11])
+    assert [condition.name for condition in several[::4]] == ["4x24_random", "20x24_random", "11x24_random"]
+    batches = list(EvaluationCanvases(several, (2, 8, 8), view, frames=4)([sample], KEY))
+    alone = [
+        batch
+        for frames in (4, 20, 11)
+        for batch in EvaluationCanvases(CONDITIONS, (2, 8, 8), view, frames=frames)([sample], KEY)
+    ]
+    assert [batch.condition for batch in batches] == [*range(12)]
+    for batch, other in zip(batches, alone, strict=True):
+        assert all(map(torch.equal, batch.scene, other.scene))
+        assert batch.information_ratio.equal(other.information_ratio)
+    assert at_lengths(CONDITIONS, [4]) == tuple(CONDITIONS)
 
 
 @given(number=st.integers(0, 999), tube=st.integers(1, 3))

@@ -1,12 +1,13 @@
 """What plots show, against the results that they are drawn from; no fit."""
 
 import io
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import to_rgb
@@ -22,7 +23,13 @@ from callbacks.plots.curves import accuracy_and_confidence, training_curves
 from callbacks.plots.early_exit import early_exit
 from callbacks.plots.film_strip import UNSEEN, Film, film_strip, seen
 from callbacks.plots.prediction import PredictedImage, PredictionFigure, animate
-from callbacks.plots.resolutions import accuracy_by_area, accuracy_by_glimpse, accuracy_by_resolution, token_budgets
+from callbacks.plots.resolutions import (
+    accuracy_by_area,
+    accuracy_by_glimpse,
+    accuracy_by_length,
+    accuracy_by_resolution,
+    token_budgets,
+)
 from callbacks.plots.wording import counted, percent, shortened
 from mambaeye.batch import ImageFile, Scene
 from mambaeye.evaluation.prediction import Prediction
@@ -55,6 +62,20 @@ def test_reliability_has_a_point_for_every_bin_as_large_as_its_share() -> None:
         expected = np.stack((result.bins["bin_confidence"][at], result.bins["bin_top1"][at]), axis=1)
         np.testing.assert_array_equal(np.ma.filled(points.get_offsets(), np.nan), expected)
         assert points.get_sizes() == pytest.approx(150 * result.bins["bin_count"][at] / 30)
+
+
+def test_lengths_stand_side_by_side() -> None:
+    """A point for each length, on a line for each resolution and scan."""
+    results = validation(scans=("random", "spiral")).conditions
+    of_lengths = [
+        replace(result, condition=result.condition._replace(frames=frames)) for frames in (24, 8) for result in results
+    ]
+    panels = drawn(accuracy_by_length(of_lengths))
+    for step, lines in zip((1, 2, 4, 9), panels, strict=True):
+        assert lines.keys() == {result.title for result in results}
+        for result in results:
+            top1 = result["top1"][result.at(step)]
+            assert lines[result.title].tolist() == [[8, top1], [24, top1]]
 
 
 CARD = 340  # pixels that TensorBoard gives a figure's width until it is clicked
@@ -96,7 +117,7 @@ def test_resolutions_and_scans_stand_side_by_side() -> None:
     assert len(by_glimpse) == len(by_area) == 2
     by_side = drawn(accuracy_by_resolution(results))
     for result in results:
-        side, scan = result.condition
+        side, scan, _ = result.condition
         place = (32, 48).index(side)
         np.testing.assert_array_equal(by_glimpse[place][scan], np.stack((result.steps, result["top1"]), axis=1))
         np.testing.assert_array_equal(by_area[place][scan][:, 0], result["information_ratio"])
@@ -280,6 +301,7 @@ def predicted_clip(positions: torch.Tensor, glimpse: tuple[int, ...] | None, fra
     return PredictedClip.of(scene, 0, ImageFile("a.avi", (200, 300), 40, 12), prediction, ["b", "a"], glimpse)
 
 
+@settings(max_examples=30)
 @given(
     places=st.lists(st.tuples(st.integers(-1, 6), st.integers(0, 25), st.integers(0, 35)), min_size=1, max_size=6),
     tube=st.integers(1, 3),
@@ -289,9 +311,9 @@ def test_a_clip_shows_glimpses_on_the_frames_that_they_show(places: list[tuple[i
     starts = np.array(places)
     clip = predicted_clip(torch.from_numpy(starts) + torch.tensor([1, 5, 5]), (tube, 8, 8))
     seen_of = clip.seen(len(places))
-    for frame, row, col in np.ndindex(5, 20, 30):
-        inside = (starts <= (frame, row, col)) & ((frame, row, col) < starts + (tube, 8, 8))
-        assert seen_of[frame, row, col] == inside.all(1).any()
+    pixels = np.stack(np.indices((5, 20, 30)), axis=-1)[..., None, :]  # against (glimpses, 3)
+    inside = (starts <= pixels) & (pixels < starts + (tube, 8, 8))
+    np.testing.assert_array_equal(seen_of, inside.all(-1).any(-1))
     for frame in range(5):
         assert clip.on_frame(frame, 9).tolist() == [n for n, (t, *_) in enumerate(places) if t <= frame < t + tube]
 
