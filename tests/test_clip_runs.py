@@ -49,7 +49,7 @@ def test_clips_are_trained_on_and_validated_at_another_length(
     assert saved["hyper_parameters"]["encoder"]["init_args"].items() >= {"axes": 3, "tube": 2}.items()
     said = capsys.readouterr().out
     assert "next: python train.py validate" in said
-    assert "train.py predict --ckpt_path runs/clips/checkpoints/last.ckpt --data.images FOLDER" in said
+    assert "train.py predict --ckpt_path runs/clips/checkpoints/best.ckpt --data.images FOLDER" in said
     asked = {
         "ckpt_path": checkpoint,
         "data.val_shards": shards / "val",

@@ -184,9 +184,21 @@ def test_encoders_of_glimpses_take_tubes_and_cubes(kind: type[GlimpseEncoder], t
         assert not encoder(batch.patches, later).allclose(logits)  # frames count
 
 
-def test_clips_are_not_mixed() -> None:
-    with pytest.raises(InputError, match="data.train.mixing mixes images, and these shards hold clips"):
-        training_samples(TrainView(mixing=Mixing(mixup=0.5)), (1, 16, 16), "random", "glimpses", False, axes=3)
+@pytest.mark.parametrize("mixing", [Mixing(mixup=1.0), Mixing(cutmix=1.0)], ids=["mixup", "cutmix"])
+def test_clips_are_mixed_with_a_window_of_another(mixing: Mixing) -> None:
+    """Black and white: what is seen of the whole canvas has the share of white that the label has."""
+    black, white = (np.full((9, 16, 16, 3), value, np.uint8) for value in (0, 255))
+    view = TrainView(canvas=(16, 16), num_glimpses=8, frames=(4, 4), inside_prob=1.0, mixing=mixing)
+    samples = training_samples(view, (1, 8, 8), "row_raster", "canvas", False, axes=3)
+    shares = []
+    for number in range(20):
+        raw, other = RawSample("a", clip(white), 2), RawSample("b", clip(black), 3)
+        sample = samples.sample(raw, np.random.default_rng(number), lambda rng, other=other: other, 16, 4)
+        assert isinstance(sample, CanvasBatch)
+        assert (sample.labels, sample.partner_labels) == (2, 3)
+        assert sample.scene.canvases.float().mean() / 255 == pytest.approx(sample.label_shares.item(), abs=0.003)
+        shares.append(sample.label_shares.item())
+    assert max(shares) - min(shares) > 0.5
 
 
 @pytest.fixture(scope="module")
