@@ -20,6 +20,7 @@ from PIL import Image
 from callbacks.reports.prediction_writer import picture_name
 from mambaeye import weights
 from mambaeye.encoders.mambaeye import MambaEye
+from mambaeye.encoders.video_mamba import VideoMamba
 from mambaeye.evaluation.prediction import kept_steps
 from mambaeye.geometry.box import Box
 from mambaeye.geometry.scans import scan_pattern
@@ -244,6 +245,27 @@ def test_what_does_not_go_together_is_said(settings: dict[str, object], message:
         words = arguments(model, ["clip.avi"], **settings)
     with pytest.raises(SystemExit, match=message):
         main(words)
+
+
+def test_an_encoder_of_whole_clips_and_of_images_takes_what_there_is(tmp_path: Path) -> None:
+    """VideoMamba looks at both: where there is a video, at clips."""
+    sizes = {"dim": 16, "depth": 1, "d_state": 2, "patch": 8, "grid": 4, "frames": 4, "tubelet": 2}
+    encoder = VideoMamba(num_classes=4, **sizes)
+    weights.save(encoder.eval(), tmp_path / "whole")
+    Path("clip.avi").write_bytes(avi(noise(20)))
+    Path("image.png").write_bytes(png(noise(1)[0]))
+    asked: dict[str, object] = {"model.init_from": tmp_path / "whole/model.safetensors", "data.scans": "[random]"}
+    asked |= {"model.encoder": "VideoMamba", **{f"model.encoder.{name}": size for name, size in sizes.items()}}
+    (line,) = predict(Path(), ["clip.avi"], **asked)
+    with torch.no_grad():
+        shares = encoder(torch.from_numpy(noise(20)[6:14])[None])[0].softmax(-1)
+    assert (line["first_frame"], line["information_ratio"]) == (6, 1)
+    assert line["confidence_by_glimpse"] == [pytest.approx(shares.max().item(), abs=ROUNDING)]
+    assert line["top5"][0]["class"] == str(shares.argmax().item())
+    (still,) = predict(Path(), ["image.png"], "still", **asked)
+    assert "first_frame" not in still
+    with pytest.raises(SystemExit, match="and VideoMamba answers only once"):
+        predict(Path(), ["clip.avi"], **asked | {"data.predict.stream": "true", "data.scans": "[arriving]"})
 
 
 def test_where_there_is_no_clip_is_said(model: Path) -> None:

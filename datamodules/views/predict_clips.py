@@ -15,7 +15,7 @@ from datamodules.views.keys import PREDICTION, Key, policy_seed
 from datamodules.views.plan import plan
 from datamodules.views.predict import OpenedFile, PredictView
 from datamodules.views.samples import scene_of
-from mambaeye.batch import ImageFile, Scene, TubeBatch
+from mambaeye.batch import CANVAS, ImageFile, Scene, TubeBatch
 from mambaeye.errors import InputError
 from mambaeye.geometry.box import Box
 from mambaeye.geometry.stream import ArrivingStream, glimpses_a_tube
@@ -131,7 +131,7 @@ def require_stream(view: PredictView, scan: str) -> None:
     Raises:
         InputError: another one is given.
     """
-    if view.stream and scan != ARRIVING:
+    if view.stream and scan not in (ARRIVING, CANVAS):  # for the model has the better message on whole canvases
         raise InputError(
             f"data.predict.stream looks at frames as they arrive, and the scan {scan} does not: give --data.scans "
             f"[{ARRIVING}]"
