@@ -55,8 +55,8 @@ class ShardDataModule(LightningDataModule):
         train_index: Path or URL of the training shards' index.json, if it is not beside them.
         val_index: Path or URL of the validation shards' index.json, if it is not beside them.
         folder: Your own pictures: a folder with a folder of pictures for each class, or with train/ and val/ that have
-            such. Packed into data_dir on first use, and again when files have changed. Without val/, a tenth of each
-            class is held out for validation. In place of the shards.
+            such; or with videos, if there is no picture. Packed into data_dir on first use, and again when files have
+            changed. Without val/, a tenth of each class is held out for validation. In place of the shards.
         data_dir: Folder that the embedded digits, or your own pictures, are packed into on first use.
         num_classes: Number of classes, as in the index's class list; the encoder's head takes it from here. Of folder's
             pictures they are counted.

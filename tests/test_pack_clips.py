@@ -16,6 +16,7 @@ from clips import LIMIT, avi, noise, png
 from commands import ROOT
 
 from datamodules import check, pack
+from datamodules.packing.folder import class_names, ensure_packed, packed
 from datamodules.shards.index import ShardIndex, write_index
 from datamodules.shards.reading import read_images
 from datamodules.shards.scan import scan_shard
@@ -131,6 +132,30 @@ def test_videos_without_the_flag_are_noticed(folder: str, source: Path, tmp_path
         frames.unlink()
     with pytest.raises(SystemExit, match="has no images and 2 videos: give --clips to pack these"):
         pack.main([str(tmp_path / folder), str(tmp_path / "shards")])
+
+
+@pytest.mark.parametrize("parts", [("",), ("train", "val")])
+def test_class_folders_of_videos_are_packed_as_clips_on_first_use(
+    parts: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same bytes as of the command; with a picture among them, videos are passed over as before."""
+    for part in parts:
+        for number in range(4):
+            folder = tmp_path / "VIDEOS" / part / "ab"[number % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{number}{part}.avi").write_bytes(avi(noise(3, seed=number)))
+    assert class_names(tmp_path / "VIDEOS") == ["a", "b"]
+    ensure_packed(tmp_path / "VIDEOS", tmp_path / "data", 0, LIMIT)
+    trained, validated = (4, 4) if len(parts) > 1 else (2, 2)
+    assert f"2 classes, {trained} clips to train on and {validated} to validate on" in capsys.readouterr().out
+    place = packed(tmp_path / "VIDEOS", tmp_path / "data")
+    found = clips_in(place / "train") | clips_in(place / "val")
+    sources = {path.stem: path.read_bytes() for path in (tmp_path / "VIDEOS").rglob("*.avi")}
+    assert {key.rpartition("/")[2]: clip.data for key, clip in found.items()} == sources
+
+    (tmp_path / "VIDEOS" / parts[0] / "a" / "one.png").write_bytes(png(noise(1)[0]))
+    with pytest.raises(InputError, match="has pictures of a single class, a"):
+        class_names(tmp_path / "VIDEOS")
 
 
 @pytest.mark.long
