@@ -233,6 +233,7 @@ def test_pictures_and_films(model: Path) -> None:
     [
         ({"data.predict.stream": "true", "data.scans": "[random]"}, r"give --data.scans \[arriving\]"),
         ({"data.predict.stream": "true", "pictures": "true"}, "leave them or it out"),
+        ({"data.frames": "side"}, "data.frames is side, as for packed volumes, .* give --data.frames a number"),
         ({"data.predict.stream": "true", "model.exit_criteria.stable": 3}, "leave model.exit_criteria.stable out"),
     ],
 )

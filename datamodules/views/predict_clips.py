@@ -8,6 +8,7 @@ from itertools import islice
 import numpy as np
 
 from datamodules.transforms.clips import middle, stacked
+from datamodules.transforms.depth import AsSide
 from datamodules.transforms.frames import Frames, open_frames
 from datamodules.transforms.headers import PixelLimit
 from datamodules.views.evaluate import EvaluateView
@@ -123,6 +124,20 @@ class ClipCanvases:
 def unread(path: str, error: OSError) -> ImageFile:
     """Return what is known of a clip that the system does not let be read."""
     return ImageFile(path, error=f"{error.filename or path} cannot be read ({error.strerror})")
+
+
+def require_number(frames: int | AsSide) -> int:
+    """Return the frames of canvases.
+
+    Raises:
+        InputError: depth is to be scaled as rows and columns are.
+    """
+    if isinstance(frames, str):
+        raise InputError(
+            f"data.frames is {frames}, as for packed volumes, and predict takes frames as they are: give --data.frames "
+            f"a number"
+        )
+    return frames
 
 
 def require_stream(view: PredictView, scan: str) -> None:
