@@ -58,7 +58,7 @@ class PredictedClip(NamedTuple):
     ) -> "PredictedClip":
         """Gather it from a row of a scene and what is known of its file; no sides of a glimpse for the whole clip."""
         box = Box(*scene.boxes[row].tolist())
-        frames = scene.canvases[row][box.slices].cpu().numpy()
+        frames = scene.pixels[row][box.slices].cpu().numpy()
         scale = min(1, LONGER_SIDE / max(box.height, box.width))
         if scale < 1:
             size = max(1, round(scale * box.width)), max(1, round(scale * box.height))

@@ -101,7 +101,8 @@ class ClipCanvases:
                 scan = ArrivingStream(place, self.glimpse, each, np.random.default_rng(self._key(clip)))
             first = max(0, count - length)
             scene = scene_of(canvas, box, scan.next_tube(first), 0, ARRIVING)
-            return TubeBatch(Scene(*(part[None] for part in scene)), first, ImageFile(clip.path, size, count, 0))
+            of_one = Scene(scene.pixels[None], *(part[None] for part in scene[1:]))
+            return TubeBatch(of_one, first, ImageFile(clip.path, size, count, 0))
 
         for frame in clip.decoded():
             size = frame.shape[:2]

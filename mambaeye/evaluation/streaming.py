@@ -61,7 +61,7 @@ class Stream:
         confidence = torch.empty(0)
         if positions.shape[1]:
             on_canvas = positions - positions.new_tensor((tube.frame, 0, 0))
-            patches = cut_from_canvases(tube.scene.canvases, on_canvas, self.encoder.glimpse)
+            patches = cut_from_canvases(tube.scene.pixels, on_canvas, self.encoder.glimpse)
             features, self.state = self.encoder.stream_features(patches, positions, self.state)
             logits = self.encoder.logits(features)[0].float()  # (n, C)
             self.glimpses, self.logits = self.glimpses + len(logits), logits[-1]
