@@ -11,11 +11,12 @@ from lightning import LightningDataModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.files import FoundFiles, find_images
+from datamodules.files import FoundFiles, find_clips, find_images, has_videos
 from datamodules.loading.config import LoaderConfig
 from datamodules.loading.files import FileLoader
 from datamodules.loading.loader import NO_EPOCH, EpochLoader, FixedLoader, ShardAccess
 from datamodules.loading.stream import collate
+from datamodules.loading.tubes import StreamLoader
 from datamodules.shards.classes import relabel, require_count
 from datamodules.shards.held_out import without_held_out
 from datamodules.shards.index import ShardIndex
@@ -27,17 +28,19 @@ from datamodules.transforms.pixels import Pixels
 from datamodules.views.evaluate import (
     EvaluateView,
     EvaluationCanvases,
+    at_lengths,
     evaluation_conditions,
     require_frames,
     require_resolutions,
 )
 from datamodules.views.plan import AXES, CLIP_AXES, TrainScan, require_scans, require_train_scan
 from datamodules.views.predict import FileCanvases, PredictView
+from datamodules.views.predict_clips import ClipCanvases, require_number, require_stream
 from datamodules.views.train import TrainView, training_samples
 from mambaeye.batch import CanvasBatch, EvaluationCondition, GlimpseBatch
 from mambaeye.contracts import DataSpec, ModelSpec, OptimizerStep, SplitSummary, limited, model_of
 from mambaeye.errors import InputError, on_all_ranks
-from mambaeye.geometry.box import PatchSize, glimpse_sides
+from mambaeye.geometry.box import PatchSize, glimpse_sides, patch_sides
 
 LIMIT_VAL, LIMIT_TEST = "limit_val_batches", "limit_test_batches"  # the trainer's arguments
 
@@ -52,8 +55,8 @@ class ShardDataModule(LightningDataModule):
         train_index: Path or URL of the training shards' index.json, if it is not beside them.
         val_index: Path or URL of the validation shards' index.json, if it is not beside them.
         folder: Your own pictures: a folder with a folder of pictures for each class, or with train/ and val/ that have
-            such. Packed into data_dir on first use, and again when files have changed. Without val/, a tenth of each
-            class is held out for validation. In place of the shards.
+            such; or with videos, if there is no picture. Packed into data_dir on first use, and again when files have
+            changed. Without val/, a tenth of each class is held out for validation. In place of the shards.
         data_dir: Folder that the embedded digits, or your own pictures, are packed into on first use.
         num_classes: Number of classes, as in the index's class list; the encoder's head takes it from here. Of folder's
             pictures they are counted.
@@ -67,12 +70,13 @@ class ShardDataModule(LightningDataModule):
             several with their shares, as "{random: 1, varied: 3}", are drawn by trajectory; "learned" leaves it to the
             model's policy.
         resolutions: Canvas sides to validate at, in pixels.
-        frames: Of clips alone: frames of the canvases to validate on. Of a longer clip the middle ones are taken. Or
-            "side", for volumes: as many as the canvas has rows; all slices are taken, and scaled as rows and columns
-            are.
+        frames: Of clips alone: frames of the canvases to validate on, or several numbers of them; predict takes the
+            first. Of a longer clip the middle ones are taken. Or "side", for volumes: as many as the canvas has rows;
+            all slices are taken, and scaled as rows and columns are.
         scans: Scan patterns to validate with, as for train_scan; predict takes the first. A wrong one is answered with
             the list.
-        images: What to predict: image files, folders of them, or patterns like "photos/**/*.jpg".
+        images: What to predict: image files, folders of them, or patterns like "photos/**/*.jpg". With a model of
+            clips, videos and folders of frames.
         held_out: Share of the training samples, chosen by their keys, that is kept out of training for `calibrate`.
         seed: Seed of the order, the canvases and the trajectories.
         train: How training looks at an image.
@@ -97,7 +101,7 @@ class ShardDataModule(LightningDataModule):
         levels: tuple[tuple[int, int], ...] | None = None,
         train_scan: TrainScan = "random",
         resolutions: tuple[int, ...] = (48,),
-        frames: int | AsSide = 16,
+        frames: int | AsSide | tuple[int, ...] = 16,
         scans: tuple[str, ...] = ("random",),
         images: str | tuple[str, ...] | None = None,
         held_out: float = 0.0,
@@ -116,7 +120,9 @@ class ShardDataModule(LightningDataModule):
         train.require_room(patch_size, tube)
         predict.require_room(patch_size)
         require_resolutions(resolutions, patch_size)
-        require_frames(frames, tube, resolutions)
+        told = (frames,) if isinstance(frames, int | str) else frames
+        self.lengths = tuple(dict.fromkeys(told))
+        require_frames(self.lengths, tube, resolutions)
         require_scans(scans)
         require_train_scan(train_scan)
         self.indices: dict[str, ShardIndex] = {}  # of the splits that the stage needs
@@ -127,7 +133,7 @@ class ShardDataModule(LightningDataModule):
         if not 0 <= held_out < 1:
             raise InputError(f"data.held_out is {held_out:g}: give a share of the training samples, from 0 to below 1")
         self.held_out = held_out
-        self.train_scan, self.resolutions, self.frames, self.scans = train_scan, resolutions, frames, scans
+        self.train_scan, self.resolutions, self.frames, self.scans = train_scan, resolutions, self.lengths[0], scans
         self.train, self.evaluate, self.predict, self.loader = train, evaluate, predict, loader
         self.canvas_range, self.num_workers = train.canvas, loader.num_workers
         self.conditions: Sequence[EvaluationCondition] = ()
@@ -161,9 +167,7 @@ class ShardDataModule(LightningDataModule):
             if takes == "canvas":
                 self.evaluate = replace(self.evaluate, num_glimpses=1, report_at=())
             if stage == "predict":
-                if not self.image_paths:
-                    raise InputError("predict has no images: give --data.images files, folders or patterns")
-                self.found = find_images(self.image_paths)
+                self._find_files()
                 return
             if stage == "fit":
                 self.splits.require_both()
@@ -173,6 +177,23 @@ class ShardDataModule(LightningDataModule):
                 self.samples = training_samples(self.train, *looks)
             self._take_limit(LIMIT_TEST if stage == "test" else LIMIT_VAL)
             self._open_index("val")
+            if self.axes == CLIP_AXES:
+                self.conditions = at_lengths(self.conditions, self.lengths)
+
+    def _find_files(self) -> None:
+        """Find the images to predict, or the clips if the model looks at clips."""
+        if not self.image_paths:
+            raise InputError("predict has no images: give --data.images files, folders or patterns")
+        encoder = self._model.encoder
+        both = encoder.looks_at(AXES) and encoder.looks_at(CLIP_AXES)
+        clips = has_videos(self.image_paths) if both else encoder.looks_at(CLIP_AXES)
+        self.axes = CLIP_AXES if clips else AXES
+        self.found = find_clips(self.image_paths) if clips else find_images(self.image_paths)
+        if self.predict.stream and not clips:
+            raise InputError("data.predict.stream is of clips, and these are images: leave it out")
+        require_stream(self.predict, self.conditions[0].scan)
+        if clips:
+            require_number(self.frames)
 
     def _open_index(self, split: str) -> None:
         index = self.splits.open(split, self.loader.read_limits)
@@ -245,7 +266,8 @@ class ShardDataModule(LightningDataModule):
     @property
     def protocol(self) -> dict[str, Any]:
         """Return how validation looks at an image, data.evaluate; and of clips data.frames and data.tube."""
-        clips = {} if self.frames_of_canvas is None else {"frames": self.frames, "tube": self.tube}
+        frames = [*self.lengths] if len(self.lengths) > 1 else self.frames
+        clips = {} if self.frames_of_canvas is None else {"frames": frames, "tube": self.tube}
         return asdict(self.evaluate) | clips
 
     @property
@@ -320,7 +342,7 @@ class ShardDataModule(LightningDataModule):
 
     @property
     def skipped_files(self) -> int:
-        """Return how many files among those to predict have no image's extension."""
+        """Return how many files among those to predict have no extension of an image, or of a clip."""
         return self.found.skipped
 
     def train_dataloader(self) -> EpochLoader:
@@ -348,14 +370,26 @@ class ShardDataModule(LightningDataModule):
         self.fixed_loader = FixedLoader(self._access("val", layout), samples, self.seed, self.limits.get(limit, 1.0))
         return self.fixed_loader
 
-    def predict_dataloader(self) -> FileLoader:
-        """Open the image files of --data.images; ranks take turns."""
-        scan = self.conditions[0].scan
-        limit = self.loader.pixel_limit
-        opener = FileCanvases(self.predict, self.evaluate, scan, self.patch_size, self.seed, limit, self.pixels)
+    def predict_dataloader(self) -> FileLoader | StreamLoader:
+        """Open the image files or clips of --data.images; ranks take turns."""
+        scan, limit = self.conditions[0].scan, self.loader.pixel_limit
+        opener: FileCanvases | ClipCanvases = FileCanvases(
+            self.predict, self.evaluate, scan, self.patch_size, self.seed, limit, self.pixels
+        )
         files = self.found.files[self._trainer.global_rank :: self._trainer.world_size]
+        if self.axes == CLIP_AXES:
+            glimpse = patch_sides(self.glimpse, CLIP_AXES)
+            frames = require_number(self.frames)
+            opener = clips = ClipCanvases(self.predict, self.evaluate, scan, glimpse, frames, self.seed, limit)
+            if self.streams:
+                return StreamLoader(files, clips.stream)
         at_once = self.loader.images_at_once(self._trainer.world_size)
         return FileLoader(files, opener, at_once, self.loader, self._pin_memory)
+
+    @property
+    def streams(self) -> bool:
+        """Tell whether clips are predicted as they arrive."""
+        return self.predict.stream
 
     def _access(self, split: str, layout: LoaderLayout) -> ShardAccess:
         index = self.indices[split]

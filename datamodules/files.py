@@ -1,8 +1,11 @@
-"""Files, folders and patterns -> the image files that are meant, in a fixed order."""
+"""Files, folders and patterns -> the image files or clips that are meant, in a fixed order."""
 
+import errno
 import glob
 import os
-from collections.abc import Iterator, Sequence
+import re
+import stat
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from mambaeye.errors import InputError
@@ -10,15 +13,17 @@ from mambaeye.errors import InputError
 # of formats that OpenCV reads
 JPEG, TIFF, BITMAP = ("jpg", "jpeg", "jpe", "jp2"), ("tif", "tiff"), ("bmp", "dib", "ppm", "pgm", "pbm")
 EXTENSIONS = (*JPEG, "png", "webp", "gif", "avif", *TIFF, *BITMAP)
+VIDEOS = ("mp4", "m4v", "mov", "avi", "mkv", "webm")  # that its FFmpeg decodes
+NUMBER = re.compile(r"(\d+)")
 
 
 class FoundFiles(NamedTuple):
-    """The image files that paths lead to."""
+    """The image files, or clips, that paths lead to."""
 
     files: list[str]
     """Each once, where it comes first."""
     skipped: int
-    """Files without an image's extension, in folders and under patterns."""
+    """Files without an extension of such, in folders and under patterns."""
 
 
 def find_images(paths: Sequence[str]) -> FoundFiles:
@@ -32,6 +37,63 @@ def find_images(paths: Sequence[str]) -> FoundFiles:
     Raises:
         InputError: a path leads to nothing, or none to an image.
     """
+
+    def image_of(file: str, given: bool) -> str | None:
+        return file if given or is_named_like_an_image(file) else None
+
+    found = find(paths, image_of, "images")
+    if not found.files:
+        raise InputError(
+            f"there is no image in {', '.join(paths)}: give --data.images files, or folders and patterns of "
+            f".{', .'.join(EXTENSIONS)}"
+        )
+    return found
+
+
+def find_clips(paths: Sequence[str]) -> FoundFiles:
+    """Find the clips that paths lead to: videos, and folders that pictures lie in, each of which is one.
+
+    Args:
+        paths: as for find_images. A picture that a folder or a pattern leads to stands for the folder that it lies in.
+
+    Raises:
+        InputError: a path leads to nothing, or none to a clip.
+    """
+
+    def clip_of(file: str, given: bool) -> str | None:
+        if is_named_like_an_image(file) and file not in paths:
+            return os.path.dirname(file) or os.curdir
+        return file if given or extension_of(file) in VIDEOS else None
+
+    found = find(paths, clip_of, "clips")
+    if not found.files:
+        raise InputError(
+            f"there is no clip in {', '.join(paths)}: give --data.images videos, or folders and patterns of "
+            f".{', .'.join(VIDEOS)} or of folders of frames"
+        )
+    return found
+
+
+def has_videos(paths: Sequence[str]) -> bool:
+    """Tell whether there is a video where paths lead, by its extension."""
+
+    def video_of(file: str, given: bool) -> str | None:
+        return file if extension_of(file) in VIDEOS else None
+
+    return bool(find(paths, video_of, "images or clips").files)
+
+
+def find(paths: Sequence[str], meant: Callable[[str, bool], str | None], noun: str) -> FoundFiles:
+    """Find what paths lead to: in the order of the paths, and below each in the order of their names.
+
+    Args:
+        paths: as for find_images.
+        meant: returns what a file stands for, if it is wanted; told whether it may be called anything.
+        noun: what is wanted, in a message.
+
+    Raises:
+        InputError: a path leads to nothing.
+    """
     files: dict[str, None] = {}
     others: set[str] = set()
     for path in paths:
@@ -39,22 +101,18 @@ def find_images(paths: Sequence[str]) -> FoundFiles:
         matches = [path] if exists else sorted(glob.glob(path, recursive=True))
         if not matches:
             reason = "matches nothing" if glob.has_magic(path) else "does not exist"
-            raise InputError(f"{path!r} of --data.images {reason}: give files, folders or patterns of images")
+            raise InputError(f"{path!r} of --data.images {reason}: give files, folders or patterns of {noun}")
         extension = os.path.splitext(path)[1]
         any_name = exists or (extension != "" and not glob.has_magic(extension))
         entered: set[str] = set()
         for match in without_circles(matches):
             is_folder = os.path.isdir(match)
             for file in walk(match, entered) if is_folder else [match]:
-                if (any_name and not is_folder) or is_named_like_an_image(file):
-                    files[file] = None
-                else:
+                wanted = meant(file, any_name and not is_folder)
+                if wanted is None:
                     others.add(file)
-    if not files:
-        raise InputError(
-            f"there is no image in {', '.join(paths)}: give --data.images files, or folders and patterns of "
-            f".{', .'.join(EXTENSIONS)}"
-        )
+                else:
+                    files[wanted] = None
     return FoundFiles(list(files), len(others - files.keys()))
 
 
@@ -92,4 +150,23 @@ def refuse(error: OSError) -> None:
 
 def is_named_like_an_image(path: str) -> bool:
     """Tell whether it has the extension of one."""
-    return os.path.splitext(path)[1][1:].lower() in EXTENSIONS
+    return extension_of(path) in EXTENSIONS
+
+
+def extension_of(path: str) -> str:
+    """Return a name's extension in small letters, without the dot."""
+    return os.path.splitext(path)[1][1:].lower()
+
+
+def in_order(path: str) -> list[tuple[int, str]]:
+    """Return what frames are sorted by: their names, with the numbers in them as numbers."""
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in NUMBER.split(path)]
+
+
+def open_at_once(path: str, flags: int) -> int:
+    """Open a file for `open`, refusing what is no file, without waiting for what a pipe may bring."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file")
+    return descriptor

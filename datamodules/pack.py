@@ -26,7 +26,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from datamodules.packing.clips import VIDEOS, Clips
+from datamodules.files import VIDEOS
+from datamodules.packing.clips import Clips
 from datamodules.packing.idx import find_idx, list_idx
 from datamodules.packing.listing import TRAIN, VAL, Listing, list_one, list_split
 from datamodules.packing.sources import Source, decompressed

@@ -145,7 +145,9 @@ class ImageFile(NamedTuple):
     size: tuple[int, ...] = (0, 0)
     """(height, width) in pixels, as the file has it."""
     frames: int = 1
-    """Pictures in the file; the first one is the image."""
+    """Pictures in the file; the first one is the image. Of a clip, its frames."""
+    first: int | None = None
+    """Of a clip, the first frame that is looked at, from 0."""
     error: str | None = None
     """Why there is no image, in a sentence."""
 
@@ -162,6 +164,17 @@ class FileBatch(NamedTuple):
     """B of them; or one with an error; or none."""
 
 
+class TubeBatch(NamedTuple):
+    """The next frames of a clip that is looked at as it arrives, as many as a glimpse has; or that it has ended."""
+
+    scene: Scene | None
+    """Of these frames alone, (1, F, H, W, 3); its positions are of the whole clip. None at the end."""
+    frame: int
+    """The first of them, from 0: more than the last one before them, but for the last ones of a clip."""
+    file: ImageFile
+    """With the number of frames so far; at the end, with what went wrong, if something did."""
+
+
 class EvaluationCondition(NamedTuple):
     """One way of looking at every validation image."""
 
@@ -169,13 +182,26 @@ class EvaluationCondition(NamedTuple):
     """Canvas side in pixels."""
     scan: str
     """Name of the scan, as in data.scans; CANVAS where the encoder takes whole canvases."""
+    frames: int | None = None
+    """Of clips that are validated at several lengths: frames of the canvas."""
 
     @property
     def name(self) -> str:
-        """Return the name in metrics and charts: 48_random."""
-        return f"{self.resolution}_{self.scan}"
+        """Return the name in metrics and charts: 48_random; of several lengths 16x48_random, of 16 frames."""
+        return f"{'' if self.frames is None else f'{self.frames}x'}{self.resolution}_{self.scan}"
 
     @property
     def title(self) -> str:
         """Return the title in plots."""
-        return f"{self.resolution} px, {self.scan}"
+        return f"{self.resolution} px, {self.series}"
+
+    @property
+    def series(self) -> str:
+        """Return what it has besides its resolution, in words: a line of a plot over resolutions."""
+        return self.scan if self.frames is None else f"{self.scan}, {self.frames} frames"
+
+    @property
+    def columns(self) -> dict[str, str | int]:
+        """Return it as part of a table's row: resolution, scan, and frames where there are several lengths."""
+        told: dict[str, str | int] = {"resolution": self.resolution, "scan": self.scan}
+        return told if self.frames is None else told | {"frames": self.frames}

@@ -114,7 +114,11 @@ class DataSpec(Protocol):
 
     @property
     def skipped_files(self) -> int:
-        """Files among those to predict that have no image's extension."""
+        """Files among those to predict that have no extension of an image, or of a clip."""
+
+    @property
+    def streams(self) -> bool:
+        """True where clips are predicted as they arrive."""
 
 
 class ModelSpec(Protocol):

@@ -14,15 +14,16 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from mambaeye import weights
-from mambaeye.batch import POLICY, REMEDY, CanvasBatch, EvaluationCondition, FileBatch, GlimpseBatch, Takes
+from mambaeye.batch import POLICY, REMEDY, CanvasBatch, EvaluationCondition, FileBatch, GlimpseBatch, Takes, TubeBatch
 from mambaeye.blocks import checkpoint_blocks, compile_blocks, kept_bytes
 from mambaeye.contracts import data_of, limited
-from mambaeye.encoders.base import Encoder, GlimpseEncoder
+from mambaeye.encoders.base import CausalEncoder, Encoder, GlimpseEncoder
 from mambaeye.errors import InputError
 from mambaeye.evaluation.early_exit import EarlyExitConfig, ExitCriteria, go_by_value, require_value, rules_under
 from mambaeye.evaluation.metrics import MetricsConfig
 from mambaeye.evaluation.prediction import Prediction, predict
 from mambaeye.evaluation.result import METRICS, ValidationResult
+from mambaeye.evaluation.streaming import Stream, StreamAnswer
 from mambaeye.evaluation.sums import ConditionSums
 from mambaeye.flops import training_flops
 from mambaeye.loss import Schedule, class_weights, scheduled_cross_entropy_of_features, step_losses, weights_of_images
@@ -136,6 +137,7 @@ class ClassifierModule(LightningModule):
         self.schedule_steps: tuple[int, float] = (0, 0.0)
         """Optimizer steps of the warm-up, and in all."""
         self.sums = nn.ModuleList()  # ConditionSums of each evaluation condition
+        self.stream: Stream | None = None  # the clip of which frames arrive, in predict
         self._flops: dict[tuple[int, ...], int] = {}
 
     @property
@@ -162,6 +164,8 @@ class ClassifierModule(LightningModule):
             self.class_weights = class_weights(data.class_counts) if self.balanced else None
         if stage == "predict":
             require_value(self.exit_criteria, self.policy_under(data.conditions[0]))
+            if data.streams:
+                require_streamable(self.encoder, self.exit_criteria)
             return
         self.answers_at = self.encoder.answers_at(data.num_glimpses).tolist()
         several = self.takes != "canvas"  # of whole canvases there is but one answer, and nothing to stop before
@@ -313,8 +317,13 @@ class ClassifierModule(LightningModule):
     def test_step(self, batch: CanvasBatch, batch_idx: int) -> dict[str, Tensor]:
         return self.validation_step(batch, batch_idx)
 
-    def predict_step(self, batch: FileBatch, batch_idx: int) -> list[Prediction | None]:
-        """Return a prediction for each of the batch's files, None for one that could not be read."""
+    def predict_step(self, batch: FileBatch | TubeBatch, batch_idx: int) -> list[Prediction | StreamAnswer | None]:
+        """Return a prediction for each of the batch's files, None for one that could not be read.
+
+        Of a clip that arrives, return the answer so far, None as long as there is none and where it has ended.
+        """
+        if isinstance(batch, TubeBatch):
+            return [self._look_at(batch)]
         if batch.scene is None:
             return [None] * len(batch.files)
         policy = self.policy_under(data_of(self.trainer).conditions[0])
@@ -326,6 +335,14 @@ class ClassifierModule(LightningModule):
             # found where glimpses fell; whoever writes the prediction finds it there, as of a file that is read whole
             batch.files[0] = batch.files[0]._replace(error=str(error))
             return [None]
+
+    def _look_at(self, tube: TubeBatch) -> StreamAnswer | None:
+        if tube.scene is None:
+            self.stream = None
+            return None
+        if self.stream is None:
+            self.stream = Stream(require_causal(self.encoder))
+        return self.stream.look(tube)
 
     def on_validation_epoch_end(self) -> None:
         self._finish_conditions("val")
@@ -390,6 +407,23 @@ class ClassifierModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
+def require_streamable(encoder: Encoder, criteria: ExitCriteria) -> None:
+    """Require an encoder that looks at clips as they arrive, to their ends.
+
+    Raises:
+        InputError: it answers only once; or it is to stop before.
+    """
+    if not isinstance(encoder, CausalEncoder):
+        raise InputError(
+            f"data.predict.stream carries a state from glimpse to glimpse, and {type(encoder).__name__} answers only "
+            f"once: choose an encoder with one, such as MambaEye, or leave it out"
+        )
+    if criteria.rules:
+        raise InputError(
+            f"data.predict.stream looks at clips to their ends: leave model.exit_criteria.{criteria.rules[0].kind} out"
+        )
+
+
 def require_axes(encoder: Encoder, axes: int, tube: int) -> None:
     """Require that an encoder looks at what the data hold.
 
@@ -401,14 +435,10 @@ def require_axes(encoder: Encoder, axes: int, tube: int) -> None:
     Raises:
         InputError: it looks at images of other axes, or at glimpses of other frames.
     """
-    if not encoder.looks_at(axes) and isinstance(encoder, GlimpseEncoder):
-        raise InputError(
-            f"model.encoder.axes is {encoder.axes}, and positions in these data have {axes}: give "
-            f"--model.encoder.axes {axes}"
-        )
     if not encoder.looks_at(axes):
         looks, are = ("images" if number == 2 else "clips" for number in (encoder.axes, axes))
-        raise InputError(f"{type(encoder).__name__} looks at {looks}, and these data are {are}: choose another encoder")
+        mend = f"give --model.encoder.axes {axes}" if isinstance(encoder, GlimpseEncoder) else "choose another encoder"
+        raise InputError(f"{type(encoder).__name__} looks at {looks}, and these data are {are}: {mend}")
     if axes > 2 and isinstance(encoder, GlimpseEncoder) and encoder.tube != tube:
         raise InputError(
             f"data.tube is {tube}, and {type(encoder).__name__} takes glimpses of {encoder.tube}: give --data.tube "

@@ -42,6 +42,6 @@ def excesses(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, frames in SIDES.items():
         told = values.get(frames, 1) if of_clips else 1
         side = max(values.get(name, ()), default=1)
-        most = side if isinstance(told, str) else told if isinstance(told, int) else max(told)
+        most = side if isinstance(told, str) else told if isinstance(told, int) else max(told, default=1)
         if images * most * side**2 > PIXELS:
             yield name, values[name]

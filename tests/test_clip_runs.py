@@ -49,7 +49,7 @@ def test_clips_are_trained_on_and_validated_at_another_length(
     assert saved["hyper_parameters"]["encoder"]["init_args"].items() >= {"axes": 3, "tube": 2}.items()
     said = capsys.readouterr().out
     assert "next: python train.py validate" in said
-    assert "train.py predict" not in said
+    assert "train.py predict --ckpt_path runs/clips/checkpoints/best.ckpt --data.images FOLDER" in said
     asked = {
         "ckpt_path": checkpoint,
         "data.val_shards": shards / "val",
@@ -67,6 +67,17 @@ def test_clips_are_trained_on_and_validated_at_another_length(
     assert told["protocol"].items() >= {"frames": 24, "tube": 2}.items()
     assert {row["scan"] for row in told["rows"]} == {"random", "tube_raster"}
     assert {row["samples"] for row in told["rows"]} == {16}
+
+    several = {**asked, **NO_PICTURES, "run_dir": "several", "data.frames": "[8,24]", "diagnosis.images": 0}
+    main(["validate", *flags(several)])
+    by_length = json.loads(Path("several/validation.json").read_text())
+    assert by_length["protocol"]["frames"] == [8, 24]
+    assert [(row["frames"], row["scan"]) for row in by_length["rows"] if row["step"] == 1] == [
+        (8, "random"), (8, "tube_raster"), (24, "random"), (24, "tube_raster"),
+    ]  # fmt: skip
+    of_24 = [row for row in by_length["rows"] if row["frames"] == 24]
+    assert [{**row, "frames": 24} for row in told["rows"]] == of_24
+    assert "tube_raster, 24 frames" in capsys.readouterr().out
 
 
 def test_an_encoder_of_whole_clips_is_trained_and_validated_at_another_length(
@@ -88,7 +99,7 @@ def test_an_encoder_of_whole_clips_is_trained_and_validated_at_another_length(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"model.encoder.axes": 2}, "positions in these data have 3: give --model.encoder.axes 3"),
+        ({"model.encoder.axes": 2}, "MambaEye looks at images, and these data are clips: give --model.encoder.axes 3"),
         ({"model.encoder": "ViT"}, "ViT looks at images, and these data are clips: choose another encoder"),
         ({"data.scans": "[spiral]"}, "the scan spiral takes boxes of 2 axes, and this one has 3"),
     ],

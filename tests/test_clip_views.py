@@ -23,7 +23,7 @@ from datamodules.transforms.clips import Clip
 from datamodules.transforms.draws import Augmentation
 from datamodules.transforms.headers import START_OF_PNG
 from datamodules.transforms.mixing import Mixing
-from datamodules.views.evaluate import DecodedSample, EvaluateView, EvaluationCanvases
+from datamodules.views.evaluate import DecodedSample, EvaluateView, EvaluationCanvases, at_lengths
 from datamodules.views.train import RawSample, TrainingCanvases, TrainingGlimpses, TrainView, training_samples
 from mambaeye.batch import CANVAS, CanvasBatch, EvaluationCondition, GlimpseBatch
 from mambaeye.encoders.base import GlimpseEncoder
@@ -73,6 +73,23 @@ def test_a_clips_canvas_is_those_of_its_frames(count: int) -> None:
         assert positions.shape == (9, 3)
         expected = union(positions, batch.scene.boxes.numpy(), (2, 8, 8))
         np.testing.assert_allclose(batch.information_ratio, expected, rtol=1e-6)
+
+
+def test_several_lengths_are_what_each_is_alone() -> None:
+    view, sample = EvaluateView(9), DecodedSample(0, "a", 3, clip(noise(11)))
+    several = at_lengths(CONDITIONS, [4, 20, 11])
+    assert [condition.name for condition in several[::4]] == ["4x24_random", "20x24_random", "11x24_random"]
+    batches = list(EvaluationCanvases(several, (2, 8, 8), view, frames=4)([sample], KEY))
+    alone = [
+        batch
+        for frames in (4, 20, 11)
+        for batch in EvaluationCanvases(CONDITIONS, (2, 8, 8), view, frames=frames)([sample], KEY)
+    ]
+    assert [batch.condition for batch in batches] == [*range(12)]
+    for batch, other in zip(batches, alone, strict=True):
+        assert all(map(torch.equal, batch.scene, other.scene))
+        assert batch.information_ratio.equal(other.information_ratio)
+    assert at_lengths(CONDITIONS, [4]) == tuple(CONDITIONS)
 
 
 @given(number=st.integers(0, 999), tube=st.integers(1, 3))
@@ -167,9 +184,21 @@ def test_encoders_of_glimpses_take_tubes_and_cubes(kind: type[GlimpseEncoder], t
         assert not encoder(batch.patches, later).allclose(logits)  # frames count
 
 
-def test_clips_are_not_mixed() -> None:
-    with pytest.raises(InputError, match="data.train.mixing mixes images, and these shards hold clips"):
-        training_samples(TrainView(mixing=Mixing(mixup=0.5)), (1, 16, 16), "random", "glimpses", False, axes=3)
+@pytest.mark.parametrize("mixing", [Mixing(mixup=1.0), Mixing(cutmix=1.0)], ids=["mixup", "cutmix"])
+def test_clips_are_mixed_with_a_window_of_another(mixing: Mixing) -> None:
+    """Black and white: what is seen of the whole canvas has the share of white that the label has."""
+    black, white = (np.full((9, 16, 16, 3), value, np.uint8) for value in (0, 255))
+    view = TrainView(canvas=(16, 16), num_glimpses=8, frames=(4, 4), inside_prob=1.0, mixing=mixing)
+    samples = training_samples(view, (1, 8, 8), "row_raster", "canvas", False, axes=3)
+    shares = []
+    for number in range(20):
+        raw, other = RawSample("a", clip(white), 2), RawSample("b", clip(black), 3)
+        sample = samples.sample(raw, np.random.default_rng(number), lambda rng, other=other: other, 16, 4)
+        assert isinstance(sample, CanvasBatch)
+        assert (sample.labels, sample.partner_labels) == (2, 3)
+        assert sample.scene.canvases.float().mean() / 255 == pytest.approx(sample.label_shares.item(), abs=0.003)
+        shares.append(sample.label_shares.item())
+    assert max(shares) - min(shares) > 0.5
 
 
 @pytest.fixture(scope="module")

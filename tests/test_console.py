@@ -3,10 +3,8 @@
 import logging
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-import torch
 from commands import TINY, flags
 
 from callbacks.reports.console import duration
@@ -60,9 +58,8 @@ def test_only_advertisements_are_left_out() -> None:
 
 
 def test_a_predicted_image_is_one_line_whatever_it_is_called(capsys: pytest.CaptureFixture[str]) -> None:
-    prediction = SimpleNamespace(probabilities=torch.tensor([0.9312, 0.05]), glimpses=23)
-    say("photos/cat.jpg", "cat", prediction)  # type: ignore[arg-type]
-    say("a\nb\x1b[2J.jpg", "cat", prediction)  # type: ignore[arg-type]
+    say("photos/cat.jpg", "cat", 0.9312, 23)
+    say("a\nb\x1b[2J.jpg", "cat", 0.9312, 23)
     first, second = capsys.readouterr().out.splitlines()
     assert first == "photos/cat.jpg: cat, 93.1% sure after 23 glimpses"
     assert second == r"a\nb\x1b[2J.jpg: cat, 93.1% sure after 23 glimpses"

@@ -404,6 +404,7 @@ def test_the_data_module_is_what_model_and_callbacks_know_it_as(data_dir: Path) 
         "train_wait": 0.0,
         "evaluation_wait": 0.0,
         "skipped_files": 0,
+        "streams": False,
     }
     assert data.trainer.accumulate_grad_batches == 2
     next(iter(data.train_dataloader())), list(data.val_dataloader())

@@ -34,7 +34,7 @@ def somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("--preemption.time_limit=-1", "preemption.time_limit is -1.0: give hours, 0 or more, or null for no limit"),
         ("--nonfinite.patience=0", "nonfinite.patience is 0: give at least 1 step"),
         ("--run_dir=", "run_dir is empty: give --run_dir a folder, or leave it out"),
-        ("--model.encoder.axes=3", "model.encoder.axes is 3, and positions in these data have 2: give --model.encoder"),
+        ("--model.encoder.axes=3", "MambaEye looks at clips, and these data are images: give --model.encoder.axes 2"),
         ("--trainer.devices=100", "trainer.devices is 100 processes, and there are"),
         ("--trainer.accelerator=gpu", "trainer.accelerator is gpu, and there is no GPU here: give --trainer.ac"),
     ],

@@ -14,9 +14,9 @@ from scenes import canvases_of
 from test_callbacks import digits, fit
 
 from callbacks.plots.mistakes import Mistake, contact_sheet
-from callbacks.reports.confident_mistakes import ConfidentMistakes, mistakes_in, surest
+from callbacks.reports.confident_mistakes import ConfidentMistakes, mistakes_in, small_image, surest
 from callbacks.reports.ranks import of_all_ranks
-from mambaeye.batch import CanvasBatch
+from mambaeye.batch import CanvasBatch, Scene
 from mambaeye.evaluation.metrics import ConfusionMetric
 
 WRONG = 7
@@ -69,6 +69,13 @@ def test_filler_is_no_mistake_and_images_have_no_canvas_around_them() -> None:
         assert one.image.shape == (height, width, 3)
         expected = batch.scene.canvases[int(one.key), 2 : 2 + height, 3 : 3 + width].numpy()
         assert (one.image == expected).all()
+
+
+def test_of_a_clip_the_middle_frame_is_shown() -> None:
+    canvases = torch.randint(256, (1, 9, 12, 14, 3), dtype=torch.uint8)
+    scene = Scene(canvases, torch.tensor([[2, 3, 1, 5, 8, 11]]), torch.zeros(1, 4, 3), *torch.zeros(2, 1))
+    shown = small_image(CanvasBatch(scene, *torch.zeros(4, 1), ["a"], torch.ones(1), 0), 0)
+    assert np.array_equal(shown, canvases[0, 4, 3:11, 1:12])
 
 
 def test_without_images_nothing_is_kept(data_dir: Path, tmp_path: Path) -> None:

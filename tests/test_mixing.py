@@ -7,13 +7,14 @@ from hypothesis import strategies as st
 
 from datamodules.shards.index import ShardIndex
 from datamodules.shards.reading import read_images
+from datamodules.transforms.clips import stacked
 from datamodules.transforms.images import fit_on_canvas
 from datamodules.transforms.mixing import Mixing, cutmix, mixup
 from datamodules.views.train import RawSample, TrainingGlimpses, TrainView
 from mambaeye.errors import InputError
 from mambaeye.geometry.box import Box
 
-SIDE = 24
+SIDE, FRAMES = 24, 7
 
 
 def white(height: int, width: int) -> tuple[np.ndarray, Box]:
@@ -49,6 +50,35 @@ def test_mixup_blends_and_its_box_holds_both(sides: tuple[int, int, int, int], s
     covered[inside(box)] = covered[inside(other_box)] = True
     rows, cols = np.flatnonzero(covered.any(1)), np.flatnonzero(covered.any(0))
     assert both == (rows[0], cols[0], len(rows), len(cols))
+
+
+def white_clip(frames: int, height: int, width: int) -> tuple[np.ndarray, Box]:
+    picture, box = white(height, width)
+    return stacked([(picture, box)] * frames, frames, FRAMES, "a")
+
+
+@given(sides=st.tuples(*[st.integers(1, FRAMES), *[st.integers(1, 30)] * 2] * 2), seed=st.integers(0, 1000))
+def test_clips_are_mixed_by_the_share_that_is_said(sides: tuple[int, ...], seed: int) -> None:
+    """A rectangle, the same on all frames that both clips have, is the other's, and counted pixel by pixel."""
+    first, box = white_clip(*sides[:3])
+    other, other_box = white_clip(*sides[3:])
+    mixed, mixed_box, share = cutmix(first, box, other // 2, other_box, 1.0, np.random.default_rng(seed))
+    assert mixed_box == box
+    own = mixed[box.slices][..., 0]
+    assert np.isclose((own == 255).mean(), share)
+    assert set(np.unique(own)) <= {127, 255}
+    replaced = [frame == 127 for frame in mixed[..., 0]]
+    in_both = [bool(a.any() and b.any()) for a, b in zip(first, other, strict=True)]
+    assert all(
+        np.array_equal(area, replaced[in_both.index(True)] & both) for area, both in zip(replaced, in_both, strict=True)
+    )
+
+    blend, both, share = mixup(first, box, other // 5, other_box, 1.0, np.random.default_rng(seed))
+    np.testing.assert_allclose(blend, share * first.astype(float) + (1 - share) * (other // 5), atol=0.51)
+    covered = np.zeros((FRAMES, SIDE, SIDE), dtype=bool)
+    covered[box.slices] = covered[other_box.slices] = True
+    places = np.argwhere(covered)
+    assert both == (*places.min(0), *(np.ptp(places, 0) + 1))
 
 
 def test_how_often_and_how_much() -> None:

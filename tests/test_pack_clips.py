@@ -2,15 +2,21 @@
 
 import io
 import json
+import signal
+import subprocess
+import sys
 import tarfile
+import time
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from clips import LIMIT, avi, noise, png
+from commands import ROOT
 
 from datamodules import check, pack
+from datamodules.packing.folder import class_names, ensure_packed, packed
 from datamodules.shards.index import ShardIndex, write_index
 from datamodules.shards.reading import read_images
 from datamodules.shards.scan import scan_shard
@@ -98,7 +104,7 @@ def test_damaged_clips_are_listed_and_refused_or_left_out(
         (source / "a" / name).mkdir()
         for number, frame in enumerate(frames):
             (source / "a" / name / f"{number}.png").write_bytes(png(frame)[: -30 if name == "broken" else None])
-    with pytest.raises(SystemExit, match="5 of 9 images are unreadable"):
+    with pytest.raises(SystemExit, match="5 of 9 clips are unreadable"):
         pack.main([str(source), str(tmp_path / "shards"), "--clips"])
     lines = capsys.readouterr().err
     for name, reason in (
@@ -115,9 +121,69 @@ def test_damaged_clips_are_listed_and_refused_or_left_out(
 
 
 def test_too_large_frames_are_unreadable(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="1 of 4 images"):
+    with pytest.raises(SystemExit, match="1 of 4 clips"):
         pack.main([str(source), str(tmp_path / "shards"), "--clips", "--max_pixels", "1000"])
     assert "b/x.mp4 has frames of 64 x 48 pixels, more than the 1000 of --max_pixels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("folder", ["source", "source/b"])
+def test_videos_without_the_flag_are_noticed(folder: str, source: Path, tmp_path: Path) -> None:
+    for frames in (source / "a").glob("*/*"):
+        frames.unlink()
+    with pytest.raises(SystemExit, match="has no images and 2 videos: give --clips to pack these"):
+        pack.main([str(tmp_path / folder), str(tmp_path / "shards")])
+
+
+@pytest.mark.parametrize("parts", [("",), ("train", "val")])
+def test_class_folders_of_videos_are_packed_as_clips_on_first_use(
+    parts: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same bytes as of the command; with a picture among them, videos are passed over as before."""
+    for part in parts:
+        for number in range(4):
+            folder = tmp_path / "VIDEOS" / part / "ab"[number % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{number}{part}.avi").write_bytes(avi(noise(3, seed=number)))
+    assert class_names(tmp_path / "VIDEOS") == ["a", "b"]
+    ensure_packed(tmp_path / "VIDEOS", tmp_path / "data", 0, LIMIT)
+    trained, validated = (4, 4) if len(parts) > 1 else (2, 2)
+    assert f"2 classes, {trained} clips to train on and {validated} to validate on" in capsys.readouterr().out
+    place = packed(tmp_path / "VIDEOS", tmp_path / "data")
+    found = clips_in(place / "train") | clips_in(place / "val")
+    sources = {path.stem: path.read_bytes() for path in (tmp_path / "VIDEOS").rglob("*.avi")}
+    assert {key.rpartition("/")[2]: clip.data for key, clip in found.items()} == sources
+
+    (tmp_path / "VIDEOS" / parts[0] / "a" / "one.png").write_bytes(png(noise(1)[0]))
+    with pytest.raises(InputError, match="has pictures of a single class, a"):
+        class_names(tmp_path / "VIDEOS")
+
+
+@pytest.mark.long
+def test_stopped_while_it_packs_it_continues_to_the_same_bytes(tmp_path: Path) -> None:
+    """Killed twice and interrupted once, each time after another shard is there."""
+    for number in range(24):
+        folder = tmp_path / "source" / "abc"[number % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        grey_video(folder / f"{number}.mp4", "mp4v", 25)
+        for frame, picture in enumerate(noise(20, 200, 200, seed=number)):
+            (folder / f"frames {number}").mkdir(exist_ok=True)
+            (folder / f"frames {number}" / f"{frame}.png").write_bytes(png(picture))
+    flags = ["--clips", "--samples_per_shard", "2", "--jobs", "1"]
+    command = [sys.executable, "-m", "datamodules.pack", str(tmp_path / "source"), str(tmp_path / "out"), *flags]
+    for shards, stop in enumerate((signal.SIGKILL, signal.SIGINT, signal.SIGKILL), 1):
+        with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+            while process.poll() is None and len(list(tmp_path.glob("out.packing/*.tar"))) < shards:
+                time.sleep(0.01)
+            process.send_signal(stop)
+            said = process.communicate()[1]
+        assert process.returncode == (-stop if stop == signal.SIGKILL else 1)
+        assert stop == signal.SIGKILL or said.endswith("interrupted: the same command continues\n")
+        assert not (tmp_path / "out").exists()
+    subprocess.run(command, cwd=ROOT, check=True)
+    pack.main([str(tmp_path / "source"), str(tmp_path / "whole"), *flags])
+    one, other = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("out", "whole"))
+    assert len(one) == 25
+    assert one == other
 
 
 def test_frames_without_a_folder_of_their_own_are_refused(source: Path, tmp_path: Path) -> None:

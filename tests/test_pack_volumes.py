@@ -280,7 +280,7 @@ def test_damaged_volumes_are_listed_and_refused_or_left_out(
 ) -> None:
     for name in ("four", "cut_gz", "huge"):
         (source / "a" / f"{name}.nii.gz").write_bytes(DAMAGED[name][0])
-    with pytest.raises(SystemExit, match="3 of 7 images are unreadable"):
+    with pytest.raises(SystemExit, match="3 of 7 volumes are unreadable"):
         pack.main([str(source), str(tmp_path / "shards"), "--volumes"])
     lines = capsys.readouterr().err.splitlines()
     assert sum(line.startswith("unreadable: a/") for line in lines) == 3

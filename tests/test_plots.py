@@ -1,12 +1,13 @@
 """What plots show, against the results that they are drawn from; no fit."""
 
 import io
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import to_rgb
@@ -17,11 +18,18 @@ from PIL import Image, ImageSequence
 from validations import RULES, validation
 
 from callbacks.plots.calibration import EpochECE, confidence_by_information_ratio, ece_by_epoch, reliability
+from callbacks.plots.clip_prediction import ClipFigure, PredictedClip, animate_clip
 from callbacks.plots.curves import accuracy_and_confidence, training_curves
 from callbacks.plots.early_exit import early_exit
 from callbacks.plots.film_strip import UNSEEN, Film, film_strip, seen
 from callbacks.plots.prediction import PredictedImage, PredictionFigure, animate
-from callbacks.plots.resolutions import accuracy_by_area, accuracy_by_glimpse, accuracy_by_resolution, token_budgets
+from callbacks.plots.resolutions import (
+    accuracy_by_area,
+    accuracy_by_glimpse,
+    accuracy_by_length,
+    accuracy_by_resolution,
+    token_budgets,
+)
 from callbacks.plots.wording import counted, percent, shortened
 from mambaeye.batch import ImageFile, Scene
 from mambaeye.evaluation.prediction import Prediction
@@ -54,6 +62,20 @@ def test_reliability_has_a_point_for_every_bin_as_large_as_its_share() -> None:
         expected = np.stack((result.bins["bin_confidence"][at], result.bins["bin_top1"][at]), axis=1)
         np.testing.assert_array_equal(np.ma.filled(points.get_offsets(), np.nan), expected)
         assert points.get_sizes() == pytest.approx(150 * result.bins["bin_count"][at] / 30)
+
+
+def test_lengths_stand_side_by_side() -> None:
+    """A point for each length, on a line for each resolution and scan."""
+    results = validation(scans=("random", "spiral")).conditions
+    of_lengths = [
+        replace(result, condition=result.condition._replace(frames=frames)) for frames in (24, 8) for result in results
+    ]
+    panels = drawn(accuracy_by_length(of_lengths))
+    for step, lines in zip((1, 2, 4, 9), panels, strict=True):
+        assert lines.keys() == {result.title for result in results}
+        for result in results:
+            top1 = result["top1"][result.at(step)]
+            assert lines[result.title].tolist() == [[8, top1], [24, top1]]
 
 
 CARD = 340  # pixels that TensorBoard gives a figure's width until it is clicked
@@ -95,7 +117,7 @@ def test_resolutions_and_scans_stand_side_by_side() -> None:
     assert len(by_glimpse) == len(by_area) == 2
     by_side = drawn(accuracy_by_resolution(results))
     for result in results:
-        side, scan = result.condition
+        side, scan, _ = result.condition
         place = (32, 48).index(side)
         np.testing.assert_array_equal(by_glimpse[place][scan], np.stack((result.steps, result["top1"]), axis=1))
         np.testing.assert_array_equal(by_area[place][scan][:, 0], result["information_ratio"])
@@ -256,6 +278,73 @@ def test_an_animation_has_a_frame_for_every_step() -> None:
     ]
     assert len(frames) == 3
     assert all(np.abs(one - other).max() > 50 for one, other in pairwise(frames))
+
+
+def predicted_clip(positions: torch.Tensor, glimpse: tuple[int, ...] | None, frames: int = 5) -> PredictedClip:
+    """A prediction of a clip of frames of 20 x 30 pixels on a larger canvas, with an answer after every glimpse."""
+    count = len(positions)
+    shares = torch.linspace(0.1, 0.6, count)
+    prediction = Prediction(
+        glimpses=count,
+        stopped="budget",
+        information_ratio=0.5,
+        classes=torch.tensor([1, 0]),
+        probabilities=torch.tensor([0.6, 0.4]),
+        confidence=shares,
+        steps=torch.arange(count) + 1,
+        by_step=torch.stack((shares, 1 - shares), dim=1),
+        positions=positions,
+    )
+    draw = torch.Generator().manual_seed(0)
+    canvas = torch.randint(201, 256, (1, frames + 3, 40, 50, 3), dtype=torch.uint8, generator=draw)
+    scene = Scene(canvas, torch.tensor([[1, 5, 5, frames, 20, 30]]), positions[None], *torch.zeros(2, 1))
+    return PredictedClip.of(scene, 0, ImageFile("a.avi", (200, 300), 40, 12), prediction, ["b", "a"], glimpse)
+
+
+@settings(max_examples=30)
+@given(
+    places=st.lists(st.tuples(st.integers(-1, 6), st.integers(0, 25), st.integers(0, 35)), min_size=1, max_size=6),
+    tube=st.integers(1, 3),
+)
+def test_a_clip_shows_glimpses_on_the_frames_that_they_show(places: list[tuple[int, int, int]], tube: int) -> None:
+    """Pixels of the clip are bright, and what is not seen is faded; every edge lies around its glimpse."""
+    starts = np.array(places)
+    clip = predicted_clip(torch.from_numpy(starts) + torch.tensor([1, 5, 5]), (tube, 8, 8))
+    seen_of = clip.seen(len(places))
+    pixels = np.stack(np.indices((5, 20, 30)), axis=-1)[..., None, :]  # against (glimpses, 3)
+    inside = (starts <= pixels) & (pixels < starts + (tube, 8, 8))
+    np.testing.assert_array_equal(seen_of, inside.all(-1).any(-1))
+    for frame in range(5):
+        assert clip.on_frame(frame, 9).tolist() == [n for n, (t, *_) in enumerate(places) if t <= frame < t + tube]
+
+
+def test_a_clip_is_drawn_step_by_step() -> None:
+    starts = np.array([(0, 0, 0), (2, 3, 4), (3, 12, 22)])
+    clip = predicted_clip(torch.from_numpy(starts) + torch.tensor([1, 5, 5]), (2, 8, 8))
+    figure = ClipFigure(clip)
+    strip, now, curve, _ = figure.figure.axes
+    assert [text.get_text() for text in strip.texts] == ["12", "13", "14", "15", "16"]
+    for place, (frame, row, col) in enumerate(starts.tolist()):
+        figure.show(place)
+        assert now.get_title("left").startswith(f"frame {12 + frame};")
+        edges = [path.vertices for path in now.collections[0].get_paths()]
+        assert edges[-1].min(0).tolist() == [col - 0.5, row - 0.5]
+        assert edges[-1].max(0).tolist() == [min(col + 8, 30) - 0.5, min(row + 8, 20) - 0.5]
+        assert len(strip.collections[0].get_paths()) == 2 * (place + 1)  # on two frames each
+        shown = (now.images[0].get_array() == clip.frames[frame]).all(-1)
+        np.testing.assert_array_equal(shown, clip.seen(place + 1)[frame])
+        assert len(curve.lines[0].get_xydata()) == place + 1
+    assert Image.open(io.BytesIO(animate_clip(clip))).n_frames == 3
+
+
+@pytest.mark.parametrize("frames", [1, 40])
+def test_a_clip_that_was_taken_as_a_whole_or_is_long_is_drawn_too(frames: int) -> None:
+    clip = predicted_clip(torch.zeros(1, 3, dtype=torch.long), None, frames)
+    figure = ClipFigure(clip)
+    assert figure.figure.axes[2].get_title() == "confidence, of all at once"
+    assert not figure.figure.axes[0].collections[0].get_paths()
+    assert len(figure.in_strip) == min(frames, 16)
+    drawn(figure.figure)
 
 
 def test_words_and_numbers() -> None:

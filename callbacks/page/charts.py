@@ -116,7 +116,7 @@ def over_sides(runs: Sequence[Run]) -> go.Figure | None:
     budgets = budgets_among(runs[0].last[0]["steps"])
     figure = panels([f"top-1 after {budget}" for budget in budgets], "canvas side, pixels")
     for run, scan, line in sized_lines(runs):
-        rows = sorted((row for row in run.last if row["scan"] == scan), key=lambda row: row["resolution"])
+        rows = sorted((row for row in run.last if condition_of(row).series == scan), key=lambda row: row["resolution"])
         for column, budget in enumerate(budgets, 1):
             taken = [row for row in rows if budget in row["steps"]]
             top1 = [row["top1"][row["steps"].index(budget)] for row in taken]
@@ -133,7 +133,7 @@ def over_sides(runs: Sequence[Run]) -> go.Figure | None:
 
 def sized_lines(runs: Sequence[Run]) -> list[tuple[Run, str, Line]]:
     """Return what each run's scans are drawn with over sizes: of one run a colour a scan, of several a colour a run."""
-    scans, lines = list(dict.fromkeys(row["scan"] for run in runs for row in run.last)), []
+    scans, lines = list(dict.fromkeys(condition_of(row).series for run in runs for row in run.last)), []
     for number, run in enumerate(runs):
         for place, scan in enumerate(scans):
             if len(runs) == 1:

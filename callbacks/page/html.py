@@ -106,10 +106,10 @@ def summary(runs: Sequence[Run]) -> str:
     rows = []
     for run in runs:
         for record in run.last:
-            resolution, scan = condition_of(record)
+            condition = condition_of(record)
             shares = [share(record[name][-1]) for name in ("top1", "top5", "confidence", "ece")]
             counts = [str(record["samples"][-1]), str(record["steps"][-1])]
-            rows.append([run.name, str(resolution), scan, *counts, *shares])
+            rows.append([run.name, str(condition.resolution), condition.series, *counts, *shares])
     return table(headings, rows)
 
 

@@ -107,4 +107,4 @@ def newest(paths: Sequence[Path]) -> Path:
 
 def condition_of(record: Row) -> EvaluationCondition:
     """Return the condition of a record."""
-    return EvaluationCondition(record["resolution"], record["scan"])
+    return EvaluationCondition(record["resolution"], record["scan"], record.get("frames"))

@@ -97,9 +97,9 @@ def colored(items: Sequence[Item]) -> Iterator[tuple[Item, Color]]:
 
 
 def by_scan(results: Sequence[ConditionResult]) -> dict[str, list[ConditionResult]]:
-    """Return the results of each scan."""
-    scans = dict.fromkeys(result.condition.scan for result in results)
-    return {scan: [result for result in results if result.condition.scan == scan] for scan in scans}
+    """Return the results of each scan, and of clips of several lengths each of these."""
+    scans = dict.fromkeys(result.condition.series for result in results)
+    return {scan: [result for result in results if result.condition.series == scan] for scan in scans}
 
 
 def marker_of(steps: Sequence[int]) -> str:

@@ -6,7 +6,6 @@ import cv2
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
@@ -14,9 +13,9 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from callbacks.plots.certainty import Certainty, film
 from callbacks.plots.colors import as_rgb
-from callbacks.plots.panels import glimpse_axis, share_axis
-from callbacks.plots.wording import counted, percent, shortened
+from callbacks.plots.wording import percent, shortened
 from mambaeye.batch import ImageFile, Regions, Scene
 from mambaeye.evaluation.prediction import Prediction
 from mambaeye.geometry.box import Box
@@ -26,11 +25,9 @@ LONGER_SIDE = 640  # pixels of an image that are drawn, at most
 TIMES = ListedColormap(colormaps["plasma"](np.linspace(0.25, 1, 256)))  # its dark end would not show on dark images
 MANY = 300  # glimpses, from which on the way is drawn in thin lines
 UNSEEN, FADING = 200, 0.85  # gray, and how much of it is in what was not seen
-NAME, TITLE = 26, 90  # letters
+TITLE = 90  # letters
 FIGURE = (12, 3.5)  # inches
 PANELS = ((0.012, 0.255), (0.279, 0.255), (0.588, 0.205), (0.82, 0.168))  # left edge and width, in shares of that
-FRAME, LAST_FRAME = 140, 2500  # milliseconds
-BESIDE = 1.3  # of a bar of 100 %: where its number ends
 
 
 class PredictedImage(NamedTuple):
@@ -120,8 +117,9 @@ class PredictionFigure:
         way, area, curve, bars = (self.figure.add_axes((left, 0.14, width, 0.69)) for left, width in PANELS)
         self._draw_way(way)
         self._draw_area(area)
-        self._draw_curve(curve)
-        self._draw_bars(bars)
+        self.certainty = Certainty(
+            curve, bars, predicted.prediction, predicted.class_names, predicted.num_glimpses, not len(predicted.starts)
+        )
         self.show(len(predicted.prediction.steps) - 1)
 
     def _draw_way(self, axes: Axes) -> None:
@@ -148,32 +146,9 @@ class PredictionFigure:
         self.area = show_image(axes, self.faded)
         self.area_title = axes.set_title("", fontsize=9)
 
-    def _draw_curve(self, axes: Axes) -> None:
-        (self.curve,) = axes.plot([], [], color="tab:blue", linewidth=1.3)
-        (self.end,) = axes.plot([], [], "o", color="tab:red", markersize=5, clip_on=False, zorder=3)
-        self.until = axes.axvline(1, color="tab:red", linewidth=0.8, linestyle=":")
-        axes.set_xlim(0.93, max(2, self.predicted.num_glimpses) * 1.08)
-        glimpse_axis(axes, max(2, self.predicted.num_glimpses))
-        share_axis(axes)
-        axes.tick_params(labelleft=True)
-        self.curve_title = axes.set_title("", fontsize=9)
-
-    def _draw_bars(self, axes: Axes) -> None:
-        places = range(len(self.predicted.class_names))
-        colors = ["tab:orange", *["0.8" for _ in places[1:]]]
-        self.bars = axes.barh(places, [0.0 for _ in places], height=0.8, color=colors)
-        axes.set(xlim=(0, BESIDE), ylim=(4.5, -0.5), xticks=[], yticks=[])
-        axes.spines[:].set_visible(False)
-        axes.axvline(0, color="0.5", linewidth=1)
-        for place, name in zip(places, self.predicted.class_names, strict=True):
-            axes.text(0.02, place, shortened(name, NAME), fontsize=9, va="center", parse_math=False)
-        self.shares = [axes.text(BESIDE, place, "", fontsize=9, va="center", ha="right") for place in places]
-        axes.set_title("taken for", fontsize=9)
-
     def show(self, place: int) -> None:
         """Change to how it was after the prediction's step of that place."""
         prediction, glimpses = self.predicted.prediction, int(self.predicted.prediction.steps[place])
-        first = prediction.glimpses - len(prediction.confidence)  # glimpses before the first answer
         last = place == len(prediction.steps) - 1
         centres = self.centres[:glimpses]
         self.lines.set_segments(list(np.stack((centres[:-1], centres[1:]), axis=1)))
@@ -190,23 +165,7 @@ class PredictionFigure:
         ratio = prediction.information_ratio if last else float(shown.mean())
         self.area_title.set_text(f"what it saw: {percent(ratio)}")
 
-        confidence = prediction.confidence[: glimpses - first].tolist()
-        self.curve.set_data(range(first + 1, glimpses + 1), confidence)
-        self.end.set_data([glimpses], [confidence[-1]])
-        self.until.set_xdata([glimpses, glimpses])
-        if not len(self.predicted.starts):
-            ended = "of the whole image"
-        elif not last:
-            ended = counted(glimpses, "glimpse")
-        elif prediction.stopped == "budget":
-            ended = f"all {glimpses} glimpses" if glimpses > 1 else "the only glimpse"
-        else:
-            ended = f"stopped after {glimpses} of {self.predicted.num_glimpses}: {prediction.stopped}"
-        self.curve_title.set_text(f"confidence, {ended}")
-
-        for bar, share, probability in zip(self.bars, self.shares, prediction.by_step[place].tolist(), strict=True):
-            bar.set_width(probability)
-            share.set_text(percent(probability))
+        self.certainty.show(place)
 
 
 def show_image(axes: Axes, image: np.ndarray) -> AxesImage:
@@ -234,18 +193,4 @@ def draw(predicted: PredictedImage) -> Figure:
 
 def animate(predicted: PredictedImage) -> bytes:
     """Return the figure step by step, as an animated WebP."""
-    drawing = PredictionFigure(predicted)
-    canvas = FigureCanvasAgg(drawing.figure)
-    animation = cv2.Animation()
-    frames = []
-    for place in range(len(predicted.prediction.steps)):
-        drawing.show(place)
-        canvas.draw()  # type: ignore[no-untyped-call]
-        drawn = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
-        frames.append(cv2.cvtColor(drawn, cv2.COLOR_RGBA2BGR))
-    animation.frames = frames
-    durations = np.array([FRAME] * (len(frames) - 1) + [LAST_FRAME], dtype=np.int32)
-    animation.durations = durations  # type: ignore[assignment]  # which takes an array alone
-    written, encoded = cv2.imencodeanimation(".webp", animation, [cv2.IMWRITE_WEBP_QUALITY, 80])
-    assert written
-    return encoded.tobytes()
+    return film(PredictionFigure(predicted), len(predicted.prediction.steps))

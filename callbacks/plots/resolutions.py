@@ -69,7 +69,7 @@ def panel_by_resolution(
     for axes, resolution in zip(panels, resolutions, strict=True):
         for result in results:
             if result.condition.resolution == resolution:
-                scan, marker = result.condition.scan, marker_of(result.steps)
+                scan, marker = result.condition.series, marker_of(result.steps)
                 axes.plot(x(result), result["top1"], color=colors[scan], marker=marker, linewidth=1, label=scan)
         axes.set_title(f"{resolution} px", fontsize=9)
     legend_beside(figure, panels[0])
@@ -87,6 +87,29 @@ def accuracy_by_resolution(results: Sequence[ConditionResult]) -> Figure:
             sides, top1 = np.array(points, dtype=float).T
             axes.plot(sides, top1, color=colors[scan], marker=".", linewidth=1, label=scan)
         resolution_axis(axes, sorted({result.condition.resolution for result in results}))
+        share_axis(axes)
+        axes.set_title(f"after {counted(step, 'glimpse')}", fontsize=9)
+    legend_beside(figure, panels[0])
+    return figure
+
+
+def accuracy_by_length(results: Sequence[ConditionResult]) -> Figure:
+    """Draw top-1 of clips against their frames after a few glimpse counts, a panel each, a line a resolution and scan.
+
+    Args:
+        results: of several numbers of frames.
+    """
+    steps = spread_steps(results[0].steps)
+    lines: dict[str, list[ConditionResult]] = {}
+    for result in results:
+        lines.setdefault(result.condition._replace(frames=None).title, []).append(result)
+    figure, panels = grid(len(steps), beside=LEGEND)
+    for axes, step in zip(panels, steps, strict=True):
+        for (title, of_line), color in colored([*lines.items()]):
+            points = sorted((result.condition.frames, result["top1"][result.at(step)]) for result in of_line)
+            axes.plot(*np.array(points, dtype=float).T, color=color, marker=".", linewidth=1, label=title)
+        resolution_axis(axes, sorted({result.condition.frames or 0 for result in results}))
+        axes.set_xlabel("frames")
         share_axis(axes)
         axes.set_title(f"after {counted(step, 'glimpse')}", fontsize=9)
     legend_beside(figure, panels[0])

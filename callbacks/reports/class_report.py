@@ -76,7 +76,7 @@ def accuracy_rows(result: ConditionResult, classes: Sequence[str]) -> Iterator[R
     first = {pair.label: pair for pair in reversed(confused(result.confusion))}
     for one in class_counts(result.confusion):
         pair = first.get(one.label)
-        yield result.condition._asdict() | {
+        yield result.condition.columns | {
             "label": one.label,
             "class": classes[one.label],
             "images": one.images,
@@ -94,11 +94,11 @@ def confusion_rows(result: ConditionResult, classes: Sequence[str]) -> Iterator[
     assert result.confusion is not None
     for label, answer, images in filled(result.confusion):
         names = {"class": classes[label], "taken_for": classes[answer]}
-        yield result.condition._asdict() | {"label": label, "answer": answer, **names, "images": images}
+        yield result.condition.columns | {"label": label, "answer": answer, **names, "images": images}
 
 
 def confusion_record(result: ConditionResult) -> Row:
     """Return what a condition's matrix counted, as JSON has it."""
     assert result.confusion is not None
     counted = [list(entry) for entry in filled(result.confusion)]
-    return result.condition._asdict() | {"step": result.steps[-1], "confusion": counted}
+    return result.condition.columns | {"step": result.steps[-1], "confusion": counted}

@@ -30,8 +30,8 @@ class ConfidentMistakes(Callback):
     """Shows the images that the model was surest of and wrong about, after the last glimpse of the middle condition.
 
     The folder classes/ of the run directory, or after `validate` of its folder validation/, has mistakes.csv: keys,
-    labels, answers and confidence; and mistakes.png, the images with them, which TensorBoard has too. Often it is the
-    label that is wrong.
+    labels, answers and confidence; and mistakes.png, the images with them (of clips the middle frames), which
+    TensorBoard has too. Often it is the label that is wrong.
 
     Args:
         images: How many; 0 for none.
@@ -55,7 +55,7 @@ class ConfidentMistakes(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if self.images and batch.condition == len(data_of(trainer).conditions) // 2 and data_of(trainer).axes == 2:
+        if self.images and batch.condition == len(data_of(trainer).conditions) // 2:
             least = self.found[-1].confidence if len(self.found) == self.images else 0.0
             new = mistakes_in(batch, outputs["logits"], self.images, least)
             self.found = surest([*self.found, *new], self.images)
@@ -73,7 +73,7 @@ class ConfidentMistakes(Callback):
         classes = class_names(names, data.num_classes)
         condition = data.conditions[len(data.conditions) // 2]
         rows = [
-            condition._asdict()
+            condition.columns
             | {"key": one.key, "label": one.label, "class": classes[one.label], "answer": one.answer}
             | {"taken_for": classes[one.answer], "confidence": one.confidence}
             for one in found
@@ -109,10 +109,11 @@ def mistakes_in(batch: CanvasBatch, logits: Tensor, most: int, least: float = 0.
 
 
 def small_image(batch: CanvasBatch, row: int) -> np.ndarray:
-    """Return an image of a batch without the canvas around it, small: (h, w, 3) uint8."""
+    """Return an image of a batch, or a clip's middle frame, without the canvas around it, small: (h, w, 3) uint8."""
     box = Box(*batch.scene.boxes[row].tolist())
-    image = as_rgb(batch.scene.pixels[row][box.slices].cpu().numpy())
-    scale = min(1, SIDE / max(box.size))
+    image = batch.scene.pixels[row][box.slices].cpu().numpy()
+    image = as_rgb(image if box.axes == 2 else image[len(image) // 2])
+    scale = min(1, SIDE / max(box.height, box.width))
     size = max(1, round(scale * box.width)), max(1, round(scale * box.height))
     return image.copy() if scale == 1 else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 

@@ -71,7 +71,10 @@ class ConsoleLines(Callback):
             return
         seconds = time.monotonic() - self.validation_began
         self.validated += seconds
-        conditions = [(*result.condition, float(result["top1"][-1])) for result in result_of(pl_module).conditions]
+        conditions = [
+            (result.condition.resolution, result.condition.series, float(result["top1"][-1]))
+            for result in result_of(pl_module).conditions
+        ]
         top1 = sum(condition[-1] for condition in conditions) / len(conditions)
         words = ", ".join(f"{side} {scan} {100 * share:.1f}%" for side, scan, share in conditions)
         if self.best is None or top1 > self.best.top1:
@@ -115,11 +118,10 @@ class ConsoleLines(Callback):
                 if self.best is None or score > self.best.top1 + 1e-6:  # the run was continued
                     lines[1:] = [f"best top-1: {100 * score:.1f}%, before this process"]
         checkpoint, run_dir = (shlex.quote(nearest(path)) for path in (checkpoint, run_dir))
-        predicts = data_of(trainer).axes == 2  # of images, not of clips
         return [
             *lines,
             f"next: python train.py validate --ckpt_path {checkpoint}",
-            *([f"      python train.py predict --ckpt_path {checkpoint} --data.images FOLDER"] if predicts else []),
+            f"      python train.py predict --ckpt_path {checkpoint} --data.images FOLDER",
             f"      tensorboard --logdir {run_dir}",
         ]
 

@@ -112,5 +112,5 @@ def write_history(trainer: Trainer, folder: Path, plots: bool) -> None:
 
 def epoch_ece(record: Row) -> EpochECE:
     """Return what a validation's line says of calibration."""
-    title = EvaluationCondition(record["resolution"], record["scan"]).title
+    title = EvaluationCondition(record["resolution"], record["scan"], record.get("frames")).title
     return EpochECE(record["epoch"], title, record["steps"], np.array(record["ece"], dtype=float))

@@ -99,7 +99,7 @@ def moves_in_training(data: DataSpec) -> tuple[TrainingMoves, int]:
 def rows(condition: ConditionDiagnosis) -> list[Row]:
     """Return a row for each kept step and layer, layers counted from 1."""
     return [
-        condition.result.condition._asdict()
+        condition.result.condition.columns
         | {"step": step, "layer": layer + 1}
         | {name: float(f"{values[at, layer]:.6g}") for name, values in condition.by_step.items()}
         for at, step in enumerate(condition.result.steps)
@@ -117,7 +117,7 @@ def write_summary(path: Path, conditions: list[ConditionDiagnosis], training: Tr
             for layer, memory in enumerate(condition.memory)
         ]
         summaries.append(
-            condition.result.condition._asdict()
+            condition.result.condition.columns
             | {"images": condition.images, "moves_beyond_training": condition.moves_beyond_training}
             | {"top1": condition.result["top1"][-1], "layers": layers, "moves": condition.moves.tolist()}
         )

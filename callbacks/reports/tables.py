@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from mambaeye.atomic import atomic_write
-from mambaeye.evaluation.result import Row, ValidationResult
+from mambaeye.evaluation.result import ConditionResult, Row, ValidationResult
 
 AS_GOOD = 0.005  # top-1 that exiting early may cost
 
@@ -38,8 +38,7 @@ def accuracy_table(result: ValidationResult, most: int | None = None) -> TextTab
         last = condition.at(steps[-1])
         shares = [*(condition["top1"][condition.at(step)] for step in steps)]
         shares += [condition[metric][last] for metric in ("top5", "confidence", "ece")]
-        resolution, scan = condition.condition
-        lines.append([str(resolution), scan, *(f"{100 * share:.1f}" for share in shares)])
+        lines.append([*sides_and_scan(condition), *(f"{100 * share:.1f}" for share in shares)])
     title = f"Top-1 (%) after so many glimpses, {first.samples[first.at(steps[-1])]} images"
     return TextTable(title, ["side", "scan", *map(str, steps), "top-5", "sure", "ECE"], lines)
 
@@ -54,9 +53,8 @@ def early_exit_table(result: ValidationResult) -> TextTable:
     rules = list(dict.fromkeys(exited.rule for exited in result.early_exit))
     lines = []
     for condition in result.conditions:
-        resolution, scan = condition.condition
         top1 = condition["top1"][-1]
-        line = [str(resolution), scan, f"{100 * top1:.1f}"]
+        line = [*sides_and_scan(condition), f"{100 * top1:.1f}"]
         for rule in rules:
             good = [
                 exited
@@ -71,6 +69,11 @@ def early_exit_table(result: ValidationResult) -> TextTable:
     headings = ["side", "scan", f"at {last}", *(name for rule in rules for name in (rule[:4], "took"))]
     title = f"Early exit within half a point of top-1 at {last}: threshold, glimpses on average"
     return TextTable(title, headings, lines)
+
+
+def sides_and_scan(result: ConditionResult) -> tuple[str, str]:
+    """Return a condition's resolution and what else it has, as a table shows them."""
+    return str(result.condition.resolution), result.condition.series
 
 
 def on_console(table: TextTable) -> Table:

@@ -13,7 +13,13 @@ from callbacks.plots.calibration import confidence_by_information_ratio, reliabi
 from callbacks.plots.curves import accuracy_and_confidence
 from callbacks.plots.early_exit import early_exit
 from callbacks.plots.panels import save
-from callbacks.plots.resolutions import accuracy_by_area, accuracy_by_glimpse, accuracy_by_resolution, token_budgets
+from callbacks.plots.resolutions import (
+    accuracy_by_area,
+    accuracy_by_glimpse,
+    accuracy_by_length,
+    accuracy_by_resolution,
+    token_budgets,
+)
 from callbacks.reports.due import is_reporting, report_folder, result_of
 from callbacks.reports.tables import accuracy_table, early_exit_table, markdown, on_console, write_csv
 from mambaeye.atomic import atomic_write
@@ -104,6 +110,8 @@ def plot_conditions(folder: Path, result: ValidationResult, trained: tuple[int, 
     save(confidence_by_information_ratio(results), folder / "information_ratio.png")
     save(accuracy_by_resolution(results), folder / "resolution.png")
     save(accuracy_by_area(results), folder / "area.png")
+    if results[0].condition.frames is not None:
+        save(accuracy_by_length(results), folder / "length.png")
     if result.has_sizes:
         save(token_budgets(results, trained), folder / "token_budgets.png")
 
@@ -141,4 +149,4 @@ def by_ratio(results: list[ConditionResult]) -> Iterator[Row]:
 def rows(result: ConditionResult, columns: dict[str, list[float]]) -> Iterator[Row]:
     """Yield the rows of a table under one condition."""
     for values in zip(*columns.values(), strict=True):
-        yield result.condition._asdict() | dict(zip(columns, values, strict=True))
+        yield result.condition.columns | dict(zip(columns, values, strict=True))

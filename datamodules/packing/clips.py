@@ -1,13 +1,11 @@
 """Clips as a source: videos, and folders of frames, in class folders; each is read as an AVI of whole pictures.
 
 Videos are decoded here, by OpenCV and FFmpeg, once and for all: no shard holds what only they can read, and every frame
-of one is read without the frames before it. What is to be decoded must begin as the files of a few containers do, so
-that no playlist makes FFmpeg open other files or URLs.
+of one is read without the frames before it.
 """
 
-import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from tempfile import NamedTemporaryFile
@@ -15,7 +13,7 @@ from tempfile import NamedTemporaryFile
 import cv2
 import numpy as np
 
-from datamodules.files import EXTENSIONS
+from datamodules.files import EXTENSIONS, VIDEOS, in_order
 from datamodules.packing.sources import Found, Member, Source, counted_kind
 from datamodules.shards.index import CLIP_EXTENSION
 from datamodules.shards.limits import LARGEST_IMAGE
@@ -23,13 +21,11 @@ from datamodules.transforms.avi import CODECS, MOST_FRAMES, write_avi
 from datamodules.transforms.clips import require_readable
 from datamodules.transforms.headers import PixelLimit, stored_size
 from datamodules.transforms.images import decode_image
+from datamodules.transforms.videos import frames_of, is_container, require_size, require_whole
 from mambaeye.errors import InputError
 
-VIDEOS = ("mp4", "m4v", "mov", "avi", "mkv", "webm")
 RATE = 25.0  # frames a second, where a source does not say; players alone go by it
 QUALITY = 95  # of JPEGs that video is stored as
-WHOLE = 0.9  # of the frames that a video's header says, which must decode; some headers only estimate
-NUMBER = re.compile(r"(\d+)")
 
 
 @dataclass(frozen=True)
@@ -92,11 +88,6 @@ class Clips(Source):
         return data
 
 
-def in_order(path: str) -> list[tuple[int, str]]:
-    """Return what frames are sorted by: their names, with the numbers in them as numbers."""
-    return [(int(part), "") if part.isdecimal() else (0, part) for part in NUMBER.split(path)]
-
-
 def of_pictures(frames: Sequence[bytes], what: str) -> bytes:
     """Return the AVI of some pictures: JPEGs or PNGs as they are, others and mixed ones as PNGs.
 
@@ -138,12 +129,7 @@ def of_video(data: bytes, limit: PixelLimit, what: str) -> bytes:
         file.write(data)
         file.flush()
         video = cv2.VideoCapture(file.name, cv2.CAP_FFMPEG)
-        width, height = (int(video.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
-        if width * height > limit.pixels:
-            raise InputError(
-                f"{what} has frames of {width} x {height} pixels, more than the {limit.pixels} of {limit.flag}: scale "
-                f"it down, leave it out, or raise the limit"
-            )
+        height, width = require_size(video, limit, what)
         frames, size = [], 0
         for frame in frames_of(video):
             height, width = frame.shape[:2]
@@ -153,24 +139,8 @@ def of_video(data: bytes, limit: PixelLimit, what: str) -> bytes:
             require_length(len(frames), size, what)
         told, rate = video.get(cv2.CAP_PROP_FRAME_COUNT), video.get(cv2.CAP_PROP_FPS)
         video.release()
-    if not frames or len(frames) < WHOLE * told:
-        raise InputError(
-            f"{what} is cut short or damaged: {len(frames)} of {told:.0f} frames decode: replace it or leave it out"
-        )
+    require_whole(len(frames), told, what)
     return write_avi(frames, height, width, rate if 1 <= rate <= 1000 else RATE)
-
-
-def frames_of(video: cv2.VideoCapture) -> Iterator[np.ndarray]:
-    """Yield the frames of a video, (H, W, 3) uint8 BGR, upright, as far as they decode."""
-    there, frame = video.read()
-    while there:
-        yield frame
-        there, frame = video.read()
-
-
-def is_container(data: bytes) -> bool:
-    """Tell whether a file begins as MP4 and MOV (ISO/IEC 14496-12), Matroska and WebM (RFC 8794), or AVI do."""
-    return data[4:8] == b"ftyp" or data[:4] == b"\x1a\x45\xdf\xa3" or (data[:4] == b"RIFF" and data[8:12] == b"AVI ")
 
 
 def require_length(frames: int, size: int, what: str) -> None:

@@ -1,4 +1,4 @@
-"""A folder of one's own pictures -> shards to train and to validate on, packed on first use: data.folder.
+"""A folder of one's own pictures, or videos -> shards to train and to validate on, packed on first use: data.folder.
 
 Packed anew only if files have changed, by their names, sizes and times. Each state of the folder has shards of its own,
 so that a run that reads the ones from before is not disturbed:
@@ -10,13 +10,14 @@ so that a run that reads the ones from before is not disturbed:
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from datamodules.files import is_named_like_an_image
+from datamodules.files import EXTENSIONS, VIDEOS, extension_of
+from datamodules.packing.clips import Clips
 from datamodules.packing.listing import TRAIN, VAL, Listing, list_split, list_two
 from datamodules.packing.sources import Source
 from datamodules.packing.write import SEED, PackingOptions, Plan, pack
@@ -28,6 +29,7 @@ from mambaeye.errors import InputError
 HELD_OUT = 0.1  # of each class, where there is no folder to validate on
 TRAIN_FOLDERS, VAL_FOLDERS = ("train", "training"), ("val", "valid", "validation")
 CURRENT = "current.json"
+ANY_LIMIT = PixelLimit()  # where no frame is decoded
 PATIENCE = 600.0  # seconds to wait for another process that packs the same folder, without a sign of life
 
 
@@ -39,7 +41,8 @@ def class_names(folder: str | Path) -> list[str]:
     """
     folder = Path(folder)
     train, _ = sources_in(folder)
-    names = sorted(name for name in train.folders() if has_image(train.path / train.prefix / name))
+    kinds = VIDEOS if isinstance(train, Clips) else EXTENSIONS
+    names = sorted(name for name in train.folders() if has_file(train.path / train.prefix / name, kinds))
     place = train.path / train.prefix
     if not names:
         raise InputError(
@@ -54,8 +57,14 @@ def class_names(folder: str | Path) -> list[str]:
     return names
 
 
-def sources_in(folder: Path) -> tuple[Source, Source | None]:
+def sources_in(folder: Path, limit: PixelLimit = ANY_LIMIT) -> tuple[Source, Source | None]:
     """Return where a folder's pictures to train on are and, if it has such, those to validate on.
+
+    Where it has no picture at all, and videos, these are.
+
+    Args:
+        folder: of class folders.
+        limit: of the frames of videos.
 
     Raises:
         InputError: there is no such folder; or several that could be meant.
@@ -64,26 +73,31 @@ def sources_in(folder: Path) -> tuple[Source, Source | None]:
         raise InputError(f"data.folder {folder} is not a folder: give one with a folder of pictures for each class")
     name = str(folder)
     found = set(Source(name, folder).folders())
+
+    def source(prefix: str = "") -> Source:
+        return Clips(name, folder, prefix, limit) if of_videos else Source(name, folder, prefix)
+
+    of_videos = not has_file(folder, EXTENSIONS) and has_file(folder, VIDEOS)
     train, val = ([part for part in names if part in found] for names in (TRAIN_FOLDERS, VAL_FOLDERS))
     if not train or not found <= {*TRAIN_FOLDERS, *VAL_FOLDERS, "test"}:
-        return Source(name, folder), None
+        return source(), None
     for parts in (train, val):
         if len(parts) > 1:
             raise InputError(f"data.folder {folder} has {' and '.join(parts)}, which mean the same: remove one of them")
-    return Source(name, folder, f"{train[0]}/"), Source(name, folder, f"{val[0]}/") if val else None
+    return source(f"{train[0]}/"), source(f"{val[0]}/") if val else None
 
 
-def has_image(folder: Path) -> bool:
-    """Tell whether a file below a folder has an image's extension; nothing that is hidden counts."""
+def has_file(folder: Path, extensions: Sequence[str]) -> bool:
+    """Tell whether a file below a folder has one of these extensions; nothing that is hidden counts."""
     for _, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        if any(is_named_like_an_image(name) for name in names if not name.startswith(".")):
+        if any(extension_of(name) in extensions for name in names if not name.startswith(".")):
             return True
     return False
 
 
 def ensure_packed(folder: Path, data_dir: Path, max_unreadable: int, limit: PixelLimit, pixels: Pixels = RGB) -> None:
-    """Pack a folder's pictures unless that was done, and say what there is. Other processes wait meanwhile.
+    """Pack a folder's pictures, or videos, unless that was done, and say what there is. Other processes wait meanwhile.
 
     Args:
         folder: with class folders; or with train/ and val/ that have such, or train/ alone.
@@ -104,7 +118,7 @@ def ensure_packed(folder: Path, data_dir: Path, max_unreadable: int, limit: Pixe
     options = PackingOptions(most_unreadable=max_unreadable, leave_out=leave_out, limit=limit, pixels=stored)
     home.mkdir(parents=True, exist_ok=True)
     with alone(home):
-        listing = list_folder(folder)
+        listing = list_folder(folder, limit)
         name = Plan.of(listing, options).fingerprint[:12]
         before = current(home)
         if name != before or not (home / name).exists():
@@ -117,8 +131,8 @@ def ensure_packed(folder: Path, data_dir: Path, max_unreadable: int, limit: Pixe
     counts = {part: len(entries) for part, (_, entries) in listing.parts.items()}
     how = "" if sources_in(folder)[1] else f" ({HELD_OUT:.0%} of each class, at least one, held out by seed {SEED})"
     print(
-        f"{folder}: {len(listing.classes)} classes, {counts[TRAIN]} images to train on and {counts[VAL]} to validate "
-        f"on{how}, packed in {home / name}",
+        f"{folder}: {len(listing.classes)} classes, {counts[TRAIN]} {listing.noun} to train on and {counts[VAL]} to "
+        f"validate on{how}, packed in {home / name}",
         flush=True,
     )
 
@@ -132,13 +146,17 @@ def packed(folder: Path, data_dir: Path) -> Path:
     return home / name
 
 
-def list_folder(folder: Path) -> Listing:
-    """List a folder's pictures: those to train on and those to validate on.
+def list_folder(folder: Path, limit: PixelLimit) -> Listing:
+    """List a folder's pictures, or videos: those to train on and those to validate on.
+
+    Args:
+        folder: as for ensure_packed.
+        limit: of the frames of videos.
 
     Raises:
         InputError: there is none; or what there is is not clear.
     """
-    train, val = sources_in(folder)
+    train, val = sources_in(folder, limit)
     listing = list_split(train, None, HELD_OUT, SEED) if val is None else list_two(train, val)
     if train.prefix and "test" in Source(train.name, folder).folders():
         listing.remarks.append(f"{folder / 'test'} is not read: only train and val are")

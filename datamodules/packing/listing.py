@@ -23,12 +23,14 @@ class Listing(NamedTuple):
     """Name of each part: where its images are, and which; with an empty name, the only one."""
     remarks: list[str]
     """All that is to be said of files and classes that are passed over."""
+    noun: str = "images"
+    """Word for the samples, in messages."""
 
 
 def list_one(source: Source, classes: Sequence[str] | None) -> Listing:
     """List the images of a source as one part; see list_entries."""
     entries, names, others = list_entries(source, classes)
-    return Listing(source.name, names, {"": (source, entries)}, remarks_on(source, names, entries, others))
+    return Listing(source.name, names, {"": (source, entries)}, remarks_on(source, names, entries, others), source.noun)
 
 
 def list_split(source: Source, classes: Sequence[str] | None, share: float, seed: int) -> Listing:
@@ -50,7 +52,8 @@ def list_split(source: Source, classes: Sequence[str] | None, share: float, seed
     single = [name for label, name in enumerate(listing.classes) if counts[label] == 1]
     if not held_out:
         raise InputError(
-            f"{source.name} has a single image of each class, so that none can be held out for validation: add images"
+            f"{source.name} has a single {source.noun[:-1]} of each class, so that none can be held out for "
+            f"validation: add {source.noun}"
         )
     parts: dict[str, tuple[Images, list[Entry]]] = {
         TRAIN: (source, [entry for entry in entries if entry.key not in held_out]),
@@ -58,8 +61,10 @@ def list_split(source: Source, classes: Sequence[str] | None, share: float, seed
     }
     remarks = list(listing.remarks)
     if single:
-        remarks.append(f"classes with a single image, which is trained on and never validated: {some(single)}")
-    return Listing(source.name, listing.classes, parts, remarks)
+        remarks.append(
+            f"classes with a single {source.noun[:-1]}, which is trained on and never validated: {some(single)}"
+        )
+    return Listing(source.name, listing.classes, parts, remarks, source.noun)
 
 
 def hold_out(entries: Sequence[Entry], share: float, seed: int) -> set[str]:
@@ -97,7 +102,7 @@ def list_two(train: Source, val: Source) -> Listing:
     remarks += [text for text in remarks_on(val, classes, val_entries, val_others) if text not in remarks]
     if missing := [name for name in classes if name not in val_classes]:
         remarks.append(f"classes without an image to validate on in {val.prefix}: {some(missing)}")
-    return Listing(train.name, classes, {TRAIN: (train, entries), VAL: (val, val_entries)}, remarks)
+    return Listing(train.name, classes, {TRAIN: (train, entries), VAL: (val, val_entries)}, remarks, train.noun)
 
 
 def remarks_on(source: Source, classes: Sequence[str], entries: Sequence[Entry], others: Counter[str]) -> list[str]:
@@ -107,10 +112,11 @@ def remarks_on(source: Source, classes: Sequence[str], entries: Sequence[Entry],
         remarks.append(f"passed over {heic} HEIC pictures, which are not read here: save them as JPEG to have them too")
     if others:
         kinds = ", ".join(f"{count} {kind}" for kind, count in others.most_common(EXAMPLES))
-        remarks.append(f"passed over files that are not images: {kinds}")
+        remarks.append(f"passed over files that are not {source.noun}: {kinds}")
     with_images = {entry.key.partition("/")[0] for entry in entries}
     if empty := sorted({*source.folders()} - with_images):
-        remarks.append(f"passed over class folders without an image in {source.prefix or source.name}: {some(empty)}")
+        one = f"{'an' if source.noun[0] in 'aeiou' else 'a'} {source.noun[:-1]}"
+        remarks.append(f"passed over class folders without {one} in {source.prefix or source.name}: {some(empty)}")
     return remarks
 
 

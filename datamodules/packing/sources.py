@@ -15,7 +15,7 @@ from typing import ClassVar, NamedTuple, Protocol
 
 from webdataset.tariterators import base_plus_ext
 
-from datamodules.files import EXTENSIONS
+from datamodules.files import EXTENSIONS, VIDEOS
 from datamodules.shards.scan import is_utf8, tar_members
 from mambaeye.errors import InputError
 
@@ -196,6 +196,9 @@ def list_entries(source: Source, classes: Sequence[str] | None) -> tuple[list[En
             raise InputError(f"{source.noun[:-1]} {member.path} lies in no class folder: move it into one, or away")
         if not is_utf8(member.path):
             raise InputError(f"the path {member.path!a} is not UTF-8: rename the file")
+    videos = sum(number for kind, number in others.items() if kind[1:].lower() in VIDEOS)
+    if not samples and videos:
+        raise InputError(f"{source.name} has no {source.noun} and {videos} videos: give --clips to pack these")
     if not samples:
         kinds = ", ".join(f".{name}" for name in source.kinds)
         raise InputError(

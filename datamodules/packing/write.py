@@ -242,21 +242,21 @@ def write_shards(packing: Packing, plan: Plan) -> None:
     options, listing = packing.options, plan.listing
     tasks = [task for part in plan.tasks.values() for task in part]
     total = sum(len(task.entries) for task in tasks)
-    done = in_parallel(packing.write, tasks, options.jobs, total, "packing, images")
+    done = in_parallel(packing.write, tasks, options.jobs, total, f"packing, {listing.noun}")
     unreadable = {name: reason for result in done for name, reason in result.unreadable.items()}
     for name, reason in sorted(unreadable.items()):
         print(f"unreadable: {name}: {reason}", file=sys.stderr)
     if len(unreadable) > options.most_unreadable:
         raise InputError(
-            f"{len(unreadable)} of {total} images are unreadable: repair or remove them and run the same command "
-            f"again, or leave them out with {options.leave_out.format(len(unreadable))}"
+            f"{len(unreadable)} of {total} {listing.noun} are unreadable: repair or remove them and run the same "
+            f"command again, or leave them out with {options.leave_out.format(len(unreadable))}"
         )
     outcomes = dict(zip((task.name for task in tasks), done, strict=True))
     for part, its_tasks in plan.tasks.items():
         shards = [outcome.shard for task in its_tasks if (outcome := outcomes[task.name]).shard]
         if not shards:
             count = sum(len(task.entries) for task in its_tasks)
-            raise InputError(f"none of the {count} images is readable: check {listing.name}")
+            raise InputError(f"none of the {count} {listing.noun} is readable: check {listing.name}")
         left_out = sorted(name for task in its_tasks for name in outcomes[task.name].unreadable)
         how = {"source": listing.name, "prefix": its_tasks[0].source.prefix, "seed": options.seed}
         how |= {"fingerprint": plan.fingerprint, "left_out": left_out}

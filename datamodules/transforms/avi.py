@@ -6,6 +6,7 @@ headers strh and strf; the list movi, with a chunk 00dc for each frame; and the 
 as it is: players know these as the codecs MJPG and MPNG.
 """
 
+import os
 import struct
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -18,6 +19,25 @@ CODECS = {START_OF_JPEG: b"MJPG", START_OF_PNG: b"MPNG"}
 HEADER = 8  # bytes of a chunk's letters and length
 HAS_INDEX, IS_WHOLE = 0x10, 0x10  # flags of a file with idx1, and of a frame that needs no other
 MICROSECONDS = 1_000_000
+
+
+class OpenBytes:
+    """The bytes of an open file as a slice takes them, read when they are asked for.
+
+    Args:
+        descriptor: of a file that stays open, and can be read by place.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def __len__(self) -> int:
+        """Return the file's size."""
+        return os.fstat(self.descriptor).st_size
+
+    def __getitem__(self, place: slice) -> bytes:
+        """Return the bytes of a slice from its start, which must be given, to its stop or the file's end."""
+        return os.pread(self.descriptor, max(0, min(place.stop, len(self)) - place.start), place.start)
 
 
 class Span(NamedTuple):
@@ -66,7 +86,7 @@ def listed(name: bytes, content: bytes) -> bytes:
     return chunk(b"LIST", name + content)
 
 
-def find_frames(data: bytes, what: str) -> list[Span]:
+def find_frames(data: bytes | OpenBytes, what: str) -> list[Span]:
     """Return where the frames of an AVI lie, in order; what they are is not looked at.
 
     Args:
@@ -76,7 +96,7 @@ def find_frames(data: bytes, what: str) -> list[Span]:
     Raises:
         InputError: it is no whole AVI of a single stream, is empty, or has too many frames.
     """
-    if not data.startswith(b"RIFF") or data[8:12] != b"AVI ":
+    if data[0:4] != b"RIFF" or data[8:12] != b"AVI ":
         raise InputError(f"the clip of {what} is no AVI: pack it anew, or leave it out")
     spans: list[Span] = []
     told = None
@@ -101,7 +121,7 @@ def find_frames(data: bytes, what: str) -> list[Span]:
     return spans
 
 
-def count_told(data: bytes, start: int, stop: int, what: str) -> int | None:
+def count_told(data: bytes | OpenBytes, start: int, stop: int, what: str) -> int | None:
     """Return the number of frames that the main header says, among chunks; None if there is none."""
     for name, inner, end in chunks_in(data, start, stop, what):
         if name == b"avih" and end - inner >= 20:
@@ -109,7 +129,7 @@ def count_told(data: bytes, start: int, stop: int, what: str) -> int | None:
     return None
 
 
-def chunks_in(data: bytes, start: int, stop: int, what: str) -> Iterator[tuple[bytes, int, int]]:
+def chunks_in(data: bytes | OpenBytes, start: int, stop: int, what: str) -> Iterator[tuple[bytes, int, int]]:
     """Yield the chunks between two places: letters, offset of the content and of its end.
 
     Raises:

@@ -66,9 +66,16 @@ class Clip:
 
     def window(self, frames: int, start: int | None = None) -> range:
         """Return so many successive frames, or all if there are fewer: those in the middle, or from a place on."""
-        taken = min(frames, len(self))
-        first = (len(self) - taken) // 2 if start is None else start
-        return range(first, first + taken)
+        if start is None:
+            return middle(len(self), frames)
+        return range(start, start + min(frames, len(self)))
+
+
+def middle(length: int, frames: int) -> range:
+    """Return so many successive frames in the middle of a clip of a length, or all if there are fewer."""
+    taken = min(frames, length)
+    first = (length - taken) // 2
+    return range(first, first + taken)
 
 
 def require_readable(data: bytes, is_clip: bool, limit: PixelLimit, what: str, pixels: Pixels = RGB) -> None:

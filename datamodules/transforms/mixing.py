@@ -1,10 +1,10 @@
-"""Mixup and CutMix: two images become one before glimpses are cut, and the target is shared between their labels.
+"""Mixup and CutMix: two images, or clips, become one before glimpses are cut, and their labels share the target.
 
 The authors name the lack of both as a limitation. Mixup: Zhang et al. 2018; CutMix: Yun et al. 2019.
 """
 
 from dataclasses import dataclass
-from math import sqrt
+from math import prod, sqrt
 
 import cv2
 import numpy as np
@@ -47,17 +47,17 @@ class Mixing:
 def mixup(
     canvas: np.ndarray, box: Box, other: np.ndarray, other_box: Box, alpha: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, Box, float]:
-    """Blend two canvases of one size, each with its image centred.
+    """Blend two canvases of one size, each with its image, or clip, centred.
 
     Returns:
-        The blend (S, S, 3) uint8, the smallest box around both images, and the first image's share of the target.
+        The blend (S..., 3) uint8, the smallest box around both images, and the first image's share of the target.
     """
     share = rng.beta(alpha, alpha)
-    row, col = min(box.row, other_box.row), min(box.col, other_box.col)
-    bottom = max(box.row + box.height, other_box.row + other_box.height)
-    right = max(box.col + box.width, other_box.col + other_box.width)
-    blend = cv2.addWeighted(canvas, share, other, 1 - share, 0)
-    return blend, Box(row, col, bottom - row, right - col), share
+    flat = (-1, *canvas.shape[-2:])  # for OpenCV, which knows images alone
+    blend = cv2.addWeighted(canvas.reshape(flat), share, other.reshape(flat), 1 - share, 0).reshape(canvas.shape)
+    (start, size), (other_start, other_size) = box.parts, other_box.parts
+    first = np.minimum(start, other_start)
+    return blend, Box(*first, *(np.maximum(start + size, other_start + other_size) - first)), share
 
 
 def cutmix(
@@ -65,18 +65,20 @@ def cutmix(
 ) -> tuple[np.ndarray, Box, float]:
     """Replace a rectangle of the first image by what the second has there.
 
-    The rectangle has the proportions of the part that both images cover and lies wholly within it.
+    The rectangle has the proportions of the part that both images cover and lies wholly within it. Of clips it is the
+    same on all frames that both have (VideoMix, Yun et al. 2020, its spatial kind).
 
     Returns:
-        A new canvas (S, S, 3) uint8, the first image's box, and the exact share of its pixels that it kept.
+        A new canvas (S..., 3) uint8, the first image's box, and the exact share of its pixels that it kept.
     """
-    top, left = max(box.row, other_box.row), max(box.col, other_box.col)
-    common_height = min(box.row + box.height, other_box.row + other_box.height) - top
-    common_width = min(box.col + box.width, other_box.col + other_box.width) - left
+    (start, size), (other_start, other_size) = box.parts, other_box.parts
+    first = np.maximum(start, other_start)
+    common = np.minimum(start + size, other_start + other_size) - first
     scale = sqrt(1 - rng.beta(alpha, alpha))
-    height, width = round(common_height * scale), round(common_width * scale)
-    row = top + int(rng.integers(common_height - height, endpoint=True))
-    col = left + int(rng.integers(common_width - width, endpoint=True))
-    mixed = canvas.copy()
-    mixed[row : row + height, col : col + width] = other[row : row + height, col : col + width]
-    return mixed, box, 1 - height * width / (box.height * box.width)
+    for axis in (-2, -1):  # rows and columns
+        side = round(common[axis] * scale)
+        first[axis] += rng.integers(common[axis] - side, endpoint=True)
+        common[axis] = side
+    mixed, cut = canvas.copy(), Box(*first, *common)
+    mixed[cut.slices] = other[cut.slices]
+    return mixed, box, 1 - prod(cut.size) / prod(box.size)

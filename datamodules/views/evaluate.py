@@ -1,7 +1,7 @@
 """Images for validation: each is decoded once and then looked at under every condition (paper section 4.2)."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from typing import NamedTuple
@@ -87,16 +87,19 @@ def require_resolutions(resolutions: Sequence[int], patch_size: int) -> None:
             )
 
 
-def require_frames(frames: int | AsSide, tube: int, resolutions: Sequence[int]) -> None:
+def require_frames(lengths: Sequence[int | AsSide], tube: int, resolutions: Sequence[int]) -> None:
     """Refuse a number of frames in which no glimpse fits, and glimpses without a frame.
 
     Raises:
-        InputError: there are less frames than a glimpse has, or it has none.
+        InputError: there are less frames than a glimpse has, or it has none; or no number is given.
     """
-    if not 1 <= tube <= (min(resolutions) if isinstance(frames, str) else frames):
+    if not lengths:
+        raise InputError("data.frames is empty: give at least one number of frames")
+    fewest = min(min(resolutions) if isinstance(frames, str) else frames for frames in lengths)
+    if not 1 <= tube <= fewest:
         raise InputError(
-            f"data.tube is {tube} and data.frames {frames}: give frames of a glimpse, at least 1, and at least as many "
-            f"of a canvas"
+            f"data.tube is {tube} and data.frames {fewest}: give frames of a glimpse, at least 1, and at least "
+            f"as many of a canvas"
         )
 
 
@@ -120,6 +123,21 @@ def evaluation_conditions(
         raise InputError(f"data.scans has {POLICY}, and the model has no policy: {REMEDY}")
     pairs = dict.fromkeys(EvaluationCondition(resolution, scan) for resolution in resolutions for scan in scans)
     return tuple(pairs)
+
+
+def at_lengths(
+    conditions: Sequence[EvaluationCondition], lengths: Sequence[int | AsSide]
+) -> tuple[EvaluationCondition, ...]:
+    """Return conditions of clips at every one of several lengths, one length after the other.
+
+    Args:
+        conditions: of resolutions and scans.
+        lengths: frames of canvases; a single one changes nothing.
+    """
+    if len(lengths) < 2:
+        return tuple(conditions)
+    several = [frames for frames in lengths if not isinstance(frames, str)]
+    return tuple(condition._replace(frames=frames) for frames in several for condition in conditions)
 
 
 class DecodedSample(NamedTuple):
@@ -166,7 +184,8 @@ class EvaluationCanvases:
     patch_size: PatchSize
     view: EvaluateView
     frames: int | AsSide | None = None
-    """Frames of a canvas, where samples are clips; "side" for volumes, whose depth is scaled."""
+    """Frames of a canvas, where samples are clips and conditions do not say; "side" for volumes, whose depth is
+    scaled."""
     pixels: Pixels = RGB
 
     def __call__(self, samples: list[DecodedSample], key: Key, attempt: Attempt = let_through) -> Iterator[CanvasBatch]:
@@ -179,9 +198,11 @@ class EvaluationCanvases:
             key: of all random draws, before resolution and sample id.
             attempt: calls what decodes a clip, given its id, and returns None if that fails and may fail.
         """
-        for resolution, group in groupby(enumerate(self.conditions), lambda numbered: numbered[1].resolution):
-            placed = [self._place(sample, resolution, attempt) for sample in samples]
-            for condition, (_, scan) in group:
+        by_size = groupby(enumerate(self.conditions), lambda numbered: (numbered[1].resolution, numbered[1].frames))
+        for (resolution, frames), group in by_size:
+            view = self if frames is None else replace(self, frames=frames)
+            placed = [view._place(sample, resolution, attempt) for sample in samples]
+            for condition, (_, scan, _) in group:
                 for sample, on_canvas in zip(samples, placed, strict=True):
                     drawn = (*key, resolution, sample.sample_id)
                     yield self._sample(sample, on_canvas, scan, condition, drawn)

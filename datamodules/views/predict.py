@@ -1,14 +1,12 @@
 """Image files -> canvases and trajectories, as in validation, except that an image may keep its size."""
 
-import errno
 import hashlib
-import os
-import stat
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from datamodules.files import open_at_once
 from datamodules.transforms.bands import Bands
 from datamodules.transforms.headers import PixelLimit
 from datamodules.transforms.images import centred, decode_file, pad_to_patch
@@ -25,15 +23,30 @@ from mambaeye.geometry.box import Box
 
 @dataclass(frozen=True)
 class PredictView:
-    """Predict's view of an image."""
+    """Predict's view of an image or a clip."""
 
     resize: int | None = None
     """Side in pixels of a canvas that images are put on as in validation (data.evaluate.resize); null to take them as
     they are."""
+    stream: bool = False
+    """Look at clips from the first frame to the last, however many, as they are decoded, under the scan arriving: with
+    data.evaluate.num_glimpses for every data.frames frames. What takes memory does not grow with their number."""
 
     def __post_init__(self) -> None:
         if self.resize is not None and self.resize < 1:
             raise InputError(f"data.predict.resize is {self.resize}: give a canvas side in pixels")
+
+    def placed(self, image: np.ndarray, evaluate: EvaluateView, patch_size: int) -> tuple[np.ndarray, Box]:
+        """Return an image, or a frame, on its canvas, and its box there.
+
+        Args:
+            image: (H, W, 3) uint8.
+            evaluate: says how images are resized.
+            patch_size: side of a glimpse in pixels, for which there is room on the canvas.
+        """
+        if self.resize is None:
+            return pad_to_patch(image, patch_size)
+        return centred(evaluate.resized(image, self.resize), self.resize)
 
     def require_room(self, patch_size: int) -> None:
         """Refuse canvases on which no glimpse fits.
@@ -109,16 +122,4 @@ class FileCanvases:
             image, frames = decode_file(file, path, self.limit)
         else:
             image, frames = Bands(file.read(), self.pixels, self.limit, path).decoded(), 1
-        size = image.shape[:2]
-        if self.view.resize is None:
-            return Placed(*pad_to_patch(image, self.patch_size), size, frames)
-        return Placed(*centred(self.evaluate.resized(image, self.view.resize), self.view.resize), size, frames)
-
-
-def open_at_once(path: str, flags: int) -> int:
-    """Open a file for `open`, refusing what is no file, without waiting for what a pipe may bring."""
-    descriptor = os.open(path, flags | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file")
-    return descriptor
+        return Placed(*self.view.placed(image, self.evaluate, self.patch_size), image.shape[:2], frames)

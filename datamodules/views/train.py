@@ -38,7 +38,7 @@ class TrainView:
     augmentation: Augmentation | None = None
     """Changes to images; null for not at all, {} for the paper's augmentations."""
     mixing: Mixing | None = None
-    """Mixup and CutMix of images; null for neither."""
+    """Mixup and CutMix of images, or of clips; null for neither."""
     overhang: bool = False
     """Let glimpses of a trajectory that keeps to the image start on any of its pixels, as the authors' do, and so hang
     over its lower and right edges where the canvas goes on; false keeps them wholly on the image."""
@@ -250,10 +250,8 @@ def training_samples(
         pixels: of images.
 
     Raises:
-        InputError: a policy is asked for that is not there; clips are to be mixed; or colours changed that are not RGB.
+        InputError: a policy is asked for that is not there; or colours changed that are not RGB.
     """
-    if axes == CLIP_AXES and view.mixing:
-        raise InputError("data.train.mixing mixes images, and these shards hold clips: set it to null")
     if not pixels.is_rgb and view.augmentation and (view.augmentation.jitter or view.augmentation.grayscale):
         raise InputError(
             f"data.train.augmentation changes colours of RGB of 8 bits, and these images have {pixels.words}: set its "

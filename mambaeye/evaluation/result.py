@@ -80,7 +80,7 @@ class ConditionResult:
     def rows(self) -> list[Row]:
         """Return a row for each glimpse count that is reported: resolution, scan, step, samples and METRICS."""
         return [
-            self.condition._asdict()
+            self.condition.columns
             | {"step": step, "samples": int(self.samples[at])}
             | {name: float(self.metrics[name][at]) for name in METRICS}
             for step in self.report_at
@@ -89,7 +89,7 @@ class ConditionResult:
 
     def record(self) -> Row:
         """Return everything as plain numbers to six decimals, None for NaN: a line of curves.jsonl."""
-        record: Row = {**self.condition._asdict(), "num_classes": self.num_classes, "steps": self.steps}
+        record: Row = {**self.condition.columns, "num_classes": self.num_classes, "steps": self.steps}
         record["samples"] = to_builtin(self.samples)
         record |= {name: to_builtin(self.metrics[name]) for name in METRICS}
         record["bin_edges"] = to_builtin(self.bin_edges)
@@ -121,7 +121,7 @@ class EarlyExitResult:
     def row(self) -> Row:
         """Return it as a line of a table."""
         own = {name: getattr(self, name) for name in ("rule", "threshold", "glimpses", "stopped", "samples")}
-        return self.condition._asdict() | own | dict(self.metrics)
+        return self.condition.columns | own | dict(self.metrics)
 
 
 @dataclass(frozen=True)

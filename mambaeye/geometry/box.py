@@ -44,6 +44,11 @@ class Box(tuple[int, ...]):
         return self[self.axes :]
 
     @property
+    def parts(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the first pixel and the sides along every axis, to calculate with: (K,) int64 each."""
+        return np.array(self.start), np.array(self.size)
+
+    @property
     def slices(self) -> tuple[slice, ...]:
         """Return what cuts the box out of an array: one slice an axis."""
         return tuple(slice(first, first + side) for first, side in zip(self.start, self.size, strict=True))

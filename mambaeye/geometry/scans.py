@@ -14,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.quasirandom import SobolEngine
 
 from mambaeye.batch import CANVAS, POLICY
@@ -66,10 +67,19 @@ def random(box: Box, patch_size: PatchSize, num_glimpses: int, rng: np.random.Ge
 
 def sobol(box: Box, patch_size: PatchSize, num_glimpses: int, rng: np.random.Generator) -> np.ndarray:
     """Draw any start, like random, but evenly spread at any count: a scrambled Sobol sequence, which rng seeds."""
-    engine = SobolEngine(box.axes, scramble=True, seed=int(rng.integers(2**31)))
-    points = engine.draw(num_glimpses + 1, dtype=torch.float64)[:num_glimpses].numpy()  # in [0, 1); it cannot draw none
+    points = scrambled(box.axes, rng).draw(num_glimpses + 1, dtype=torch.float64)[:num_glimpses]  # it cannot draw none
+    return starts_at(points, box, patch_size)
+
+
+def scrambled(axes: int, rng: np.random.Generator) -> SobolEngine:
+    """Return a Sobol sequence in [0, 1) along so many axes, scrambled as rng says."""
+    return SobolEngine(axes, scramble=True, seed=int(rng.integers(2**31)))
+
+
+def starts_at(points: Tensor, box: Box, patch_size: PatchSize) -> np.ndarray:
+    """Return the starts of glimpses at points of [0, 1)^K, every valid start alike: (T, K) float64 -> (T, K) int32."""
     first, last = start_range(box, patch_size)
-    positions: np.ndarray = first + (points * (last - first + 1)).astype(np.int32)
+    positions: np.ndarray = first + (points.numpy() * (last - first + 1)).astype(np.int32)
     return np.minimum(positions, last)  # torch rounds the first point in float32, and so, of millions, one to 1.0
 
 
