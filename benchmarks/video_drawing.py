@@ -19,7 +19,7 @@ def draw_video(suite: Suite, claim: Claim, curves: Curves) -> Figure:
     figure = Figure(figsize=(9.6, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     names, shades = evaluations_in(suite, curves), colormaps["tab10"]
-    first = names[0]
+    first, names = names[0], by_length(names)
     for number, (variant, label) in enumerate(claim.variants.items()):
         measured = [name for name in names if curves.seeds(variant, name)]
         for (scan, steps), style in zip(views_of(curves, variant, first), STYLES, strict=False):
@@ -44,3 +44,11 @@ def draw_video(suite: Suite, claim: Claim, curves: Curves) -> Figure:
         share_axis(axes)
     below(figure, right, None)
     return figure
+
+
+def by_length(names: list[str]) -> list[str]:
+    """Return evaluations from few frames to many; as they are if that is not what they differ in."""
+    lengths = [name.removeprefix("frames_") for name in names]
+    return (
+        sorted(names, key=lambda name: int(name.removeprefix("frames_"))) if all(map(str.isdigit, lengths)) else names
+    )

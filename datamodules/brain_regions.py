@@ -24,8 +24,8 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules.packing.volumes import WHITE, gray_range, nibabel, read_nifti
 from datamodules.transforms.headers import PixelLimit
+from datamodules.transforms.nifti import WHITE, gray_range, nibabel, read_nifti
 from mambaeye.atomic import atomic_folder
 from mambaeye.errors import InputError
 

@@ -35,7 +35,7 @@ from datamodules.views.evaluate import (
 )
 from datamodules.views.plan import AXES, CLIP_AXES, TrainScan, require_scans, require_train_scan
 from datamodules.views.predict import FileCanvases, PredictView
-from datamodules.views.predict_clips import ClipCanvases, require_number, require_stream
+from datamodules.views.predict_clips import ClipCanvases, require_stream
 from datamodules.views.train import TrainView, training_samples
 from mambaeye.batch import CanvasBatch, EvaluationCondition, GlimpseBatch
 from mambaeye.contracts import DataSpec, ModelSpec, OptimizerStep, SplitSummary, limited, model_of
@@ -191,9 +191,7 @@ class ShardDataModule(LightningDataModule):
         self.found = find_clips(self.image_paths) if clips else find_images(self.image_paths)
         if self.predict.stream and not clips:
             raise InputError("data.predict.stream is of clips, and these are images: leave it out")
-        require_stream(self.predict, self.conditions[0].scan)
-        if clips:
-            require_number(self.frames)
+        require_stream(self.predict, self.conditions[0].scan, self.frames)
 
     def _open_index(self, split: str) -> None:
         index = self.splits.open(split, self.loader.read_limits)
@@ -379,8 +377,7 @@ class ShardDataModule(LightningDataModule):
         files = self.found.files[self._trainer.global_rank :: self._trainer.world_size]
         if self.axes == CLIP_AXES:
             glimpse = patch_sides(self.glimpse, CLIP_AXES)
-            frames = require_number(self.frames)
-            opener = clips = ClipCanvases(self.predict, self.evaluate, scan, glimpse, frames, self.seed, limit)
+            opener = clips = ClipCanvases(self.predict, self.evaluate, scan, glimpse, self.frames, self.seed, limit)
             if self.streams:
                 return StreamLoader(files, clips.stream)
         at_once = self.loader.images_at_once(self._trainer.world_size)

@@ -14,6 +14,7 @@ from mambaeye.errors import InputError
 JPEG, TIFF, BITMAP = ("jpg", "jpeg", "jpe", "jp2"), ("tif", "tiff"), ("bmp", "dib", "ppm", "pgm", "pbm")
 EXTENSIONS = (*JPEG, "png", "webp", "gif", "avif", *TIFF, *BITMAP)
 VIDEOS = ("mp4", "m4v", "mov", "avi", "mkv", "webm")  # that its FFmpeg decodes
+VOLUMES = ("nii", "nii.gz")  # NIfTI
 NUMBER = re.compile(r"(\d+)")
 
 
@@ -51,7 +52,7 @@ def find_images(paths: Sequence[str]) -> FoundFiles:
 
 
 def find_clips(paths: Sequence[str]) -> FoundFiles:
-    """Find the clips that paths lead to: videos, and folders that pictures lie in, each of which is one.
+    """Find the clips that paths lead to: videos, volumes, and folders that pictures lie in, each of which is one.
 
     Args:
         paths: as for find_images. A picture that a folder or a pattern leads to stands for the folder that it lies in.
@@ -63,22 +64,22 @@ def find_clips(paths: Sequence[str]) -> FoundFiles:
     def clip_of(file: str, given: bool) -> str | None:
         if is_named_like_an_image(file) and file not in paths:
             return os.path.dirname(file) or os.curdir
-        return file if given or extension_of(file) in VIDEOS else None
+        return file if given or is_named_like_a_clip(file) else None
 
     found = find(paths, clip_of, "clips")
     if not found.files:
         raise InputError(
             f"there is no clip in {', '.join(paths)}: give --data.images videos, or folders and patterns of "
-            f".{', .'.join(VIDEOS)} or of folders of frames"
+            f".{', .'.join((*VIDEOS, *VOLUMES))} or of folders of frames"
         )
     return found
 
 
 def has_videos(paths: Sequence[str]) -> bool:
-    """Tell whether there is a video where paths lead, by its extension."""
+    """Tell whether there is a video or a volume where paths lead, by its extension."""
 
     def video_of(file: str, given: bool) -> str | None:
-        return file if extension_of(file) in VIDEOS else None
+        return file if is_named_like_a_clip(file) else None
 
     return bool(find(paths, video_of, "images or clips").files)
 
@@ -156,6 +157,11 @@ def is_named_like_an_image(path: str) -> bool:
 def extension_of(path: str) -> str:
     """Return a name's extension in small letters, without the dot."""
     return os.path.splitext(path)[1][1:].lower()
+
+
+def is_named_like_a_clip(file: str) -> bool:
+    """Tell whether a file has the extension of a video or of a volume."""
+    return file.lower().endswith(tuple(f".{kind}" for kind in (*VIDEOS, *VOLUMES)))
 
 
 def in_order(path: str) -> list[tuple[int, str]]:

@@ -26,17 +26,18 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from datamodules.files import VIDEOS
+from datamodules.files import VIDEOS, VOLUMES
 from datamodules.packing.clips import Clips
 from datamodules.packing.idx import find_idx, list_idx
 from datamodules.packing.listing import TRAIN, VAL, Listing, list_one, list_split
 from datamodules.packing.sources import Source, decompressed
-from datamodules.packing.volumes import KINDS, Grays, Volumes
+from datamodules.packing.volumes import Volumes
 from datamodules.packing.write import SAMPLES_PER_SHARD, SEED, PackingOptions, pack
 from datamodules.parallel import in_parallel, positive
 from datamodules.shards.index import INDEX_NAME, Shard, ShardIndex, read_index, write_index
 from datamodules.shards.scan import scan_shard
 from datamodules.transforms.headers import MAX_PIXELS, PixelLimit
+from datamodules.transforms.nifti import Grays
 from datamodules.transforms.pixels import RGB, Pixels
 from mambaeye.errors import InputError
 
@@ -202,8 +203,8 @@ def main(args: list[str] | None = None) -> None:
     kinds.add_argument(
         "--volumes",
         action="store_true",
-        help=f"pack NIfTI files (.{', .'.join(KINDS)}), each a clip of its slices, instead of images: needs the extra "
-        "nifti",
+        help=f"pack NIfTI files (.{', .'.join(VOLUMES)}), each a clip of its slices, instead of images: needs the "
+        "extra nifti",
     )
     parser.add_argument(
         "--window",

@@ -21,10 +21,10 @@ nibabel = pytest.importorskip("nibabel", reason="needs the extra nifti")
 from volumes import LIMIT, nifti, noise, packed, slices_of  # noqa: E402
 
 from datamodules import check, pack  # noqa: E402
-from datamodules.packing.volumes import Grays, as_slices, read_nifti, resampled  # noqa: E402
 from datamodules.shards.index import ShardIndex  # noqa: E402
 from datamodules.shards.reading import read_images  # noqa: E402
 from datamodules.transforms.headers import PixelLimit  # noqa: E402
+from datamodules.transforms.nifti import Grays, as_slices, read_nifti, resampled  # noqa: E402
 from mambaeye.errors import InputError, NotInstalledError  # noqa: E402
 
 TURNS = [
@@ -99,7 +99,7 @@ def test_volumes_are_packed_as_clips_of_their_slices(
     pack.main([str(source), str(tmp_path / "shards"), "--volumes"])
     said = capsys.readouterr().out
     assert "clips 4, classes 2, shards 1" in said
-    assert "passed over files that are not images: 1 .txt" in said
+    assert "passed over files that are not volumes: 1 .txt" in said
     assert "--data.frames side" in said
     assert json.loads((tmp_path / "shards/index.json").read_text())["kind"] == "clips"
     volumes = volumes_in(tmp_path / "shards")

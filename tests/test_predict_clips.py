@@ -210,7 +210,7 @@ def test_what_cannot_be_read_is_said_and_the_others_go_on(
     got = predict(model, names, **{"data.predict.stream": stream})
     assert [line["path"] for line in got] == names
     assert "error" not in got[0]
-    no_video = "is no video of the known kinds"
+    no_video = "is no video or volume of the known kinds"
     for line, words in zip(got[1:], (no_video, no_video, "several shapes", "cut short", no_video), strict=True):
         assert words in line["error"]
     assert "1 predicted clip, 5 files could not be read" in capsys.readouterr().out
@@ -233,7 +233,12 @@ def test_pictures_and_films(model: Path) -> None:
     [
         ({"data.predict.stream": "true", "data.scans": "[random]"}, r"give --data.scans \[arriving\]"),
         ({"data.predict.stream": "true", "pictures": "true"}, "leave them or it out"),
-        ({"data.frames": "side"}, "data.frames is side, as for packed volumes, .* give --data.frames a number"),
+        (
+            {"data.predict.stream": "true", "data.frames": "side"},
+            "takes frames as they come, and data.frames is side: give it a number",
+        ),
+        ({"data.predict.window": "[3,3]"}, r"data.predict.window is \[3.0, 3.0\]: give a value, and a larger one"),
+        ({"data.predict.voxel": "0"}, "data.predict.voxel is 0: give a side above 0"),
         ({"data.predict.stream": "true", "model.exit_criteria.stable": 3}, "leave model.exit_criteria.stable out"),
     ],
 )

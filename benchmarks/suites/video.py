@@ -95,7 +95,7 @@ MOVING_VIDEO = Suite(
     side=24,
     measured=dict.fromkeys(("time", "whole_clips"), ("frames_8", "frames_4", "frames_12", "frames_16")),
     claims={"time": Claim(TOLD, at=32), "whole_clips": Claim(OF_WHOLE, at=32)},
-    page="docs/video-and-volumes.md",
+    page="docs/video-results.md",
     costs=dict.fromkeys(WHOLE, 2.0),
 )
 
@@ -163,7 +163,7 @@ def real(folder: str, classes: int, frames: tuple[int, int, int], epochs: int) -
         side=48,
         measured=dict.fromkeys(claims, tuple(evaluations)),
         claims=claims,
-        page="docs/video-and-volumes.md",
+        page="docs/video-results.md",
         costs=dict.fromkeys(of_clips, 2.0),
     )
 

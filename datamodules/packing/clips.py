@@ -17,14 +17,13 @@ from datamodules.files import EXTENSIONS, VIDEOS, in_order
 from datamodules.packing.sources import Found, Member, Source, counted_kind
 from datamodules.shards.index import CLIP_EXTENSION
 from datamodules.shards.limits import LARGEST_IMAGE
-from datamodules.transforms.avi import CODECS, MOST_FRAMES, write_avi
+from datamodules.transforms.avi import CODECS, MOST_FRAMES, RATE, write_avi
 from datamodules.transforms.clips import require_readable
 from datamodules.transforms.headers import PixelLimit, stored_size
 from datamodules.transforms.images import decode_image
 from datamodules.transforms.videos import frames_of, is_container, require_size, require_whole
 from mambaeye.errors import InputError
 
-RATE = 25.0  # frames a second, where a source does not say; players alone go by it
 QUALITY = 95  # of JPEGs that video is stored as
 
 

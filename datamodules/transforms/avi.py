@@ -15,6 +15,7 @@ from datamodules.transforms.headers import START_OF_JPEG, START_OF_PNG
 from mambaeye.errors import InputError
 
 MOST_FRAMES = 1 << 16  # of a clip, 36 minutes at 30 a second; each has an entry in memory
+RATE = 25.0  # frames a second, where a source does not say; players alone go by it
 CODECS = {START_OF_JPEG: b"MJPG", START_OF_PNG: b"MPNG"}
 HEADER = 8  # bytes of a chunk's letters and length
 HAS_INDEX, IS_WHOLE = 0x10, 0x10  # flags of a file with idx1, and of a frame that needs no other

@@ -1,7 +1,8 @@
-"""Clips as they lie in files of any kind, whose frames are decoded one at a time: videos, AVIs of whole pictures, and
-folders of pictures.
+"""Clips as they lie in files of any kind, whose frames are decoded one at a time: videos, AVIs of whole pictures,
+folders of pictures, and volumes.
 
-None of them is held as a whole: what takes memory does not grow with the number of frames, but for their places.
+None of them is held as a whole, but for volumes: what takes memory does not grow with the number of frames, but for
+their places.
 """
 
 import hashlib
@@ -16,14 +17,17 @@ from itertools import islice
 import cv2
 import numpy as np
 
-from datamodules.files import VIDEOS, in_order, is_named_like_an_image, open_at_once
+from datamodules.files import VIDEOS, VOLUMES, in_order, is_named_like_an_image, open_at_once
 from datamodules.transforms.avi import CODECS, OpenBytes, Span, find_frames
+from datamodules.transforms.clips import Clip
 from datamodules.transforms.headers import PixelLimit
 from datamodules.transforms.images import decode_image
+from datamodules.transforms.nifti import LARGEST_FILE, Grays, as_slices, is_nifti, read_nifti
 from datamodules.transforms.videos import frames_of, is_container, require_size, require_whole
 from mambaeye.errors import InputError
 
 START = 12  # bytes that tell a container
+STORED = Grays()
 
 
 @dataclass(frozen=True)
@@ -159,12 +163,26 @@ class Video(File):
                 video.release()
 
 
-def open_frames(path: str, limit: PixelLimit) -> Frames:
+@dataclass(frozen=True)
+class Volume(File):
+    """A NIfTI file, whose slices are the frames, as packing makes them."""
+
+    clip: Clip
+
+    def count(self) -> int:
+        return len(self.clip)
+
+    def decoded(self, first: int = 0) -> Iterator[np.ndarray]:
+        return map(self.clip.decoded, range(first, len(self.clip)))
+
+
+def open_frames(path: str, limit: PixelLimit, grays: Grays = STORED) -> Frames:
     """Open a clip: a folder of pictures, or a file, which may be called anything.
 
     Args:
         path: of it.
         limit: of each frame.
+        grays: of a volume.
 
     Raises:
         InputError: it is none.
@@ -174,10 +192,14 @@ def open_frames(path: str, limit: PixelLimit) -> Frames:
         return FolderOfPictures(path, limit)
     with open(path, "rb", opener=open_at_once) as file:
         start = file.read(START)
+        if is_nifti(start):
+            file.seek(0)
+            voxels, sides = read_nifti(file.read(LARGEST_FILE + 1), limit, path)
+            return Volume(path, limit, Clip.open(as_slices(voxels, sides, grays, limit, path), limit, path))
         if not is_container(start):
             raise InputError(
-                f"{path} is no video of the known kinds (.{', .'.join(VIDEOS)}), and the model looks at clips: give "
-                f"videos, or folders of their frames"
+                f"{path} is no video or volume of the known kinds (.{', .'.join((*VIDEOS, *VOLUMES))}), and the model "
+                f"looks at clips: give such, or folders of frames"
             )
         clip = AviOfPictures(path, limit, spans_in(OpenBytes(file.fileno()), path))
     try:

@@ -10,6 +10,7 @@ from datamodules.files import open_at_once
 from datamodules.transforms.bands import Bands
 from datamodules.transforms.headers import PixelLimit
 from datamodules.transforms.images import centred, decode_file, pad_to_patch
+from datamodules.transforms.nifti import Grays
 from datamodules.transforms.pixels import RGB, Pixels
 from datamodules.transforms.regions import TiledCanvas, large_tiff, tiled_canvas
 from datamodules.views.evaluate import EvaluateView
@@ -32,7 +33,21 @@ class PredictView:
     """Look at clips from the first frame to the last, however many, as they are decoded, under the scan arriving: with
     data.evaluate.num_glimpses for every data.frames frames. What takes memory does not grow with their number."""
 
+    window: tuple[float, float] | None = None
+    """Of NIfTI files: values that become black and white, as pack's --window; null as there."""
+    voxel: float | None = None
+    """Of NIfTI files: side that voxels are brought to, as pack's --voxel; null as there."""
+
+    @property
+    def grays(self) -> Grays:
+        """Return the way of voxels to frames."""
+        return Grays(self.window, self.voxel)
+
     def __post_init__(self) -> None:
+        if self.window is not None and not self.window[0] < self.window[1]:
+            raise InputError(f"data.predict.window is {list(self.window)}: give a value, and a larger one")
+        if self.voxel is not None and not self.voxel > 0:
+            raise InputError(f"data.predict.voxel is {self.voxel:g}: give a side above 0")
         if self.resize is not None and self.resize < 1:
             raise InputError(f"data.predict.resize is {self.resize}: give a canvas side in pixels")
 

@@ -8,9 +8,10 @@ from itertools import islice
 import numpy as np
 
 from datamodules.transforms.clips import middle, stacked
-from datamodules.transforms.depth import AsSide
-from datamodules.transforms.frames import Frames, open_frames
+from datamodules.transforms.depth import AsSide, whole
+from datamodules.transforms.frames import Frames, Volume, open_frames
 from datamodules.transforms.headers import PixelLimit
+from datamodules.transforms.images import centred
 from datamodules.views.evaluate import EvaluateView
 from datamodules.views.keys import PREDICTION, Key, policy_seed
 from datamodules.views.plan import plan
@@ -38,8 +39,8 @@ class ClipCanvases:
     scan: str
     glimpse: tuple[int, ...]
     """Sides of a glimpse: frames, pixels, pixels."""
-    frames: int
-    """Frames of a canvas."""
+    frames: int | AsSide
+    """Frames of a canvas; "side" for volumes, all slices of which are taken."""
     seed: int
     limit: PixelLimit
 
@@ -53,8 +54,10 @@ class ClipCanvases:
             return OpenedFile(ImageFile(path, error=str(error)), None)
 
     def _opened(self, path: str) -> OpenedFile:
-        clip = open_frames(path, self.limit)
+        clip = open_frames(path, self.limit, self.view.grays)
         key, count = self._key(clip), clip.count()
+        if isinstance(self.frames, str):
+            return self._scene(self._whole(clip), ImageFile(path, next(clip.decoded()).shape[:2], count, 0), key)
         window = middle(count, self.frames)
         sizes: list[tuple[int, ...]] = []
 
@@ -62,13 +65,35 @@ class ClipCanvases:
             sizes.append(frame.shape[:2])
             return self._placed(frame)
 
-        canvas, box = stacked(
+        on_canvas = stacked(
             map(placed, islice(clip.decoded(window.start), len(window))), len(window), self.frames, path
         )
+        return self._scene(on_canvas, ImageFile(path, sizes[0], count, window.start), key)
+
+    def _whole(self, clip: Frames) -> tuple[np.ndarray, Box]:
+        """Return a volume's canvas, all of it scaled alike, and its box there."""
+        if not isinstance(clip, Volume):
+            raise InputError(
+                f"{clip.path} is no volume, and data.frames is {self.frames}, which scales depth: give --data.frames a "
+                f"number"
+            )
+        slices, side = clip.clip, self.view.resize
+        if side is None:
+            depth = max(len(slices), self.glimpse[0])
+            return stacked(map(self._placed, clip.decoded()), len(slices), depth, clip.path)
+
+        def place(at: int, fitted: int) -> tuple[np.ndarray, Box]:
+            return centred(self.evaluate.resized(slices.decoded(at), fitted), side)
+
+        return whole(slices, side, clip.path, place, self.evaluate.resize, self.evaluate.truncate)
+
+    def _scene(self, on_canvas: tuple[np.ndarray, Box], file: ImageFile, key: Key) -> OpenedFile:
+        """Return a clip with its trajectory planned."""
+        canvas, box = on_canvas
         area = self.evaluate.area(box, canvas.shape[:-1], self.glimpse)
         positions = plan(self.scan, area, self.glimpse, self.evaluate.num_glimpses, np.random.default_rng(key))
         scene = scene_of(canvas, box, positions, policy_seed(key), self.scan)
-        return OpenedFile(ImageFile(path, sizes[0], count, window.start), scene)
+        return OpenedFile(file, scene)
 
     def stream(self, path: str) -> Iterator[TubeBatch]:
         """Yield a clip tube by tube as it is decoded, and in the end that it has ended.
@@ -88,6 +113,7 @@ class ClipCanvases:
 
     def _tubes(self, clip: Frames) -> Iterator[TubeBatch]:
         """Yield the tubes of a clip with their glimpses; a clip of less frames lies in the middle of one."""
+        assert not isinstance(self.frames, str)  # see require_stream
         length = self.glimpse[0]
         each = glimpses_a_tube(self.evaluate.num_glimpses, self.frames, length)
         latest: deque[tuple[np.ndarray, Box]] = deque(maxlen=length)
@@ -127,26 +153,16 @@ def unread(path: str, error: OSError) -> ImageFile:
     return ImageFile(path, error=f"{error.filename or path} cannot be read ({error.strerror})")
 
 
-def require_number(frames: int | AsSide) -> int:
-    """Return the frames of canvases.
+def require_stream(view: PredictView, scan: str, frames: int | AsSide) -> None:
+    """Require the scan that streams are looked at under, and a number of frames, where clips are looked at so.
 
     Raises:
-        InputError: depth is to be scaled as rows and columns are.
+        InputError: another scan is given, or no number.
     """
-    if isinstance(frames, str):
+    if view.stream and isinstance(frames, str):
         raise InputError(
-            f"data.frames is {frames}, as for packed volumes, and predict takes frames as they are: give --data.frames "
-            f"a number"
+            f"data.predict.stream takes frames as they come, and data.frames is {frames}: give it a number"
         )
-    return frames
-
-
-def require_stream(view: PredictView, scan: str) -> None:
-    """Require the scan that streams are looked at under.
-
-    Raises:
-        InputError: another one is given.
-    """
     if view.stream and scan not in (ARRIVING, CANVAS):  # for the model has the better message on whole canvases
         raise InputError(
             f"data.predict.stream looks at frames as they arrive, and the scan {scan} does not: give --data.scans "
