@@ -17,8 +17,8 @@ STYLES = ("-", "--")  # of a variant's first scan and of its second
 def draw_video(suite: Suite, claim: Claim, curves: Curves) -> Figure:
     """Draw top-1 by glimpses in the first evaluation, and of the last answer in all, dashed by the second scan."""
     figure = Figure(figsize=(9.6, 4.4), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
     names, shades = evaluations_in(suite, curves), colormaps["tab10"]
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(4, min(4, len(names))))
     first, names = names[0], by_length(names)
     for number, (variant, label) in enumerate(claim.variants.items()):
         measured = [name for name in names if curves.seeds(variant, name)]
