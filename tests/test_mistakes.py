@@ -62,7 +62,7 @@ def test_filler_is_no_mistake_and_images_have_no_canvas_around_them() -> None:
     batch = canvases_of(6, 3, 8, 4)  # whose first row does not count
     logits = torch.randn(6, 4)
     wrong = {str(row) for row in range(1, 6) if logits[row].argmax() != batch.labels[row]}
-    found = mistakes_in(batch, logits, 6)
+    found = mistakes_in(batch, logits, 6, 16)
     assert {one.key for one in found} == wrong
     for one in found:
         _, _, height, width = batch.scene.boxes[int(one.key)].tolist()
