@@ -63,7 +63,8 @@ class CalibrationDataModule(ShardDataModule):
     def val_dataloader(self) -> FixedLoader:
         """Load every sample once under every condition, at fixed positions."""
         layout = self.loader.evaluation_layout(self.indices["train"], 1)
-        samples = EvaluationCanvases(self.conditions, self.patch_size, self.evaluate, pixels=self.pixels)
+        how = self.evaluate, None, self.pixels, self.loader.pixel_limit
+        samples = EvaluationCanvases(self.conditions, self.patch_size, *how)
         limit = self.limits.get(LIMIT_VAL, 1.0)
         return FixedLoader(self._access("train", layout), samples, self.seed, limit, CALIBRATION)
 

@@ -19,6 +19,7 @@ from datamodules.shards.scan import scan_shard
 from datamodules.transforms.clips import require_readable
 from datamodules.transforms.headers import MAX_PIXELS, PixelLimit
 from datamodules.transforms.pixels import RGB, Pixels
+from datamodules.transforms.regions import FileRange, large_tiff
 from mambaeye.errors import InputError
 
 COLUMNS = ("keys", "labels", "offsets", "sizes", "frames")
@@ -118,8 +119,12 @@ def damaged_images(
             file.seek(min(max(0, offset - tarfile.BLOCKSIZE), expected.bytes))  # a wrong index may say anything
             try:
                 if header_matches(file.read(tarfile.BLOCKSIZE), key, size):
-                    data, what = file.read(size), f"sample {key} in {path}"
-                    require_readable(data, expected.frames is not None, limit, what, pixels)
+                    what, is_clip = f"sample {key} in {path}", expected.frames is not None
+                    place = FileRange(str(path), offset, size)
+                    if not is_clip and (large := large_tiff(place, what, pixels, limit)):
+                        large.require_whole()
+                    else:
+                        require_readable(file.read(size), is_clip, limit, what, pixels)
                 else:
                     yield f"{path} does not hold sample {key} where the index says"
             except (InputError, OSError) as error:

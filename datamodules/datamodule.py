@@ -364,7 +364,8 @@ class ShardDataModule(LightningDataModule):
 
     def _fixed_loader(self, limit: str) -> FixedLoader:
         layout = self.loader.evaluation_layout(self.indices["val"], self._trainer.world_size)
-        samples = EvaluationCanvases(self.conditions, self.glimpse, self.evaluate, self.frames_of_canvas, self.pixels)
+        how = self.evaluate, self.frames_of_canvas, self.pixels, self.loader.pixel_limit
+        samples = EvaluationCanvases(self.conditions, self.glimpse, *how)
         self.fixed_loader = FixedLoader(self._access("val", layout), samples, self.seed, self.limits.get(limit, 1.0))
         return self.fixed_loader
 

@@ -57,7 +57,7 @@ class GlimpseBatch(NamedTuple):
 
 
 class Regions(Protocol):
-    """Canvases that are nowhere as a whole: glimpses are read from where they lie. For prediction alone."""
+    """Canvases that are nowhere as a whole: there are glimpses, or they are read. Not in training."""
 
     @property
     def shape(self) -> Sequence[int]:

@@ -62,7 +62,7 @@ def test_filler_is_no_mistake_and_images_have_no_canvas_around_them() -> None:
     batch = canvases_of(6, 3, 8, 4)  # whose first row does not count
     logits = torch.randn(6, 4)
     wrong = {str(row) for row in range(1, 6) if logits[row].argmax() != batch.labels[row]}
-    found = mistakes_in(batch, logits, 6)
+    found = mistakes_in(batch, logits, 6, 16)
     assert {one.key for one in found} == wrong
     for one in found:
         _, _, height, width = batch.scene.boxes[int(one.key)].tolist()
@@ -74,7 +74,7 @@ def test_filler_is_no_mistake_and_images_have_no_canvas_around_them() -> None:
 def test_of_a_clip_the_middle_frame_is_shown() -> None:
     canvases = torch.randint(256, (1, 9, 12, 14, 3), dtype=torch.uint8)
     scene = Scene(canvases, torch.tensor([[2, 3, 1, 5, 8, 11]]), torch.zeros(1, 4, 3), *torch.zeros(2, 1))
-    shown = small_image(CanvasBatch(scene, *torch.zeros(4, 1), ["a"], torch.ones(1), 0), 0)
+    shown = small_image(CanvasBatch(scene, *torch.zeros(4, 1), ["a"], torch.ones(1), 0), 0, 8)
     assert np.array_equal(shown, canvases[0, 4, 3:11, 1:12])
 
 

@@ -18,7 +18,7 @@ from datamodules.loading.files import FileLoader
 from datamodules.transforms import regions
 from datamodules.transforms.headers import PixelLimit
 from datamodules.transforms.pixels import RGB, Pixels
-from datamodules.transforms.regions import TiledCanvas, tiled_canvas
+from datamodules.transforms.regions import FileRange, LargeTiff, TiledCanvas, tiled_canvas
 from datamodules.views.evaluate import EvaluateView
 from datamodules.views.predict import FileCanvases, OpenedFile, PredictView
 from mambaeye import weights
@@ -45,6 +45,10 @@ def write(path: Path, image: np.ndarray, **how: object) -> str:
     return str(path)
 
 
+def large(path: str, size: tuple[int, int]) -> LargeTiff:
+    return LargeTiff(FileRange(path, 0, Path(path).stat().st_size), path, size)
+
+
 def opened(path: str, limit: int, pixels: Pixels = RGB, glimpses: int = 40, scan: str = "random") -> OpenedFile:
     view = EvaluateView(num_glimpses=glimpses)
     return FileCanvases(PredictView(), view, scan, P, 0, PixelLimit(limit), pixels)(path)
@@ -55,7 +59,7 @@ def opened(path: str, limit: int, pixels: Pixels = RGB, glimpses: int = 40, scan
 def test_glimpses_are_those_of_the_whole_image(size: tuple[int, int], channels: int, bits: int, tmp_path: Path) -> None:
     image = noise(*size, channels, bits)
     path = write(tmp_path / "a.tif", image)
-    canvas, box = tiled_canvas(path, Pixels(channels, bits), size, P)
+    canvas, box = tiled_canvas(large(path, size), Pixels(channels, bits), P)
     whole = np.zeros(canvas.shape[1:], image.dtype)
     whole[box.slices] = image
     high, wide = (side - P for side in whole.shape[:2])
@@ -70,7 +74,7 @@ def test_only_tiles_that_glimpses_touch_are_decoded_and_few_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path / "a.tif", noise(320, 480, 3))
-    canvas, _ = tiled_canvas(path, RGB, (320, 480), P)
+    canvas, _ = tiled_canvas(large(path, (320, 480)), RGB, P)
     canvas.cut(torch.tensor([[[0, 0], [31, 47], [0, 1]]]), (P, P))
     assert set(canvas._tiles) == {(0, 0), (0, 1), (1, 0), (1, 1)}
     monkeypatch.setattr(regions, "CACHE", 3 * 32 * 48 * 3)
@@ -199,7 +203,7 @@ def test_a_tile_that_is_damaged_is_found_where_a_glimpse_falls(tmp_path: Path) -
     data = bytearray(path.read_bytes())
     data[offset + 100] ^= 255
     path.write_bytes(data)
-    canvas, _ = tiled_canvas(str(path), RGB, (100, 100), P)
+    canvas, _ = tiled_canvas(large(str(path), (100, 100)), RGB, P)
     canvas.cut(torch.tensor([[[0, 0]]]), (P, P))
     with pytest.raises(regions.InputError, match="a.tif does not decode"):
         canvas.cut(torch.tensor([[[40, 50]]]), (P, P))

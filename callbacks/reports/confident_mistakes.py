@@ -13,6 +13,7 @@ from callbacks.plots.colors import as_rgb
 from callbacks.plots.confusion import class_names
 from callbacks.plots.mistakes import Mistake, contact_sheet
 from callbacks.plots.panels import garbage_kept_young, save
+from callbacks.plots.prediction import mosaic
 from callbacks.plots.wording import counted
 from callbacks.reports.class_report import classes_folder
 from callbacks.reports.due import draws_now
@@ -57,7 +58,7 @@ class ConfidentMistakes(Callback):
     ) -> None:
         if self.images and batch.condition == len(data_of(trainer).conditions) // 2:
             least = self.found[-1].confidence if len(self.found) == self.images else 0.0
-            new = mistakes_in(batch, outputs["logits"], self.images, least)
+            new = mistakes_in(batch, outputs["logits"], self.images, data_of(trainer).patch_size, least)
             self.found = surest([*self.found, *new], self.images)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -88,13 +89,14 @@ class ConfidentMistakes(Callback):
                 del figure
 
 
-def mistakes_in(batch: CanvasBatch, logits: Tensor, most: int, least: float = 0.0) -> list[Mistake]:
+def mistakes_in(batch: CanvasBatch, logits: Tensor, most: int, patch_size: int, least: float = 0.0) -> list[Mistake]:
     """Return the most confident mistakes of a batch.
 
     Args:
         batch: with B images.
         logits: (B, C), the last answers.
         most: how many at most.
+        patch_size: side of a glimpse, pixels.
         least: confidence below which a mistake is of no interest; a GPU hands over no image of such a one.
     """
     confidence, answers = logits.float().softmax(-1).max(-1)  # (B,), (B,)
@@ -102,19 +104,24 @@ def mistakes_in(batch: CanvasBatch, logits: Tensor, most: int, least: float = 0.
     sure = confidence.where(wrong, -1).topk(min(most, len(wrong))).indices
     columns = (part[sure].tolist() for part in (wrong, confidence, batch.labels, answers))
     return [
-        Mistake(sureness, label, answer, batch.keys[row], small_image(batch, row))
+        Mistake(sureness, label, answer, batch.keys[row], small_image(batch, row, patch_size))
         for row, is_wrong, sureness, label, answer in zip(sure.tolist(), *columns, strict=True)
         if is_wrong and sureness >= least
     ]
 
 
-def small_image(batch: CanvasBatch, row: int) -> np.ndarray:
-    """Return an image of a batch, or a clip's middle frame, without the canvas around it, small: (h, w, 3) uint8."""
-    box = Box(*batch.scene.boxes[row].tolist())
-    image = batch.scene.pixels[row][box.slices].cpu().numpy()
-    image = as_rgb(image if box.axes == 2 else image[len(image) // 2])
+def small_image(batch: CanvasBatch, row: int, patch_size: int) -> np.ndarray:
+    """Return an image of a batch, or a clip's middle frame, without the canvas around it, small: (h, w, 3) uint8.
+
+    Of an image that is too large to be there, its glimpses.
+    """
+    box, canvases = Box(*batch.scene.boxes[row].tolist()), batch.scene.canvases
     scale = min(1, SIDE / max(box.height, box.width))
     size = max(1, round(scale * box.width)), max(1, round(scale * box.height))
+    if not isinstance(canvases, Tensor):
+        return mosaic(canvases[row : row + 1], batch.scene.positions[row], box, patch_size, size)
+    image = canvases[row][box.slices].cpu().numpy()
+    image = as_rgb(image if box.axes == 2 else image[len(image) // 2])
     return image.copy() if scale == 1 else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 

@@ -25,7 +25,8 @@ class FilmStrip(Callback):
     A row an image: the way of the first glimpses on it, then what has been seen after a few glimpse counts with the
     probabilities of the five classes that win in the end. The image itself is put together from all its glimpses; what
     none of them shows stays gray. The images are the first of the middle condition. There is none for an encoder that
-    does not answer after every glimpse, and none where positions have other axes than rows and columns.
+    does not answer after every glimpse, none where positions have other axes than rows and columns, and none of
+    canvases that are too large to be made.
 
     Args:
         images: How many; 0 for no film strip.
@@ -53,7 +54,7 @@ class FilmStrip(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if self.films or batch.condition != self.condition:
+        if self.films or batch.condition != self.condition or not isinstance(batch.scene.canvases, Tensor):
             return
         with trainer.precision_plugin.forward_context():
             films = films_of(model_of(pl_module).rollout(batch, self.images), batch.labels)

@@ -30,7 +30,8 @@ class LoaderConfig:
     """Samples an epoch and process that may be unreadable: left out, counted and reported. One more stops the run."""
     max_pixels: int = MAX_PIXELS
     """Pixels that an image may have; one of more is unreadable, by its header and before any memory is taken for it. In
-    predict a tiled TIFF of more is read where glimpses fall, and each tile may have so many.
+    predict, and in validation with data.evaluate.resize none, a tiled TIFF of more is read where glimpses fall, and
+    each tile may have so many.
     OpenCV itself decodes 2^30 at most, unless the environment's OPENCV_IO_MAX_IMAGE_PIXELS says otherwise."""
     timeout: float = 600.0
     """Seconds without a batch after which worker processes count as stuck and the run stops; 0 for never."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -14,12 +14,14 @@ from datamodules.loading.slots import Stack
 from datamodules.loading.unreadable import UnreadableRule
 from datamodules.shards.index import ShardIndex
 from datamodules.shards.order import LoaderLayout, ResumedSegment, optimizer_step_of, share
-from datamodules.shards.reading import read_images
+from datamodules.shards.reading import place_of, read_images
 from datamodules.storage.limits import ATTEMPTS, ReadLimits
 from datamodules.transforms.bands import Bands
 from datamodules.transforms.clips import Clip
 from datamodules.transforms.headers import PixelLimit
 from datamodules.transforms.images import decode_image
+from datamodules.transforms.planned import PlannedGlimpses
+from datamodules.transforms.regions import LargeTiff, large_tiff
 from datamodules.views.evaluate import FILLER, DecodedSample, EvaluationCanvases
 from datamodules.views.keys import Key, frames_of_step, side_of_step
 from datamodules.views.train import RawSample, TrainingSamples
@@ -119,17 +121,38 @@ class EvaluationStream(IterableDataset[CanvasBatch]):
 
     def __iter__(self) -> Iterator[CanvasBatch]:
         sample_ids, _ = share_here(self.order, self.layout, self.rank, 0)
-        encoded = read_images(self.index, sample_ids[sample_ids >= 0], ATTEMPTS, self.reads)
+        encoded = self._encoded(sample_ids[sample_ids >= 0])
         for batch in sample_ids.reshape(-1, self.layout.batch_size).tolist():
             decoded = [self._decoded(sample_id, next(encoded)) if sample_id >= 0 else FILLER for sample_id in batch]
             yield from self.samples(decoded, self.key, self.rule.attempt)
 
-    def _decoded(self, sample_id: int, encoded: bytes | InputError) -> DecodedSample:
+    def _encoded(self, sample_ids: np.ndarray) -> Iterator[bytes | LargeTiff | InputError]:
+        """Yield what read_images does, and large TIFFs in local shards as what is read where glimpses fall."""
+        if not self.samples.by_region or self.index.streaming:
+            yield from read_images(self.index, sample_ids, ATTEMPTS, self.reads)
+            return
+        for sample_id in sample_ids:
+            large = self._large(sample_id)
+            one = np.array([sample_id])
+            yield next(read_images(self.index, one, ATTEMPTS, self.reads)) if large is None else large
+
+    def _large(self, sample_id: int) -> LargeTiff | InputError | None:
+        """Return a TIFF that is read by region, or the error that it cannot be; None for an image to read whole."""
+        place = place_of(self.index, sample_id)
+        try:
+            what = f"sample {self.index.key(sample_id)}"
+            return None if place is None else large_tiff(place, what, self.samples.pixels, self.limit)
+        except InputError as error:
+            return error
+
+    def _decoded(self, sample_id: int, encoded: bytes | LargeTiff | InputError) -> DecodedSample:
         key = self.index.key(sample_id)
 
-        def read() -> np.ndarray | Clip:
+        def read() -> np.ndarray | LargeTiff | Clip:
             if isinstance(encoded, InputError):
                 raise encoded
+            if isinstance(encoded, LargeTiff):
+                return encoded
             if self.index.frames is not None:
                 return Clip.open(encoded, self.limit, f"sample {key}")
             if not self.samples.pixels.is_rgb:
@@ -147,9 +170,20 @@ def collate(samples: list[GlimpseBatch | CanvasBatch], stack: Stack | None = Non
         samples: at least one.
         stack: makes each of the batch's tensors; as torch does if it is None.
     """
-    ways = default_collate_fn_map | ({Tensor: lambda parts, *, collate_fn_map: stack(parts)} if stack else {})
+    ways = default_collate_fn_map | {PlannedGlimpses: collate_planned}
+    if stack:
+        ways |= {Tensor: lambda parts, *, collate_fn_map: stack(parts)}
     batch: GlimpseBatch | CanvasBatch = collate_by(samples, collate_fn_map=ways)
     batch = batch._replace(keys=list(batch.keys))
     if isinstance(batch, CanvasBatch) and isinstance(samples[0], CanvasBatch):
         return batch._replace(condition=samples[0].condition)
     return batch
+
+
+def collate_planned(parts: list[PlannedGlimpses], *, collate_fn_map: dict[Any, Any]) -> PlannedGlimpses:
+    """Stack glimpses of one canvas each, by torch's collation."""
+    patches, positions = (
+        collate_by(list(tensors), collate_fn_map=collate_fn_map)
+        for tensors in zip(*((part.patches, part.positions) for part in parts), strict=True)
+    )
+    return PlannedGlimpses(patches, positions, parts[0].sides)

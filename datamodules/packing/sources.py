@@ -17,6 +17,7 @@ from webdataset.tariterators import base_plus_ext
 
 from datamodules.files import EXTENSIONS, VIDEOS
 from datamodules.shards.scan import is_utf8, tar_members
+from datamodules.transforms.regions import FileRange
 from mambaeye.errors import InputError
 
 SPLITS = {"train", "training", "val", "valid", "validation", "test"}
@@ -164,6 +165,13 @@ class Source:
         with self.path.open("rb") as file:
             file.seek(member.offset)
             return file.read(member.size)
+
+    def place(self, member: Member) -> FileRange:
+        """Return where a file's bytes are."""
+        if self.path.is_file():
+            return FileRange(str(self.path), member.offset, member.size)
+        path = self.path / self.prefix / member.path
+        return FileRange(str(path), 0, path.stat().st_size)
 
 
 def counted_kind(dot: str, extension: str) -> str:

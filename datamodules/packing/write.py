@@ -12,19 +12,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from tarfile import TarInfo
 from typing import Any, NamedTuple
 
 import numpy as np
 from webdataset import TarWriter
 
 from datamodules.packing.listing import Listing
-from datamodules.packing.sources import Entry, Images
+from datamodules.packing.sources import Entry, Images, Source
 from datamodules.parallel import in_parallel
 from datamodules.shards.index import CLIP_EXTENSION, INDEX_NAME, LABEL_EXTENSION, Shard, read_index, write_index
+from datamodules.shards.limits import LARGEST_IMAGE
 from datamodules.shards.scan import scan_shard
 from datamodules.transforms.clips import require_readable
 from datamodules.transforms.headers import PixelLimit
 from datamodules.transforms.pixels import RGB, Pixels
+from datamodules.transforms.regions import FileRange, large_tiff
 from mambaeye.atomic import atomic_write, refusals
 from mambaeye.errors import InputError
 from mambaeye.locks import WriterLock
@@ -104,13 +107,11 @@ class Packing:
         with atomic_write(path) as partial, TarWriter(str(partial), encoder=False, mtime=0) as tar:
             for entry in task.entries:
                 try:
-                    data = task.source.read(entry.member)
-                    is_clip = entry.extension == CLIP_EXTENSION
-                    require_readable(data, is_clip, self.options.limit, entry.member.path, self.options.pixels)
+                    image = self.readable(task.source, entry)
                 except (InputError, OSError) as error:
                     unreadable[entry.member.path] = str(error)
                 else:
-                    tar.write({"__key__": entry.key, entry.extension: data, LABEL_EXTENSION: str(entry.label).encode()})
+                    add(tar, entry, image)
                 advance(1)
         if len(unreadable) == len(task.entries) or (unreadable and not self.options.most_unreadable):
             path.unlink()
@@ -120,6 +121,25 @@ class Packing:
         with atomic_write(self.note(task)) as partial:
             partial.write_text(json.dumps((task.fingerprint, asdict(shard), unreadable)), encoding="utf-8")
         return Done(task.fingerprint, shard, unreadable)
+
+    def readable(self, source: Images, entry: Entry) -> bytes | FileRange:
+        """Return what is to be written of a sample that is whole: its bytes, or where these are if it is very large.
+
+        Raises:
+            InputError: it is damaged, has too many pixels and is not read by region, or pixels of another kind.
+            OSError: it cannot be read.
+        """
+        member, limit, pixels = entry.member, self.options.limit, self.options.pixels
+        place = source.place(member) if isinstance(source, Source) else None
+        large = large_tiff(place, member.path, pixels, limit) if place is not None else None
+        if large is not None:
+            if large.file.size > LARGEST_IMAGE:
+                raise InputError(f"{member.path} has {large.file.size} bytes, more than {LARGEST_IMAGE}: compress it")
+            large.require_whole()
+            return large.file
+        data = source.read(member)
+        require_readable(data, entry.extension == CLIP_EXTENSION, limit, member.path, pixels)
+        return data
 
     def note(self, task: Task) -> Path:
         """Return where it is noted that a shard is finished."""
@@ -133,6 +153,19 @@ class Packing:
         path = self.folder / task.name
         same = fingerprint == task.fingerprint and path.exists() and path.stat().st_size == shard["bytes"]
         return Done(fingerprint, Shard(**shard), unreadable) if same else None
+
+
+def add(tar: TarWriter, entry: Entry, image: bytes | FileRange) -> None:
+    """Write a sample: its label and its image."""
+    if isinstance(image, bytes):
+        tar.write({"__key__": entry.key, entry.extension: image, LABEL_EXTENSION: str(entry.label).encode()})
+        return
+    member = TarInfo(f"{entry.key}.{entry.extension}")  # as TarWriter writes, which takes bytes alone
+    member.size, member.mtime, member.mode, member.uname, member.gname = image.size, 0, tar.mode, tar.user, tar.group
+    tar.write({"__key__": entry.key, LABEL_EXTENSION: str(entry.label).encode()})
+    with open(image.path, "rb") as file:
+        file.seek(image.offset)
+        tar.tarstream.addfile(member, file)
 
 
 @dataclass(frozen=True)

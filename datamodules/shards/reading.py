@@ -11,6 +11,7 @@ import numpy as np
 from datamodules.shards.index import ShardIndex, header_matches
 from datamodules.storage.limits import Attempts, ReadLimits
 from datamodules.storage.stream import ByteStream, open_stream, streams
+from datamodules.transforms.regions import FileRange
 from mambaeye.errors import InputError
 
 WORTH_A_REQUEST = 1 << 21  # bytes between two wanted images: some more are read and thrown away as fast
@@ -50,6 +51,18 @@ def read_images(
             waiting.update(zip(wanted, images, strict=True))
         for sample_id in turns:
             yield waiting.pop(sample_id)
+
+
+def place_of(index: ShardIndex, sample_id: int) -> FileRange | None:
+    """Return where an image lies in its shard, a local one; None if it is not there, which reading it says."""
+    source, offset, size = index.source(sample_id), int(index.offsets[sample_id]), int(index.sizes[sample_id])
+    try:
+        with open(source, "rb") as file:
+            file.seek(offset - BLOCK)
+            header = file.read(BLOCK)
+    except OSError:
+        return None
+    return FileRange(source, offset, size) if header_matches(header, index.key(sample_id), size) else None
 
 
 def read_run(

@@ -198,6 +198,12 @@ def resized(
     return scaled(image, (side, side), interpolation) if resize == "full" else image
 
 
+def middle(size: tuple[int, int], image_size: tuple[int, int], shift: tuple[int, int] = (0, 0)) -> Box:
+    """Return the box in the middle of a canvas that an image is to fill; arguments as for black_canvas."""
+    (height, width), (rows, cols) = size, shift
+    return Box((height - image_size[0]) // 2 + rows, (width - image_size[1]) // 2 + cols, *image_size)
+
+
 def black_canvas(
     size: tuple[int, int], image_size: tuple[int, int], shift: tuple[int, int] = (0, 0), pixels: Pixels = RGB
 ) -> tuple[np.ndarray, Box]:
@@ -213,8 +219,8 @@ def black_canvas(
         The canvas (height + rows, width + columns, C) uint8 or uint16, and the box.
     """
     (height, width), (rows, cols) = size, shift
-    box = Box((height - image_size[0]) // 2 + rows, (width - image_size[1]) // 2 + cols, *image_size)
-    return np.zeros((height + rows, width + cols, pixels.channels), pixels.dtype), box
+    canvas = np.zeros((height + rows, width + cols, pixels.channels), pixels.dtype)
+    return canvas, middle(size, image_size, shift)
 
 
 def pixels_of(image: np.ndarray) -> Pixels:

@@ -1,25 +1,77 @@
-"""Very large images: tiled TIFFs, of which only the tiles that glimpses touch are read and decoded."""
+"""Very large images: tiled TIFFs, of which only the tiles that glimpses touch are read and decoded.
+
+One is a file, or a member of a tar on this machine, whose bytes are a part of that file.
+"""
 
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from datamodules.transforms.headers import PixelLimit
+from datamodules.transforms.images import middle
 from datamodules.transforms.pixels import Pixels, in_words
-from datamodules.transforms.tiff import Tiff, is_tiff
+from datamodules.transforms.tiff import Read, Tiff, is_tiff
 from mambaeye.errors import InputError
 from mambaeye.geometry.box import Box
 
 CPU = torch.device("cpu")
 CACHE = 1 << 24  # bytes of decoded tiles that are kept: a row of tiles of 256 pixels across 20,000 of RGB
 MOST_IN_TILE = 1 << 26  # bytes of a single one
+
+
+class FileRange(NamedTuple):
+    """A file, or a part of one, that is read where it is asked for."""
+
+    path: str
+    offset: int
+    """Of its first byte."""
+    size: int
+    """Bytes."""
+
+    def opened(self) -> Read:
+        """Open it, and return what reads so many bytes from a place in it on.
+
+        Raises:
+            InputError: it cannot be opened any more.
+        """
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
+        except OSError as error:
+            raise InputError(f"{self.path} cannot be read any more ({error.strerror})") from None
+        return partial(read_in, os.fdopen(descriptor, "rb"), self)  # closed with the last who reads by it
+
+
+def read_in(file: BinaryIO, place: FileRange, offset: int, size: int) -> bytes:
+    """Return bytes of an open file from an offset in a part of it on, none of what is behind that part."""
+    return os.pread(file.fileno(), max(0, min(size, place.size - offset)), place.offset + offset)
+
+
+class LargeTiff(NamedTuple):
+    """A tiled TIFF that is read by region."""
+
+    file: FileRange
+    what: str
+    """Names it in a message."""
+    size: tuple[int, int]
+    """Height and width, pixels."""
+
+    def opened(self) -> Tiff:
+        """Open it. Raises InputError if it is not there any more."""
+        return Tiff.open(self.file.opened(), self.file.size, self.what)
+
+    def require_whole(self) -> None:
+        """Decode every tile, one after another. Raises InputError if one is damaged."""
+        tiff = self.opened()
+        for down in range(tiff.grid[0]):
+            for across in range(tiff.grid[1]):
+                tiff.segment(down, across)
 
 
 @dataclass(frozen=True)
@@ -29,7 +81,7 @@ class TiledCanvas:
     It is opened anew by each process that has it.
     """
 
-    path: str
+    image: LargeTiff
     pixels: Pixels
     shape: tuple[int, int, int, int]
     """(1, H, W, C) of the canvas."""
@@ -105,42 +157,32 @@ class TiledCanvas:
 
     @cached_property
     def _tiff(self) -> Tiff:
-        try:
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
-        except OSError as error:
-            raise InputError(f"{self.path} cannot be read any more ({error.strerror})") from None
-        file = os.fdopen(descriptor, "rb")  # closed with the last who reads by it
-        return Tiff.open(partial(read_at, file), os.fstat(descriptor).st_size, self.path)
+        return self.image.opened()
 
 
-def read_at(file: BinaryIO, offset: int, size: int) -> bytes:
-    """Return bytes of a file from an offset on."""
-    return os.pread(file.fileno(), size, offset)
-
-
-def large_tiff(file: BinaryIO, path: str, pixels: Pixels, limit: PixelLimit) -> tuple[int, int] | None:
-    """Return height and width of a tiled TIFF of more pixels than the limit, which is read by region; None of others.
+def large_tiff(file: FileRange, what: str, pixels: Pixels, limit: PixelLimit) -> LargeTiff | None:
+    """Return a tiled TIFF of more pixels than the limit, which is read by region; None of other images.
 
     Args:
-        file: the open file.
-        path: of the file.
+        file: with the image.
+        what: names the image in a message.
         pixels: that it should have.
         limit: pixels of an image that is read whole; of another, each tile has to keep to it.
 
     Raises:
         InputError: it is such a TIFF, and in strips, or of tiles or pixels that are not read so.
     """
-    read = partial(read_at, file)
+    read = file.opened()
     if not is_tiff(read(0, 4)):
         return None
     try:
-        tiff = Tiff.open(read, os.fstat(file.fileno()).st_size, path)
+        tiff = Tiff.open(read, file.size, what)
     except InputError:  # which reading it whole says, too, or reads it
         return None
     layout = tiff.layout
     if layout.height * layout.width <= limit.pixels:
         return None
-    size = f"{path} has {layout.width} x {layout.height} pixels, more than the {limit.pixels} of {limit.flag},"
+    size = f"{what} has {layout.width} x {layout.height} pixels, more than the {limit.pixels} of {limit.flag},"
     if not layout.tiled:
         raise InputError(
             f"{size} and lies in strips: tile it, to be read where glimpses fall (tiffcp -t -w 256 -l 256, or "
@@ -156,18 +198,17 @@ def large_tiff(file: BinaryIO, path: str, pixels: Pixels, limit: PixelLimit) -> 
         )
     if layout.orientation not in (0, 1):
         raise InputError(f"{size} and is to be turned (orientation {layout.orientation}): save it upright")
-    return layout.height, layout.width
+    return LargeTiff(file, what, (layout.height, layout.width))
 
 
-def tiled_canvas(path: str, pixels: Pixels, size: tuple[int, int], patch_size: int) -> tuple[TiledCanvas, Box]:
+def tiled_canvas(image: LargeTiff, pixels: Pixels, patch_size: int) -> tuple[TiledCanvas, Box]:
     """Return a canvas of a tiled TIFF, as pad_to_patch makes them of images, and the image's box on it.
 
     Args:
-        path: of the file.
+        image: the TIFF.
         pixels: that it has.
-        size: height and width of the image, pixels.
         patch_size: side of a glimpse in pixels.
     """
-    height, width = (max(side, patch_size) for side in size)
-    box = Box((height - size[0]) // 2, (width - size[1]) // 2, *size)
-    return TiledCanvas(path, pixels, (1, height, width, pixels.channels), box), box
+    height, width = (max(side, patch_size) for side in image.size)
+    box = middle((height, width), image.size)
+    return TiledCanvas(image, pixels, (1, height, width, pixels.channels), box), box

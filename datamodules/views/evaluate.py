@@ -4,21 +4,28 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
 
 from datamodules.transforms.clips import Clip, stacked
 from datamodules.transforms.depth import AsSide, whole
-from datamodules.transforms.images import Interpolation, Resize, centred, resized
+from datamodules.transforms.headers import PixelLimit
+from datamodules.transforms.images import Interpolation, Resize, centred, middle, resized
 from datamodules.transforms.pixels import RGB, Pixels
+from datamodules.transforms.planned import UnmadeCanvas
+from datamodules.transforms.regions import LargeTiff
 from datamodules.views.keys import Key, policy_seed
 from datamodules.views.plan import plan, ratio_of_plan, without_edge
 from datamodules.views.samples import row_of, scene_of
 from mambaeye.batch import CANVAS, POLICY, REMEDY, CanvasBatch, EvaluationCondition, Takes
 from mambaeye.errors import InputError
-from mambaeye.geometry.box import Box, PatchSize
+from mambaeye.geometry.box import Box, PatchSize, patch_sides
+
+Result = TypeVar("Result")
+
+LIMIT = PixelLimit()
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,8 @@ class EvaluateView:
     resize: Resize = "fit"
     """Way of images to their canvases, in predict too where data.predict.resize gives one: fit scales them, aspect
     kept, until the longer side is the canvas's; full stretches both sides to it, of a larger image after it was fitted;
-    none fits larger images and leaves others as they are."""
+    none fits larger images and leaves others as they are, and of canvases of more than data.loader.max_pixels pixels
+    makes no more than the glimpses, which are read from tiled TIFFs of as many where they fall."""
     interpolation: Interpolation = "lanczos"
     """Of that resizing: Pillow's lanczos, as the authors; or area where a side shrinks and linear where it grows, which
     is faster and softer, as training without augmentation and version 0.1."""
@@ -147,8 +155,9 @@ class DecodedSample(NamedTuple):
     """In its index; negative for one that only fills up a batch."""
     key: str
     label: int
-    image: np.ndarray | Clip | None
-    """(H, W, C) uint8 or uint16; None for a filler, and for a sample that cannot be read."""
+    image: np.ndarray | LargeTiff | Clip | None
+    """(H, W, C) uint8 or uint16, or a TIFF that is read by region; None for a filler, and for a sample that cannot be
+    read."""
 
 
 FILLER = DecodedSample(-1, "", 0, None)
@@ -157,18 +166,20 @@ FILLER = DecodedSample(-1, "", 0, None)
 class OnCanvas(NamedTuple):
     """A sample on its canvas."""
 
-    canvas: np.ndarray
-    """(S..., C) uint8 or uint16."""
+    canvas: np.ndarray | UnmadeCanvas
+    """(S..., C) uint8 or uint16; or what only glimpses are cut of."""
     box: Box
     valid: bool
     """False for one that is missing."""
 
 
-Attempt = Callable[[int, Callable[[], tuple[np.ndarray, Box]]], tuple[np.ndarray, Box] | None]
-"""Calls what puts the sample of an id on its canvas; None if that fails, and some samples may be unreadable."""
+class Attempt(Protocol):
+    """Calls what reads something of the sample of an id; None if that fails, and some samples may be unreadable."""
+
+    def __call__(self, sample_id: int, read: Callable[[], Result], /) -> Result | None: ...
 
 
-def let_through(sample_id: int, read: Callable[[], tuple[np.ndarray, Box]]) -> tuple[np.ndarray, Box]:
+def let_through(sample_id: int, read: Callable[[], Result]) -> Result:
     """Return what read() gives, and let what it raises through."""
     return read()
 
@@ -187,6 +198,18 @@ class EvaluationCanvases:
     """Frames of a canvas, where samples are clips and conditions do not say; "side" for volumes, whose depth is
     scaled."""
     pixels: Pixels = RGB
+    limit: PixelLimit = LIMIT
+    """Of the pixels of canvases, where images keep their size: of larger ones no more is made than the glimpses."""
+
+    @property
+    def by_region(self) -> bool:
+        """Tell whether some canvases are not made, so that images may be larger than what is read whole."""
+        return any(self._is_unmade(condition.resolution) for condition in self.conditions)
+
+    def _is_unmade(self, resolution: int) -> bool:
+        planned = all(condition.scan not in (POLICY, CANVAS) for condition in self.conditions)
+        as_they_are = self.view.resize == "none" and self.frames is None
+        return planned and as_they_are and resolution**2 > self.limit.pixels
 
     def __call__(self, samples: list[DecodedSample], key: Key, attempt: Attempt = let_through) -> Iterator[CanvasBatch]:
         """Yield the samples of a batch, condition by condition: CanvasBatches without their first axis.
@@ -205,7 +228,7 @@ class EvaluationCanvases:
             for condition, (_, scan, _) in group:
                 for sample, on_canvas in zip(samples, placed, strict=True):
                     drawn = (*key, resolution, sample.sample_id)
-                    yield self._sample(sample, on_canvas, scan, condition, drawn)
+                    yield self._sample(sample, on_canvas, scan, condition, drawn, attempt)
 
     def _place(self, sample: DecodedSample, resolution: int, attempt: Attempt) -> OnCanvas:
         place = partial(self._on_canvas, sample.image, resolution, sample.key)
@@ -215,7 +238,9 @@ class EvaluationCanvases:
             return OnCanvas(*self._on_canvas(black, resolution, sample.key), False)
         return OnCanvas(*found, True)
 
-    def _on_canvas(self, image: np.ndarray | Clip | None, resolution: int, key: str) -> tuple[np.ndarray, Box]:
+    def _on_canvas(
+        self, image: np.ndarray | LargeTiff | Clip | None, resolution: int, key: str
+    ) -> tuple[np.ndarray | UnmadeCanvas, Box]:
         """Return an image's canvas, or a clip's, and its box there; a still image where clips are is one frame."""
 
         def frame(picture: np.ndarray, side: int = resolution) -> tuple[np.ndarray, Box]:
@@ -233,11 +258,32 @@ class EvaluationCanvases:
             window = image.window(self.frames)
             return stacked(map(frame, map(image.decoded, window)), len(window), self.frames, what)
         assert image is not None
+        if self._is_unmade(resolution) or isinstance(image, LargeTiff):
+            return self._unmade(image, resolution)
         if self.frames is None:
             return frame(image)
         return stacked([frame(image)], 1, resolution if isinstance(self.frames, str) else self.frames, what)
 
-    def _sample(self, sample: DecodedSample, on_canvas: OnCanvas, scan: str, condition: int, key: Key) -> CanvasBatch:
+    def _unmade(self, image: np.ndarray | LargeTiff, resolution: int) -> tuple[UnmadeCanvas, Box]:
+        """Return what _on_canvas does, without making the canvas."""
+        if isinstance(image, LargeTiff):
+            size = image.size
+            if max(size) > resolution:
+                raise InputError(
+                    f"{image.what} has {size[1]} x {size[0]} pixels, more than the {self.limit.pixels} of "
+                    f"{self.limit.flag}, and is not scaled to the {resolution} of data.resolutions: give "
+                    f"--data.resolutions [{max(size)}] or more"
+                )
+        else:
+            image = self.view.resized(image, resolution)
+            size = (image.shape[0], image.shape[1])
+        box = middle((resolution, resolution), size, self.view.shift)
+        rows, cols = self.view.shift
+        return UnmadeCanvas(image, box, (resolution + rows, resolution + cols), self.pixels), box
+
+    def _sample(
+        self, sample: DecodedSample, on_canvas: OnCanvas, scan: str, condition: int, key: Key, attempt: Attempt
+    ) -> CanvasBatch:
         num_glimpses, (canvas, box, valid) = self.view.num_glimpses, on_canvas
         if not valid:
             positions, ratio, seed = np.zeros((num_glimpses, box.axes), np.int32), torch.zeros(num_glimpses), 0
@@ -245,5 +291,10 @@ class EvaluationCanvases:
             area = self.view.area(box, canvas.shape[:-1], self.patch_size)
             positions = plan(scan, area, self.patch_size, num_glimpses, np.random.default_rng(key))
             ratio, seed = ratio_of_plan(scan, positions, box, self.patch_size), policy_seed(key)
+        if isinstance(canvas, UnmadeCanvas):
+            sides = patch_sides(self.patch_size, box.axes)
+            cut = attempt(sample.sample_id, partial(canvas.cut, positions, sides)) if valid else None
+            valid, regions = cut is not None, cut or canvas.unseen(positions, sides)
         row = row_of(sample.key, valid, sample.label, sample.label)
-        return CanvasBatch(scene_of(canvas, box, positions, seed, scan), ratio, *row, condition)
+        scene = scene_of(regions if isinstance(canvas, UnmadeCanvas) else canvas, box, positions, seed, scan)
+        return CanvasBatch(scene, ratio, *row, condition)

@@ -1,6 +1,7 @@
 """Image files -> canvases and trajectories, as in validation, except that an image may keep its size."""
 
 import hashlib
+import os
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
@@ -12,7 +13,7 @@ from datamodules.transforms.headers import PixelLimit
 from datamodules.transforms.images import centred, decode_file, pad_to_patch
 from datamodules.transforms.nifti import Grays
 from datamodules.transforms.pixels import RGB, Pixels
-from datamodules.transforms.regions import TiledCanvas, large_tiff, tiled_canvas
+from datamodules.transforms.regions import FileRange, TiledCanvas, large_tiff, tiled_canvas
 from datamodules.views.evaluate import EvaluateView
 from datamodules.views.keys import PREDICTION, policy_seed
 from datamodules.views.plan import plan
@@ -130,9 +131,10 @@ class FileCanvases:
         """Return an open file's image on its canvas."""
         large = None
         if self.view.resize is None and self.scan not in (CANVAS, POLICY):
-            large = large_tiff(file, path, self.pixels, self.limit)
+            place = FileRange(path, 0, os.fstat(file.fileno()).st_size)
+            large = large_tiff(place, path, self.pixels, self.limit)
         if large:
-            return Placed(*tiled_canvas(path, self.pixels, large, self.patch_size), large, 1)
+            return Placed(*tiled_canvas(large, self.pixels, self.patch_size), large.size, 1)
         if self.pixels.is_rgb:
             image, frames = decode_file(file, path, self.limit)
         else:
