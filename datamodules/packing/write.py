@@ -130,7 +130,8 @@ class Packing:
             OSError: it cannot be read.
         """
         member, limit, pixels = entry.member, self.options.limit, self.options.pixels
-        place = source.place(member) if isinstance(source, Source) else None
+        is_clip = entry.extension == CLIP_EXTENSION
+        place = source.place(member) if isinstance(source, Source) and not is_clip else None
         large = large_tiff(place, member.path, pixels, limit) if place is not None else None
         if large is not None:
             if large.file.size > LARGEST_IMAGE:
@@ -138,7 +139,7 @@ class Packing:
             large.require_whole()
             return large.file
         data = source.read(member)
-        require_readable(data, entry.extension == CLIP_EXTENSION, limit, member.path, pixels)
+        require_readable(data, is_clip, limit, member.path, pixels)
         return data
 
     def note(self, task: Task) -> Path:

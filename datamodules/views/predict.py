@@ -35,9 +35,9 @@ class PredictView:
     data.evaluate.num_glimpses for every data.frames frames. What takes memory does not grow with their number."""
 
     window: tuple[float, float] | None = None
-    """Of NIfTI files: values that become black and white, as pack's --window; null as there."""
+    """Of NIfTI files: the values that become black and white where they were packed with a window; null as without."""
     voxel: float | None = None
-    """Of NIfTI files: side that voxels are brought to, as pack's --voxel; null as there."""
+    """Of NIfTI files: side that voxels are brought to, where they were packed with one; null as without."""
 
     @property
     def grays(self) -> Grays:
