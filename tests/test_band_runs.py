@@ -29,6 +29,9 @@ SMALL = {
 }
 
 
+SMALL_VMAMBA = {"model.encoder": "VMamba", "model.encoder.dim": 8, "model.encoder.depths": "[1,1,1,1]"}
+
+
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A few of the digits, in shards."""
@@ -139,7 +142,7 @@ def test_encoders_of_any_channels(encoder: str, shards: Path) -> None:
     [
         ({}, "holds images of 5 channels of 16 bits, and data.channels and data.bits are 3 and 8"),
         (
-            {"data.channels": 5, "data.bits": 16, "model.encoder": "VMamba"},
+            {"data.channels": 5, "data.bits": 16, **SMALL_VMAMBA},
             "VMamba looks at 3: choose an encoder of any",
         ),
         (
