@@ -19,6 +19,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+# on tensors this small more threads only wait, and another number of them gives another model
+quickstart: export OMP_NUM_THREADS := 1
 quickstart: setup
 	$(BIN)/python train.py fit --config configs/quickstart.yaml --ckpt_path last
 	$(BIN)/python train.py validate --config configs/quickstart.yaml --ckpt_path last
