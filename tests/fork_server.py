@@ -162,7 +162,7 @@ def run(
     for descriptor, copy in ((nothing, 0), (log, 1), (log, 2)):
         os.dup2(descriptor, copy)
     os.close(log)
-    sys.stdout.reconfigure(write_through=True)
+    sys.stdout.reconfigure(line_buffering=True)
     os.chdir(cwd)
     os.environ.clear()
     os.environ |= environment
