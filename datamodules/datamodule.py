@@ -76,7 +76,7 @@ class ShardDataModule(LightningDataModule):
         scans: Scan patterns to validate with, as for train_scan; predict takes the first. A wrong one is answered with
             the list.
         images: What to predict: image files, folders of them, or patterns like "photos/**/*.jpg". With a model of
-            clips, videos and folders of frames.
+            clips, videos, folders of frames and NIfTI files.
         held_out: Share of the training samples, chosen by their keys, that is kept out of training for `calibrate`.
         seed: Seed of the order, the canvases and the trajectories.
         train: How training looks at an image.

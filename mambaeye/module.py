@@ -17,7 +17,7 @@ from mambaeye import weights
 from mambaeye.batch import POLICY, REMEDY, CanvasBatch, EvaluationCondition, FileBatch, GlimpseBatch, Takes, TubeBatch
 from mambaeye.blocks import checkpoint_blocks, compile_blocks, kept_bytes
 from mambaeye.contracts import data_of, limited
-from mambaeye.encoders.base import CausalEncoder, Encoder, GlimpseEncoder
+from mambaeye.encoders.base import Encoder
 from mambaeye.errors import InputError
 from mambaeye.evaluation.early_exit import EarlyExitConfig, ExitCriteria, go_by_value, require_value, rules_under
 from mambaeye.evaluation.metrics import MetricsConfig
@@ -38,6 +38,7 @@ from mambaeye.optim import (
 from mambaeye.policies.base import Policy, ValuePolicy
 from mambaeye.policy_learning import Lesson, PolicyLearning, glimpses_of, glimpses_under, walk, with_gradients_of
 from mambaeye.rollout import GLIMPSES_AT_ONCE, Rollout, require_causal
+from mambaeye.suiting import require_axes, require_channels, require_streamable
 from mambaeye.temperature import TEMPERATURE, Temperature, temperature_in
 
 
@@ -405,55 +406,3 @@ class ClassifierModule(LightningModule):
             )
         schedule = build_schedule(optimizer, *self.schedule_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def require_streamable(encoder: Encoder, criteria: ExitCriteria) -> None:
-    """Require an encoder that looks at clips as they arrive, to their ends.
-
-    Raises:
-        InputError: it answers only once; or it is to stop before.
-    """
-    if not isinstance(encoder, CausalEncoder):
-        raise InputError(
-            f"data.predict.stream carries a state from glimpse to glimpse, and {type(encoder).__name__} answers only "
-            f"once: choose an encoder with one, such as MambaEye, or leave it out"
-        )
-    if criteria.rules:
-        raise InputError(
-            f"data.predict.stream looks at clips to their ends: leave model.exit_criteria.{criteria.rules[0].kind} out"
-        )
-
-
-def require_axes(encoder: Encoder, axes: int, tube: int) -> None:
-    """Require that an encoder looks at what the data hold.
-
-    Args:
-        encoder: of the model.
-        axes: of the data's images, 3 of clips.
-        tube: frames of the data's glimpses of clips.
-
-    Raises:
-        InputError: it looks at images of other axes, or at glimpses of other frames.
-    """
-    if not encoder.looks_at(axes):
-        looks, are = ("images" if number == 2 else "clips" for number in (encoder.axes, axes))
-        mend = f"give --model.encoder.axes {axes}" if isinstance(encoder, GlimpseEncoder) else "choose another encoder"
-        raise InputError(f"{type(encoder).__name__} looks at {looks}, and these data are {are}: {mend}")
-    if axes > 2 and isinstance(encoder, GlimpseEncoder) and encoder.tube != tube:
-        raise InputError(
-            f"data.tube is {tube}, and {type(encoder).__name__} takes glimpses of {encoder.tube}: give --data.tube "
-            f"{encoder.tube}, or choose another encoder"
-        )
-
-
-def require_channels(encoder: Encoder, channels: int) -> None:
-    """Require that an encoder looks at images of so many channels.
-
-    Raises:
-        InputError: it looks at others.
-    """
-    if encoder.channels != channels:
-        raise InputError(
-            f"data.channels is {channels}, and {type(encoder).__name__} looks at {encoder.channels}: choose an encoder "
-            f"of any channels (MambaEye, HNet, GlimpseViT, ViT, Vim)"
-        )

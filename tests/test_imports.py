@@ -64,8 +64,9 @@ MAY_IMPORT = {
     "mambaeye.contracts": MODEL,
     "mambaeye.module": (
         *(*MODEL, *FILES_OF, "mambaeye.contracts", "mambaeye.blocks", "mambaeye.flops", "mambaeye.optim"),
-        "mambaeye.temperature",
+        *("mambaeye.suiting", "mambaeye.temperature"),
     ),
+    "mambaeye.suiting": ("mambaeye.encoders.base", "mambaeye.errors", "mambaeye.evaluation"),
     "mambaeye.calibrating": (
         *(*BATCH, "mambaeye.checkpoints", "mambaeye.contracts", "mambaeye.module", "mambaeye.temperature"),
     ),

@@ -1,4 +1,4 @@
-"""Which region of the brain is this? Crops of a real MRI by cubes, tested on the other half and on another brain."""
+"""Regions of the brain: crops of a real MRI by cubes, tested on the other half and on another brain."""
 
 from benchmarks.suites.suite import Claim, Suite
 
