@@ -1,24 +1,28 @@
 """Look at what the router of a hierarchy over glimpses keeps, and count what an answer costs.
 
     python -m benchmarks.kept [--output docs/results/kept] novelty=runs/x/checkpoints/last.ckpt flat=...
+    python -m benchmarks.kept --draw [--output docs/results/kept]
 
-HNet or MambaEye, from checkpoints by name, on the embedded digits held out for validation, at one canvas side. For each
-model and each way of looking:
+HNet or MambaEye, from checkpoints by name, on the embedded digits held out for validation, at one canvas side. A name
+that comes again is of one more seed. For each model and each way of looking:
 
 - random, sobol: 576 glimpses anywhere; dense: a raster of 24 x 24 places, row by row, that overlap; shuffled: the same
   places in an order drawn for each image; twice: 288 random ones, each shown twice in a row;
-- top1 after the last glimpse, in %, and what costs: multiply-adds a glimpse of a forward pass, as torch counts them
-  while the model runs on these glimpses (products of matrices and convolutions; padding included);
+- top1 after the last glimpse, in %, and operations: multiply-adds a glimpse of a forward pass, as torch counts them
+  while the model runs on these glimpses (products of matrices and convolutions; padding included), 32 images at a time;
+- alone: the same, one image at a time, so that none is filled up to what another keeps (the first 16 images);
 - kept: share of the glimpses that go on to the inner network; by_new, the same by the share of a glimpse's pixels that
   no earlier glimpse has shown; of the second showing, in twice;
 - far: kept and top1 over 4,608 random glimpses, eight times as many, by stretch, of the first 64 images.
 
-Writes OUTPUT.json and OUTPUT.png, which shows for every pixel the share of the glimpses over it that were kept, and
-prints Markdown.
+Adds to OUTPUT.json, where a name has its measurements by seed, and prints it as Markdown: means, and the standard
+deviation over the seeds where there are some (--draw does that alone). Writes OUTPUT.png, which shows for every pixel
+the share of the glimpses over it that were kept, by the models that were given.
 """
 
 import argparse
 import json
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +39,7 @@ from benchmarks.orders import Image, load_images
 from callbacks.plots.panels import save
 from datamodules.digits import ensure_digits
 from datamodules.transforms.images import decode_image, fit_on_canvas
+from mambaeye.atomic import atomic_write
 from mambaeye.encoders.hnet import HNet
 from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.geometry.box import Box
@@ -42,7 +47,7 @@ from mambaeye.geometry.patches import cut_from_canvases
 from mambaeye.geometry.scans import random, sobol
 from mambaeye.weights import load
 
-SEED, BATCH = 0, 32
+SEED, BATCH, ALONE = 0, 32, 16  # images
 TOTAL = 24**2  # glimpses
 FAR, FAR_IMAGES = 8 * TOTAL, 64
 STRETCHES = (0, 32, 128, TOTAL, 2048, FAR)
@@ -51,6 +56,8 @@ WAYS = ("random", "sobol", "dense", "shuffled", "twice")
 SHOWN = 5  # images of the picture
 
 Model = HNet | MambaEye
+Measured = dict[str, list[dict[str, Any]]]
+"""By model, and then by seed."""
 
 
 class Views(NamedTuple):
@@ -99,11 +106,11 @@ def views_of(images: list[Image], side: int, patch: int, way: str, total: int) -
 
 
 @torch.no_grad()
-def see(model: Model, views: Views) -> Seen:
-    """Run a model over all images."""
+def see(model: Model, views: Views, at_once: int = BATCH) -> Seen:
+    """Run a model over all images, some at once."""
     right, kept = [], []
     with FlopCounterMode(display=False) as counter:
-        for rows in torch.arange(len(views.labels)).split(BATCH):
+        for rows in torch.arange(len(views.labels)).split(at_once):
             canvases, positions, labels = (part[rows] for part in views)
             patches = cut_from_canvases(canvases, positions, model.patch_size)
             if isinstance(model, HNet):
@@ -149,7 +156,9 @@ def measure(model: Model, images: list[Image], side: int) -> dict[str, Any]:
     for way in WAYS:
         views = views_of(images, side, patch, way, TOTAL)
         seen = see(model, views)
+        alone = see(model, Views(*(part[:ALONE] for part in views)), at_once=1)
         one = {"top1": round(100 * share(seen.right[:, -1]), 1), "operations": round(seen.operations)}
+        one["alone"] = round(alone.operations)
         if seen.kept is not None:
             one |= {"kept": share(seen.kept), "by_new": by_new(seen.kept, new_pixels(views, patch))}
             if way == "twice":
@@ -196,28 +205,39 @@ def draw(models: dict[str, HNet], images: list[Image], side: int) -> Figure:
     return figure
 
 
-def tables(measured: dict[str, dict[str, Any]]) -> str:
+def of_seeds(values: Iterable[float | None], digits: int, factor: float = 1.0) -> str:
+    """Format the mean of what some seeds have, and the standard deviation if two have it."""
+    known = factor * np.array([value for value in values if value is not None])
+    if not len(known):
+        return ""
+    return f"{known.mean():.{digits}f}" + (f" ± {known.std(ddof=1):.{digits}f}" if len(known) > 1 else "")
+
+
+def tables(measured: Measured) -> str:
     """Format everything measured as Markdown."""
     costs: list[list[object]] = []
     shares: list[list[object]] = []
     far: list[list[object]] = []
-    for name, m in measured.items():
-        ways = m["ways"]
-        costs.append([name, m["parameters"], *(f"{w['top1']} / {w['operations'] / 1e3:.0f}" for w in ways.values())])
-        far.append(
-            [name, *(f"{s['top1']}" + ("" if s["kept"] is None else f" / {s['kept']}") for s in m["far"].values())]
-        )
-        if "kept" not in ways["random"]:
-            continue
-        for way, w in ways.items():
-            news = ["" if value is None else value for value in w["by_new"].values()]
-            shares.append([name, way, w["kept"], *news, w.get("of_the_second", "")])
+    for name, seeds in measured.items():
+        cells: list[object] = []
+        for way in WAYS:
+            of_way = [seed["ways"][way] for seed in seeds]
+            counts = [of_seeds((w.get(key) for w in of_way), 0, 1e-3) for key in ("operations", "alone")]
+            cells.append(" / ".join([of_seeds((w["top1"] for w in of_way), 1), *filter(None, counts)]))
+            if "kept" in of_way[0]:
+                news = [of_seeds((w["by_new"][edge] for w in of_way), 2) for edge in of_way[0]["by_new"]]
+                again = of_seeds((w.get("of_the_second") for w in of_way), 2)
+                shares.append([name, way, of_seeds((w["kept"] for w in of_way), 2), *news, again])
+        costs.append([name, seeds[0]["parameters"], *cells])
+        stretches = [[seed["far"][stretch] for seed in seeds] for stretch in seeds[0]["far"]]
+        both = [(of_seeds((s["top1"] for s in some), 1), of_seeds((s["kept"] for s in some), 2)) for some in stretches]
+        far.append([name, *(" / ".join(filter(None, pair)) for pair in both)])
     edges = [f"{low:g} to {high:g}" for low, high in pairwise((*NEW, 1.0))]
     heading: list[object] = ["router", "glimpses", "kept", "nothing new", *edges, "shown again"]
     return "\n\n".join(
         [
-            markdown(f"Top-1 (%) after {TOTAL} glimpses / thousand multiply-adds a glimpse:",
-                     ["model", "parameters", *WAYS], costs),
+            markdown(f"Top-1 (%) after {TOTAL} glimpses / thousand multiply-adds a glimpse, {BATCH} images at a time / "
+                     "one at a time:", ["model", "parameters", *WAYS], costs),
             markdown("Share of the glimpses that is kept, by the share of their pixels that is new:", heading, shares),
             markdown("Top-1 (%) at the end of a stretch of random glimpses / share of it that is kept:",
                      ["model", *(f"{a + 1} to {b}" for a, b in pairwise(STRETCHES))], far),
@@ -227,11 +247,21 @@ def tables(measured: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+", help="NAME=CHECKPOINT")
+    parser.add_argument("models", nargs="*", help="NAME=CHECKPOINT")
     parser.add_argument("--output", type=Path, default=Path("kept"), help="stem of the JSON and the PNG")
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="where the embedded digits are")
     parser.add_argument("--side", type=int, default=64, help="canvas side, pixels")
+    parser.add_argument("--draw", action="store_true", help="print the tables of OUTPUT.json alone")
     args = parser.parse_args()
+    found = args.output.with_suffix(".json")
+    report: dict[str, Any] = {"models": [], "side": args.side, "measured": {}}
+    if found.exists():
+        report = json.loads(found.read_text())
+    if args.draw:
+        print(tables(report["measured"]))
+        return
+    if report["side"] != args.side:
+        parser.error(f"{found} is of side {report['side']}: give another --output")
     torch.set_num_threads(1)
     digits = args.data_dir / "digits"
     ensure_digits(digits)
@@ -240,13 +270,15 @@ def main() -> None:
     for name, _, path in (given.partition("=") for given in args.models):
         model = load(path).eval()
         assert isinstance(model, Model), f"{name} is none of {Model}"
-        models[name] = model
-    measured = {name: measure(model, images, args.side) for name, model in models.items()}
-    report = {"models": args.models, "side": args.side, "measured": measured}
-    args.output.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
+        report["measured"].setdefault(name, []).append(measure(model, images, args.side))
+        models.setdefault(name, model)
+    report["models"] += args.models
+    with atomic_write(found) as partial:
+        partial.write_text(json.dumps(report, indent=1) + "\n")
     routed = {name: model for name, model in models.items() if isinstance(model, HNet)}
-    save(draw(routed, images[:SHOWN], args.side), args.output.with_suffix(".png"))
-    print(tables(measured))
+    if routed:
+        save(draw(routed, images[:SHOWN], args.side), args.output.with_suffix(".png"))
+    print(tables(report["measured"]))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What a router keeps is counted as it is, against loops over pixels and glimpses."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from mambaeye.encoders.hnet import HNet
 from mambaeye.encoders.mambaeye import MambaEye
 from mambaeye.geometry.box import Box
 from mambaeye.geometry.scans import scan_pattern
+from mambaeye.ops import hierarchy
 
+ROOT = Path(__file__).parents[1]
 SIZES = {"num_classes": 10, "dim": 16, "d_state": 8, "headdim": 8, "move_embedding_dim": 8, "patch_size": 16}
 
 
@@ -69,9 +72,44 @@ def test_models_are_measured_and_what_a_stride_keeps_is_its_share(
     assert of_flat["ways"]["dense"]["operations"] > macs
     figure = kept.draw({"stride": routed}, images, 32)
     assert len(figure.axes) == 3 * len(images) + 1
-    written = kept.tables({"stride": of_routed, "flat": of_flat})
-    assert "| stride | twice | 0.5 |" in written
+    written = kept.tables({"stride": [of_routed], "flat": [of_flat]})
+    assert "| stride | twice | 0.50 |" in written
     assert written.count("| flat |") == 2
+
+
+def test_one_image_at_a_time_costs_what_it_keeps_and_no_padding(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hierarchy, "RUN", 1)  # else what is kept is filled up to runs of 32
+    views = kept.views_of(load_images(data_dir / "digits/val")[:3], 32, 16, "random", 24)
+    torch.manual_seed(0)
+    model = HNet(blocks=(1, 2), router="neighbours", **SIZES).eval()
+    together = kept.see(model, views)
+    assert together.kept is not None
+    counts = together.kept.sum(1)
+    assert len(set(counts.tolist())) > 1  # so that some are padded
+
+    def alone(image: int) -> kept.Seen:
+        return kept.see(model, kept.Views(*(part[image : image + 1] for part in views)), at_once=1)
+
+    each = [alone(image).operations for image in range(3)]
+    one_at_a_time = kept.see(model, views, at_once=1).operations
+    assert one_at_a_time == pytest.approx(sum(each) / 3)
+    assert one_at_a_time < together.operations
+    assert np.argsort(each).tolist() == np.argsort(counts.numpy()).tolist()
+
+
+def test_means_over_seeds_leave_out_what_some_have_not() -> None:
+    assert kept.of_seeds([0.25, None, 0.75], 2) == f"0.50 ± {np.sqrt(0.125):.2f}"
+    assert kept.of_seeds([None, 2000], 0, 1e-3) == "2"
+    assert kept.of_seeds([None], 1) == ""
+
+
+def test_the_tables_in_the_docs_are_those_of_the_measurements() -> None:
+    page = (ROOT / "docs/hierarchy.md").read_text()
+    for path in (ROOT / "docs/results").glob("kept*.json"):
+        for table in kept.tables(json.loads(path.read_text())["measured"]).split("\n\n"):
+            assert table in page
 
 
 def test_all_places_of_a_raster_are_in_any_order_and_twice_is_twice() -> None:
