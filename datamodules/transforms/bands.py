@@ -8,7 +8,8 @@ import numpy as np
 from datamodules.transforms.headers import START_OF_PNG, PixelLimit
 from datamodules.transforms.pixels import Pixels, in_words
 from datamodules.transforms.png import require_whole_png
-from datamodules.transforms.tiff import Tiff, is_tiff
+from datamodules.transforms.tiff import Tiff
+from datamodules.transforms.tiff_directory import is_tiff
 from mambaeye.errors import InputError
 
 PNG_CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # by its colour type (RFC 2083, section 4.1.1); 3 is a palette

@@ -13,7 +13,8 @@ from datamodules.transforms.headers import PixelLimit, has_alpha, is_avif
 from datamodules.transforms.jpeg import decode_jpeg
 from datamodules.transforms.pixels import RGB, Pixels, by_channels, in_words
 from datamodules.transforms.png import require_whole_png
-from datamodules.transforms.tiff import Tiff, is_tiff
+from datamodules.transforms.tiff import Tiff
+from datamodules.transforms.tiff_directory import is_tiff
 from mambaeye.errors import InputError
 from mambaeye.geometry.box import Box
 

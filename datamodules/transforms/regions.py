@@ -17,7 +17,8 @@ from torch import Tensor
 from datamodules.transforms.headers import PixelLimit
 from datamodules.transforms.images import middle
 from datamodules.transforms.pixels import Pixels, in_words
-from datamodules.transforms.tiff import Read, Tiff, is_tiff
+from datamodules.transforms.tiff import Tiff
+from datamodules.transforms.tiff_directory import Read, is_tiff
 from mambaeye.errors import InputError
 from mambaeye.geometry.box import Box
 

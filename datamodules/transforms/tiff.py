@@ -9,60 +9,20 @@ and is bounded before anything is decoded.
 
 import io
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, prod
-from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
 from PIL import Image
 
 from datamodules.transforms.headers import jpeg_frame
-from datamodules.transforms.pixels import MOST_CHANNELS
+from datamodules.transforms.tiff_directory import Compression, Directory, Layout, Photometric, Read, Tag, damaged
 from mambaeye.errors import InputError
 
-STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # plain and with 64-bit offsets
-MOST_ENTRIES = 1 << 12
 MOST_SEGMENTS = 1 << 22  # each has 16 bytes in memory
-MOST_IN_TILE = 1 << 24  # pixels of a tile: 4096 x 4096
-TYPES = {1: "u1", 3: "u2", 4: "u4", 7: "u1", 16: "u8"}
-NONE, LZW, JPEG, DEFLATE, OLD_DEFLATE, PACKBITS = 1, 5, 7, 8, 32946, 32773
-COMPRESSIONS = {NONE, LZW, JPEG, DEFLATE, OLD_DEFLATE, PACKBITS}
-WHITE_IS_ZERO, BLACK_IS_ZERO, COLORS, PALETTE, YCBCR = 0, 1, 2, 3, 6
-WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 256, 257, 258, 259, 262
-STRIPS, ORIENTATION, SAMPLES, ROWS, STRIP_SIZES, PLANAR, PREDICTOR = 273, 274, 277, 278, 279, 284, 317
-TILE_WIDTH, TILE_HEIGHT, TILES, TILE_SIZES, EXTRA, FORMAT, TABLES = 322, 323, 324, 325, 338, 339, 347
 AS_RGB = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\0"  # the segment of a JPEG by which its three components are RGB
-
-Read = Callable[[int, int], bytes]
-"""Returns so many bytes from an offset on, or fewer at the end of the file."""
-
-
-def is_tiff(start: bytes) -> bool:
-    """Tell whether a file begins as TIFFs do."""
-    return start[:4] in STARTS
-
-
-class Layout(NamedTuple):
-    """The numbers of a TIFF's first directory that say what its pixels are."""
-
-    height: int
-    width: int
-    channels: int
-    bits: int
-    compression: int
-    photometric: int
-    predictor: int
-    planar: bool
-    """Channels lie in segments of their own."""
-    orientation: int
-    tiled: bool
-    rows: int
-    """Of a segment."""
-    cols: int
-    """Of a segment."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +56,7 @@ class Tiff:
         """
         entries = Directory.of(read, size, what)
         layout = entries.layout()
-        kinds = (TILES, TILE_SIZES) if layout.tiled else (STRIPS, STRIP_SIZES)
+        kinds = (Tag.TILES, Tag.TILE_SIZES) if layout.tiled else (Tag.STRIPS, Tag.STRIP_SIZES)
         offsets, sizes = (entries.numbers(tag, most=MOST_SEGMENTS).astype(np.int64) for tag in kinds)
         down, across = ceil(layout.height / layout.rows), ceil(layout.width / layout.cols)
         planes = layout.channels if layout.planar else 1
@@ -104,7 +64,8 @@ class Tiff:
             raise entries.damaged("it has other pieces than its size needs")
         if (offsets < 0).any() or (sizes < 0).any() or (sizes > size).any() or (offsets > size - sizes).any():
             raise entries.damaged("it is cut short")
-        tables = entries.bytes(TABLES) if layout.compression == JPEG and TABLES in entries.found else b""
+        has_tables = layout.compression == Compression.JPEG and Tag.TABLES in entries.found
+        tables = entries.bytes(Tag.TABLES) if has_tables else b""
         return cls(read, entries.order, layout, offsets, sizes, tables, what)
 
     @classmethod
@@ -159,21 +120,21 @@ class Tiff:
         data = self.read(int(self.offsets[number]), size)
         if len(data) < size:
             raise self._damaged("it is cut short")
-        if layout.compression == JPEG:
+        if layout.compression == Compression.JPEG:
             return self._from_jpeg(data, shape)
         wanted = prod(shape) * layout.bits // 8
         values = np.frombuffer(self._bytes(data, wanted, shape[0]), self.order + self.dtype.str[1:])
         segment = values.astype(self.dtype).reshape(shape)
         if layout.predictor == 2:  # differences along rows, which wrap around
             np.cumsum(segment, axis=1, dtype=self.dtype, out=segment)
-        return ~segment if layout.photometric == WHITE_IS_ZERO else segment
+        return ~segment if layout.photometric == Photometric.WHITE_IS_ZERO else segment
 
     def _bytes(self, data: bytes, wanted: int, rows: int) -> bytes:
         """Return so many bytes of a segment, decompressed; no more is ever made of it."""
         compression = self.layout.compression
-        if compression == NONE:
+        if compression == Compression.NONE:
             found = data[:wanted]
-        elif compression in (DEFLATE, OLD_DEFLATE):
+        elif compression in (Compression.DEFLATE, Compression.OLD_DEFLATE):
             stream = zlib.decompressobj()
             try:
                 found = stream.decompress(data, wanted)
@@ -190,7 +151,7 @@ class Tiff:
     def _from_jpeg(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
         if self.tables:
             data = self.tables[:-2] + data[2:]  # without the end of the one, and the start of the other
-        if self.layout.photometric == COLORS and self.layout.channels == 3:
+        if self.layout.photometric == Photometric.COLORS and self.layout.channels == 3:
             data = data[:2] + AS_RGB + data[2:]
         frame = jpeg_frame(data)
         if frame is None or (frame.height, frame.width, frame.components) != shape:
@@ -204,11 +165,6 @@ class Tiff:
         return damaged(self.what, how)
 
 
-def damaged(what: str, how: str) -> InputError:
-    """Return the error of a damaged TIFF."""
-    return InputError(f"the image of {what} does not decode ({how}): replace it or leave it out")
-
-
 def by_libtiff(data: bytes, compression: int, wanted: int, rows: int) -> bytes | None:
     """Decompress a segment by Pillow's libtiff, as a gray picture of exactly its bytes; None if that fails.
 
@@ -219,13 +175,13 @@ def by_libtiff(data: bytes, compression: int, wanted: int, rows: int) -> bytes |
         rows: how many there are.
     """
     tags: dict[int, int | list[int]] = {
-        WIDTH: wanted // rows,
-        HEIGHT: rows,
-        BITS: 8,
-        COMPRESSION: compression,
-        PHOTOMETRIC: BLACK_IS_ZERO,
+        Tag.WIDTH: wanted // rows,
+        Tag.HEIGHT: rows,
+        Tag.BITS: 8,
+        Tag.COMPRESSION: compression,
+        Tag.PHOTOMETRIC: Photometric.BLACK_IS_ZERO,
     }
-    tags |= {SAMPLES: 1, ROWS: rows}
+    tags |= {Tag.SAMPLES: 1, Tag.ROWS: rows}
     try:
         with Image.open(io.BytesIO(with_header(tags, data)), formats=["TIFF"]) as picture:
             return picture.tobytes()
@@ -236,19 +192,25 @@ def by_libtiff(data: bytes, compression: int, wanted: int, rows: int) -> bytes |
 def encoded(image: np.ndarray) -> bytes:
     """Return an image (H, W, C) uint8 or uint16 as a TIFF of one strip, compressed by deflate."""
     height, width, channels = image.shape
-    tags: dict[int, int | list[int]] = {WIDTH: width, HEIGHT: height, BITS: [8 * image.itemsize] * channels}
-    tags |= {COMPRESSION: DEFLATE, PHOTOMETRIC: BLACK_IS_ZERO, SAMPLES: channels, ROWS: height, PLANAR: 1}
+    tags: dict[int, int | list[int]] = {Tag.WIDTH: width, Tag.HEIGHT: height, Tag.BITS: [8 * image.itemsize] * channels}
+    tags |= {
+        Tag.COMPRESSION: Compression.DEFLATE,
+        Tag.PHOTOMETRIC: Photometric.BLACK_IS_ZERO,
+        Tag.SAMPLES: channels,
+        Tag.ROWS: height,
+        Tag.PLANAR: 1,
+    }
     if channels > 1:
-        tags[EXTRA] = [0] * (channels - 1)
+        tags[Tag.EXTRA] = [0] * (channels - 1)
     return with_header(tags, zlib.compress(image.astype(image.dtype.newbyteorder("<")).tobytes()))
 
 
 def with_header(tags: dict[int, int | list[int]], strip: bytes) -> bytes:
     """Return a TIFF of one strip, with these entries and those that say where the strip is."""
     told = {tag: [value] if isinstance(value, int) else value for tag, value in tags.items()}
-    told |= {STRIPS: [0], STRIP_SIZES: [len(strip)]}
+    told |= {Tag.STRIPS: [0], Tag.STRIP_SIZES: [len(strip)]}
     behind = 8 + 2 + 12 * len(told) + 4
-    told[STRIPS] = [behind + sum(4 * len(values) for values in told.values() if len(values) > 1)]
+    told[Tag.STRIPS] = [behind + sum(4 * len(values) for values in told.values() if len(values) > 1)]
     entries, longer = b"", b""
     for tag, values in sorted(told.items()):
         written = np.array(values, "<u4").tobytes()
@@ -256,109 +218,3 @@ def with_header(tags: dict[int, int | list[int]], strip: bytes) -> bytes:
         longer += written if len(values) > 1 else b""
         entries += np.array([tag, 4], "<u2").tobytes() + np.array([len(values)], "<u4").tobytes() + place
     return b"II*\0\x08\0\0\0" + len(told).to_bytes(2, "little") + entries + bytes(4) + longer + strip
-
-
-@dataclass(frozen=True)
-class Directory:
-    """Entries of a TIFF's first directory."""
-
-    read: Read
-    size: int
-    """Of the file, bytes."""
-    order: str
-    what: str
-    found: dict[int, tuple[int, int, int]]
-    """Type, count and the values' offset, by tag."""
-
-    @classmethod
-    def of(cls, read: Read, size: int, what: str) -> "Directory":
-        """Read it. Raises InputError where there is none."""
-        header = read(0, 16)
-        if not is_tiff(header):
-            raise InputError(f"the image of {what} is no TIFF: replace it or leave it out")
-        order = "<" if header[:2] == b"II" else ">"
-        big = header[2:4] in (b"+\0", b"\0+")
-        wide, counted, head = (8, 8, 8) if big else (4, 2, 4)  # bytes of an offset, of the count, before the offset
-
-        def number(data: bytes) -> int:
-            return int.from_bytes(data, "little" if order == "<" else "big")
-
-        at = number(header[head : head + wide])
-        count = number(read(at, counted)) if at + counted <= size else 0
-        entry = 4 + 2 * wide
-        if not 1 <= count <= MOST_ENTRIES or at + counted + count * entry > size:
-            raise damaged(what, "its directory is not there")
-        data = read(at + counted, count * entry)
-        found = {}
-        for first in range(0, count * entry, entry):
-            tag, kind = number(data[first : first + 2]), number(data[first + 2 : first + 4])
-            values = number(data[first + 4 : first + 4 + wide])
-            if kind not in TYPES:
-                continue
-            place = at + counted + first + 4 + wide  # where the values are, if they fit there
-            if values * int(TYPES[kind][1]) > wide:
-                place = number(data[first + 4 + wide : first + entry])
-            found[tag] = kind, values, place
-        return cls(read, size, order, what, found)
-
-    def numbers(self, tag: int, most: int = MOST_CHANNELS) -> np.ndarray:
-        """Return all values of an entry, at least one and at most so many: (n,) unsigned."""
-        if tag not in self.found:
-            raise self.damaged(f"its entry {tag} is missing")
-        kind, count, place = self.found[tag]
-        dtype = np.dtype(self.order + TYPES[kind])
-        if not 1 <= count <= most or place + count * dtype.itemsize > self.size:
-            raise self.damaged(f"its entry {tag} is too long")
-        return np.frombuffer(self.read(place, count * dtype.itemsize), dtype)
-
-    def bytes(self, tag: int) -> bytes:
-        """Return an entry's bytes."""
-        return self.numbers(tag, most=1 << 16).tobytes()
-
-    def one(self, tag: int, default: int | None = None) -> int:
-        """Return the value of an entry, of several the only one that they have."""
-        if default is not None and tag not in self.found:
-            return default
-        values = {*self.numbers(tag).tolist()}
-        if len(values) > 1:
-            raise self.unread("channels of several kinds")
-        return int(values.pop())
-
-    def layout(self) -> Layout:
-        """Return what the pixels are. Raises InputError where they are of a kind that is not read here."""
-        height, width, channels, bits = (
-            self.one(tag, none) for tag, none in ((HEIGHT, None), (WIDTH, None), (SAMPLES, 1), (BITS, 1))
-        )
-        if not (height and width and 1 <= channels <= MOST_CHANNELS):
-            raise self.damaged("it has no pixels, or too many channels")
-        kind = self.one(FORMAT, 1)
-        if bits not in (8, 16) or kind != 1:
-            raise self.unread(f"values of {bits} bits" + {2: " with a sign", 3: " in floating point"}.get(kind, ""))
-        compression, photometric = self.one(COMPRESSION, NONE), self.one(PHOTOMETRIC, BLACK_IS_ZERO)
-        predictor, planar, tiled = self.one(PREDICTOR, 1), self.one(PLANAR, 1) == 2, TILES in self.found
-        is_jpeg = compression == JPEG and bits == 8 and channels in (1, 3) and not planar
-        if compression not in COMPRESSIONS or (compression == JPEG and not is_jpeg):
-            raise self.unread(f"a compression with the number {compression}")
-        if photometric == PALETTE or (photometric == YCBCR and compression != JPEG):
-            raise self.unread("a palette" if photometric == PALETTE else "colours as YCbCr")
-        if predictor not in (1, 2):
-            raise self.unread(f"a predictor with the number {predictor}")
-        rows, cols = (self.one(TILE_HEIGHT), self.one(TILE_WIDTH)) if tiled else (self.one(ROWS, height), width)
-        rows = rows if tiled else min(rows, height)
-        if not rows or not cols or (tiled and rows * cols > MOST_IN_TILE):
-            raise self.unread(f"tiles of {cols} x {rows} pixels")
-        orientation = self.one(ORIENTATION, 1)
-        return Layout(
-            height, width, channels, bits, compression, photometric, predictor, planar, orientation, tiled, rows, cols
-        )
-
-    def damaged(self, how: str) -> InputError:
-        """Return the error of a damaged file."""
-        return damaged(self.what, how)
-
-    def unread(self, kind: str) -> InputError:
-        """Return the error of a kind that is not read here."""
-        return InputError(
-            f"the image of {self.what} has {kind}, which is not read here: save it with unsigned values of 8 or 16 "
-            f"bits, uncompressed or by deflate, LZW, PackBits or JPEG, in tiles of at most {MOST_IN_TILE} pixels"
-        )
