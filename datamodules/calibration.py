@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 
-from datamodules.datamodule import LIMIT_VAL, ShardDataModule, require_pixels
+from datamodules.datamodule import LIMIT_VAL, ShardDataModule
 from datamodules.loading.loader import FixedLoader
 from datamodules.shards.held_out import to_calibrate_on
 from datamodules.views.evaluate import EvaluationCanvases, evaluation_conditions
@@ -28,7 +28,7 @@ class CalibrationDataModule(ShardDataModule):
 
     def prepare_data(self) -> None:
         """Pack your own pictures, or the embedded digits, if they are not packed yet."""
-        self.splits.prepare({"train"}, self.loader, self.pixels)
+        self.splits.prepare({"train"}, self.loader)
 
     def setup(self, stage: str) -> None:
         """Open the training shards' index, for as many of the samples as answers fit into memory.
@@ -43,7 +43,6 @@ class CalibrationDataModule(ShardDataModule):
         if takes == "canvas":
             self.evaluate = replace(self.evaluate, num_glimpses=1, report_at=())
         index = self.splits.open("train", self.loader.read_limits)
-        require_pixels(index, self.pixels)
         if index.frames is not None:
             raise InputError(f"calibrate fits a temperature to images, and {index.name} holds clips: give other shards")
         steps = 2 * self.num_glimpses.bit_length()  # at most, see calibration_steps

@@ -11,7 +11,7 @@ from lightning import LightningDataModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.files import FoundFiles, find_clips, find_images, has_videos
+from datamodules.files import FoundFiles, find_files
 from datamodules.loading.config import LoaderConfig
 from datamodules.loading.files import FileLoader
 from datamodules.loading.loader import NO_EPOCH, EpochLoader, FixedLoader, ShardAccess
@@ -22,7 +22,7 @@ from datamodules.shards.held_out import without_held_out
 from datamodules.shards.index import ShardIndex
 from datamodules.shards.order import LoaderLayout, batches_of
 from datamodules.shards.sorting import class_sorted
-from datamodules.splits import Splits
+from datamodules.splits import Splits, require_same_kind, summary
 from datamodules.transforms.depth import AsSide
 from datamodules.transforms.pixels import Pixels
 from datamodules.views.evaluate import (
@@ -115,8 +115,6 @@ class ShardDataModule(LightningDataModule):
         self.save_hyperparameters(ignore=["images", "predict"], logger=False)  # of one prediction, not of a run
         # plain containers, so that a checkpoint loads with weights_only=True
         self.hparams.update(train=asdict(train), evaluate=asdict(evaluate), loader=asdict(loader))
-        shards, index = {"train": train_shards, "val": val_shards}, {"train": train_index, "val": val_index}
-        self.splits = Splits(folder, shards, index, Path(data_dir))
         train.require_room(patch_size, tube)
         predict.require_room(patch_size)
         require_resolutions(resolutions, patch_size)
@@ -129,6 +127,8 @@ class ShardDataModule(LightningDataModule):
         self.num_classes, self.patch_size, self.tube, self.seed = num_classes, patch_size, tube, seed
         self.channels, self.pixels = channels, Pixels(channels, bits, tuple((low, high) for low, high in levels or ()))
         self.pixels.require_possible("data.")
+        shards, index = {"train": train_shards, "val": val_shards}, {"train": train_index, "val": val_index}
+        self.splits = Splits(folder, shards, index, Path(data_dir), self.pixels)
         self.axes = AXES  # until an index says that samples are clips
         if not 0 <= held_out < 1:
             raise InputError(f"data.held_out is {held_out:g}: give a share of the training samples, from 0 to below 1")
@@ -150,7 +150,7 @@ class ShardDataModule(LightningDataModule):
         reads = {"train", "val"}
         if self.trainer and self.trainer.state.fn != TrainerFn.FITTING:
             reads = set() if self.trainer.predicting else {"val"}
-        self.splits.prepare(reads, self.loader, self.pixels)
+        self.splits.prepare(reads, self.loader)
 
     def setup(self, stage: str) -> None:
         """Open the indices that the stage needs, or find the files to predict.
@@ -182,20 +182,13 @@ class ShardDataModule(LightningDataModule):
 
     def _find_files(self) -> None:
         """Find the images to predict, or the clips if the model looks at clips."""
-        if not self.image_paths:
-            raise InputError("predict has no images: give --data.images files, folders or patterns")
-        encoder = self._model.encoder
-        both = encoder.looks_at(AXES) and encoder.looks_at(CLIP_AXES)
-        clips = has_videos(self.image_paths) if both else encoder.looks_at(CLIP_AXES)
-        self.axes = CLIP_AXES if clips else AXES
-        self.found = find_clips(self.image_paths) if clips else find_images(self.image_paths)
-        if self.predict.stream and not clips:
-            raise InputError("data.predict.stream is of clips, and these are images: leave it out")
-        require_stream(self.predict, self.conditions[0].scan, self.frames)
+        looks_at = self._model.encoder.looks_at
+        self.found = find_files(self.image_paths, looks_at(AXES), looks_at(CLIP_AXES))
+        self.axes = CLIP_AXES if self.found.are_clips else AXES
+        require_stream(self.predict, self.found.are_clips, self.conditions[0].scan, self.frames)
 
     def _open_index(self, split: str) -> None:
         index = self.splits.open(split, self.loader.read_limits)
-        require_pixels(index, self.pixels)
         if split == "train":
             index = without_held_out(index, self.held_out)
         if self.classes:  # of the training shards, which were opened before
@@ -405,36 +398,6 @@ class ShardDataModule(LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the state that the next training loader begins from."""
         self.loader_state = state_dict or self.loader_state
-
-
-def require_same_kind(train: ShardIndex, val: ShardIndex) -> None:
-    """Require that both splits hold images, or both clips.
-
-    Raises:
-        InputError: one holds images, and the other clips.
-    """
-    if (train.frames is None) != (val.frames is None):
-        holds = ["images" if index.frames is None else "clips" for index in (train, val)]
-        raise InputError(f"{train.name} holds {holds[0]} and {val.name} {holds[1]}: give shards of one kind")
-
-
-def require_pixels(index: ShardIndex, pixels: Pixels) -> None:
-    """Require that images have the channels and bits that the arguments say.
-
-    Raises:
-        InputError: they have others.
-    """
-    if index.pixels[:2] != pixels[:2]:
-        raise InputError(
-            f"{index.name} holds images of {index.pixels.words}, and data.channels and data.bits are {pixels.channels} "
-            f"and {pixels.bits}: give other shards, or --data.channels {index.pixels.channels} --data.bits "
-            f"{index.pixels.bits} to a model that was made for them"
-        )
-
-
-def summary(index: ShardIndex) -> SplitSummary:
-    """Return a split in numbers."""
-    return SplitSummary(len(index), len(index.sources), index.streaming)
 
 
 if TYPE_CHECKING:

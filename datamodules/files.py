@@ -19,12 +19,31 @@ NUMBER = re.compile(r"(\d+)")
 
 
 class FoundFiles(NamedTuple):
-    """The image files, or clips, that paths lead to."""
+    """The image files, or the clips, that paths lead to."""
 
     files: list[str]
     """Each once, where it comes first."""
     skipped: int
     """Files without an extension of such, in folders and under patterns."""
+    are_clips: bool = False
+
+
+def find_files(paths: Sequence[str], images: bool, clips: bool) -> FoundFiles:
+    """Find the images that paths lead to, or the clips; if either will do, clips where there is a video or a volume.
+
+    Args:
+        paths: as for find_images and find_clips.
+        images: whether images will do.
+        clips: whether clips will do.
+
+    Raises:
+        InputError: there is no path, or one leads to nothing, or none to what is wanted.
+    """
+    if not paths:
+        raise InputError("predict has no images: give --data.images files, folders or patterns")
+    if clips and (has_videos(paths) or not images):
+        return find_clips(paths)
+    return find_images(paths)
 
 
 def find_images(paths: Sequence[str]) -> FoundFiles:
@@ -72,7 +91,7 @@ def find_clips(paths: Sequence[str]) -> FoundFiles:
             f"there is no clip in {', '.join(paths)}: give --data.images videos, or folders and patterns of "
             f".{', .'.join((*VIDEOS, *VOLUMES))} or of folders of frames"
         )
-    return found
+    return found._replace(are_clips=True)
 
 
 def has_videos(paths: Sequence[str]) -> bool:

@@ -153,12 +153,14 @@ def unread(path: str, error: OSError) -> ImageFile:
     return ImageFile(path, error=f"{error.filename or path} cannot be read ({error.strerror})")
 
 
-def require_stream(view: PredictView, scan: str, frames: int | AsSide) -> None:
-    """Require the scan that streams are looked at under, and a number of frames, where clips are looked at so.
+def require_stream(view: PredictView, are_clips: bool, scan: str, frames: int | AsSide) -> None:
+    """Require clips, the scan that streams are looked at under, and a number of frames, where a view streams.
 
     Raises:
-        InputError: another scan is given, or no number.
+        InputError: there are images, another scan is given, or no number.
     """
+    if view.stream and not are_clips:
+        raise InputError("data.predict.stream is of clips, and these are images: leave it out")
     if view.stream and isinstance(frames, str):
         raise InputError(
             f"data.predict.stream takes frames as they come, and data.frames is {frames}: give it a number"
