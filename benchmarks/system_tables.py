@@ -31,14 +31,26 @@ def views_of(curves: Curves, variant: str, evaluation: str = EVALUATION) -> list
     return [*found.items()]
 
 
-def system_tables(suite: Suite, claim: Claim, curves: Curves) -> Iterator[tuple[str, str]]:
+def by_canvas(claim: Claim, curves: Curves, evaluation: str = EVALUATION) -> str:
     """Tabulate top-1 by canvas side in test, a line for each variant and scan, and for fewer glimpses of it."""
-    sides = curves.resolutions(EVALUATION)
+    sides = curves.resolutions(evaluation)
     rows: list[list[object]] = []
     for variant, label in claim.variants.items():
-        for scan, steps in views_of(curves, variant):
+        for scan, steps in views_of(curves, variant, evaluation):
             for step in [step for step in steps if step in (*(steps[-1] // part for part in SHORTER), steps[-1])]:
                 seen = scan if scan == CANVAS else f"{step} {scan}"
-                of_sides = (percent(answers(curves, variant, side, scan, step)) for side in sides)
+                of_sides = (percent(answers(curves, variant, side, scan, step, evaluation)) for side in sides)
                 rows.append([label, seen, *of_sides])
-    yield "canvas", markdown("Top-1 (%) by canvas side in test (pixels):", ["", "sees", *sides], rows)
+    return markdown("Top-1 (%) by canvas side in test (pixels):", ["", "sees", *sides], rows)
+
+
+def system_tables(suite: Suite, claim: Claim, curves: Curves) -> Iterator[tuple[str, str]]:
+    """Tabulate the evaluation of several canvas sides."""
+    yield "canvas", by_canvas(claim, curves)
+
+
+def every_length(suite: Suite, claim: Claim, curves: Curves) -> Iterator[tuple[str, str]]:
+    """Tabulate every evaluation that has results, each of another number of glimpses, by canvas side."""
+    for evaluation in suite.evaluations:
+        if curves.steps(evaluation):
+            yield evaluation, by_canvas(claim, curves, evaluation)

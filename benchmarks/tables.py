@@ -14,7 +14,7 @@ from benchmarks.equal_cost import compared_tables
 from benchmarks.learned_tables import fixed_tables, led_tables, offered_tables, stopping_tables, variants_led
 from benchmarks.markdown import markdown, percent
 from benchmarks.suites.suite import Claim, Suite
-from benchmarks.system_tables import system_tables
+from benchmarks.system_tables import every_length, system_tables
 from benchmarks.video_tables import video_tables
 
 BY_RESOLUTION = "resolutions"
@@ -148,7 +148,7 @@ TABLES: dict[str, Callable[[Suite, Claim, Curves], Iterator[tuple[str, str]]]] =
     "tried": variants_led,
     "offered": offered_tables,
     "directions": system_tables,
-    "hierarchy": system_tables,
+    "hierarchy": every_length,
     "brain": brain_tables,
     "systems": compared_tables,
     "controls": system_tables,

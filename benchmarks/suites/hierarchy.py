@@ -138,8 +138,14 @@ HIERARCHY_DENSE = replace(
             "data.resolutions": "[32,48,64,96,128]",
             "data.scans": f"[{DENSE}]",
             "data.evaluate.num_glimpses": "576",
-        }
+        },
+        "as_trained": {
+            "data.resolutions": "[32,48,64,96,128]",
+            "data.scans": f"[{DENSE}]",
+            "data.evaluate.num_glimpses": "144",
+        },
     },
+    measured={"hierarchy": ("resolutions", "as_trained")},
     claims={
         "hierarchy": Claim(
             {
