@@ -123,16 +123,30 @@ HIERARCHY_FASHION = replace(
 DENSE = "benchmarks.dense_scans.dense"
 DENSE_ROUTERS = ("neighbours", "novelty", "similarity", "stride")
 ON_DENSE: Flags = {"data.train_scan": DENSE}
+FINE = ("flat_6", "flat_3", "neighbours", "stride")  # trained on the finer raster, too
+ON_FINE: Flags = {"data.train.num_glimpses": "576"}
+ON_RASTERS: dict[str, Flags] = {
+    **{name: HIERARCHY_SAVING.variants[name] for name in ("base", "flat_6", "flat_3")},
+    **{router: FOUR | ROUTERS[router] | ON_DENSE for router in DENSE_ROUTERS},
+}
+RASTER_TITLES = {
+    **{name: HIERARCHY_SAVING.claims["hierarchy"].variants[name] for name in ("base", "flat_6", "flat_3")},
+    **{router: f"{router}, one of four" for router in DENSE_ROUTERS},
+}
+RASTER_COSTS = {"flat_6": 2.9, "flat_3": 1.4, **dict.fromkeys(DENSE_ROUTERS, 2.2)}
+
+
+def fine(name: str) -> str:
+    """Return the name of a variant that is trained on the finer raster."""
+    return f"{name}_fine"
+
 
 HIERARCHY_DENSE = replace(
     HIERARCHY_SAVING,
-    configs=dict.fromkeys(DENSE_ROUTERS, HIERARCHY.configs["novelty"]),
+    configs=dict.fromkeys((*DENSE_ROUTERS, *map(fine, FINE[2:])), HIERARCHY.configs["novelty"]),
     fit={**DIGITS.fit, **ON_DENSE, "trainer.max_epochs": "10", "data.train.num_glimpses": "144"},
     validate={**DIGITS.validate, **ON_DENSE},  # for what a checkpoint names of code is not loaded
-    variants={
-        **{name: HIERARCHY_SAVING.variants[name] for name in ("base", "flat_6", "flat_3")},
-        **{router: FOUR | ROUTERS[router] | ON_DENSE for router in DENSE_ROUTERS},
-    },
+    variants={**ON_RASTERS, **{fine(name): ON_RASTERS[name] | ON_FINE for name in FINE}},
     evaluations={
         "resolutions": {
             "data.resolutions": "[32,48,64,96,128]",
@@ -148,12 +162,9 @@ HIERARCHY_DENSE = replace(
     measured={"hierarchy": ("resolutions", "as_trained")},
     claims={
         "hierarchy": Claim(
-            {
-                **{name: HIERARCHY_SAVING.claims["hierarchy"].variants[name] for name in ("base", "flat_6", "flat_3")},
-                **{router: f"{router}, one of four" for router in DENSE_ROUTERS},
-            },
+            {**RASTER_TITLES, **{fine(name): f"{RASTER_TITLES[name]}; trained on 576" for name in FINE}},
             at=576,
         )
     },
-    costs={"flat_6": 2.9, "flat_3": 1.4, **dict.fromkeys(DENSE_ROUTERS, 2.2)},
+    costs={**RASTER_COSTS, **{fine(name): 4 * RASTER_COSTS[name] for name in FINE}},
 )
