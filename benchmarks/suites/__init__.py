@@ -12,7 +12,8 @@ from benchmarks.suites.comparison import (
     DIRECTIONS_FASHION,
 )
 from benchmarks.suites.digits import DIGITS
-from benchmarks.suites.hierarchy import HIERARCHY, HIERARCHY_DENSE, HIERARCHY_FASHION, HIERARCHY_SAVING
+from benchmarks.suites.hierarchy import HIERARCHY, HIERARCHY_FASHION, HIERARCHY_SAVING
+from benchmarks.suites.hierarchy_dense import HIERARCHY_DENSE
 from benchmarks.suites.learned_scan import LEARNED_DIGITS, LEARNED_FASHION
 from benchmarks.suites.suite import Suite
 from benchmarks.suites.video import ARROW_OF_TIME, MOVING_BLACK, MOVING_VIDEO, MOVING_VIDEO_DIGIT, VIDEO_SPEED
