@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.curves import Curves, Entry
+from benchmarks.hierarchy_drawing import draw_hierarchy
 from benchmarks.learned_drawing import draw_fixed, draw_led, draw_offered, draw_stopping, draw_variants_led
 from benchmarks.lines import below, line
 from benchmarks.suites.suite import Claim, Suite
@@ -150,7 +151,7 @@ PICTURES: dict[str, Callable[[Suite, Claim, Curves], Figure]] = {
     "tried": draw_variants_led,
     "offered": draw_offered,
     "directions": draw_systems,
-    "hierarchy": draw_systems,
+    "hierarchy": draw_hierarchy,
     "brain": draw_systems,
     "systems": draw_systems,
     "controls": draw_systems,

@@ -31,13 +31,18 @@ def views_of(curves: Curves, variant: str, evaluation: str = EVALUATION) -> list
     return [*found.items()]
 
 
+def tabulated(steps: list[int]) -> list[int]:
+    """Return the last of these numbers of glimpses, and those that are the SHORTER parts of it, increasing."""
+    return [step for step in steps if step in (*(steps[-1] // part for part in SHORTER), steps[-1])]
+
+
 def by_canvas(claim: Claim, curves: Curves, evaluation: str = EVALUATION) -> str:
     """Tabulate top-1 by canvas side in test, a line for each variant and scan, and for fewer glimpses of it."""
     sides = curves.resolutions(evaluation)
     rows: list[list[object]] = []
     for variant, label in claim.variants.items():
         for scan, steps in views_of(curves, variant, evaluation):
-            for step in [step for step in steps if step in (*(steps[-1] // part for part in SHORTER), steps[-1])]:
+            for step in tabulated(steps):
                 seen = scan if scan == CANVAS else f"{step} {scan}"
                 of_sides = (percent(answers(curves, variant, side, scan, step, evaluation)) for side in sides)
                 rows.append([label, seen, *of_sides])

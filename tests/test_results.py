@@ -18,6 +18,7 @@ from commands import TINY, flags
 
 from benchmarks.curves import Curves
 from benchmarks.drawing import draw
+from benchmarks.hierarchy_drawing import draw_hierarchy
 from benchmarks.learned_tables import Arm, area, glimpses_to, paired, stopping_tables, summed
 from benchmarks.results import Bench, correct, read_entries, run, words
 from benchmarks.suites import SUITES
@@ -269,6 +270,34 @@ def test_pictures_of_all_claims_and_of_those_that_there_are(name: str, seeds: tu
     last = [*next(iter(suite.claims.values())).variants][-1]
     draw(suite, entries(suite, {(last, 0): 0.5}), tmp_path / name)
     assert {path.name for path in tmp_path.iterdir()} == {f"{name}-{claim}.png" for claim in suite.claims_of(last)}
+
+
+def test_hierarchies_are_drawn_by_seed_in_every_length_that_was_measured() -> None:
+    suite = SUITES["hierarchy_dense"]
+
+    def conditions(step: int, top1: float) -> dict[str, Any]:
+        return {
+            "conditions": [
+                {"resolution": side, "scan": "dense", "steps": [1, step], "top1": [0.1, top1]} for side in (32, 48)
+            ]
+        }
+
+    top1 = {("stride", 0): 0.9, ("stride", 1): 0.8, ("base", 0): 0.7}
+    rows = [
+        {
+            "variant": variant,
+            "seed": seed,
+            "evaluations": {"resolutions": conditions(576, value), "as_trained": conditions(144, value + 0.05)},
+        }
+        for (variant, seed), value in top1.items()
+    ]
+    left, right = draw_hierarchy(suite, suite.claims["hierarchy"], Curves(rows)).axes
+    assert [text.get_text() for text in left.get_yticklabels()] == ["flat, 2 blocks", "stride, one of four"]
+    for axes in (left, right):
+        drawn = np.sort(np.concatenate([np.atleast_1d(line.get_xdata()) for line in axes.get_lines()]))
+        seeds, means = [0.7, 0.75, 0.8, 0.9, 0.85, 0.95], [0.7, 0.75, 0.85, 0.9]
+        assert drawn == pytest.approx(sorted([*seeds, *means]))
+    assert left.get_legend_handles_labels()[1] == ["144 glimpses", "576 glimpses"]
 
 
 @pytest.mark.long
