@@ -37,7 +37,7 @@ def draw_hierarchy(suite: Suite, claim: Claim, curves: Curves) -> Figure:
                     axes.plot(values.mean(), place, "o", color=shades[step], markersize=5)
         axes.set_title(f"{side} px", fontsize=9)
         axes.grid(axis="x", alpha=0.4)
-        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)

@@ -22,7 +22,7 @@ the share of the glimpses over it that were kept, by the models that were given.
 
 import argparse
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -150,10 +150,10 @@ def share(values: Tensor) -> float:
     return round(float(values.float().mean()), 3)
 
 
-def measure(model: Model, images: list[Image], side: int) -> dict[str, Any]:
+def measure(model: Model, images: list[Image], side: int, ways: Sequence[str] = WAYS) -> dict[str, Any]:
     """Return what the module's docstring lists, by way of looking."""
     patch, of_ways = model.patch_size, {}
-    for way in WAYS:
+    for way in ways:
         views = views_of(images, side, patch, way, TOTAL)
         seen = see(model, views)
         alone = see(model, Views(*(part[:ALONE] for part in views)), at_once=1)
@@ -164,14 +164,20 @@ def measure(model: Model, images: list[Image], side: int) -> dict[str, Any]:
             if way == "twice":
                 one["of_the_second"] = share(seen.kept[:, 1::2])
         of_ways[way] = one
-    far = see(model, views_of(images[:FAR_IMAGES], side, patch, "random", FAR))
-    stretches = {}
-    for first, last in pairwise(STRETCHES):
-        stretches[f"{first + 1} to {last}"] = {
-            "top1": round(100 * share(far.right[:, last - 1]), 1),
-            "kept": None if far.kept is None else share(far.kept[:, first:last]),
+    far = far_off(model, images[:FAR_IMAGES], side) if "random" in ways else {}
+    return {"parameters": sum(p.numel() for p in model.parameters()), "ways": of_ways, "far": far}
+
+
+def far_off(model: Model, images: list[Image], side: int) -> dict[str, dict[str, float | None]]:
+    """Return top1 and kept over FAR random glimpses, by stretch."""
+    seen = see(model, views_of(images, side, model.patch_size, "random", FAR))
+    return {
+        f"{first + 1} to {last}": {
+            "top1": round(100 * share(seen.right[:, last - 1]), 1),
+            "kept": None if seen.kept is None else share(seen.kept[:, first:last]),
         }
-    return {"parameters": sum(p.numel() for p in model.parameters()), "ways": of_ways, "far": stretches}
+        for first, last in pairwise(STRETCHES)
+    }
 
 
 def painted(views: Views, kept: Tensor, number: int, patch: int) -> np.ndarray:
@@ -183,9 +189,9 @@ def painted(views: Views, kept: Tensor, number: int, patch: int) -> np.ndarray:
     return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
 
 
-def draw(models: dict[str, HNet], images: list[Image], side: int) -> Figure:
-    """Draw some images, and beside each what every model keeps of random and of dense glimpses."""
-    columns = [(name, way) for name in models for way in ("random", "dense")]
+def draw(models: dict[str, HNet], images: list[Image], side: int, ways: Sequence[str] = WAYS) -> Figure:
+    """Draw some images, and beside each what every model keeps of random and of dense glimpses, if these are wanted."""
+    columns = [(name, way) for name in models for way in ("random", "dense") if way in ways]
     figure = Figure(figsize=(1.7 * (1 + len(columns)) + 0.8, 1.6 * len(images) + 0.5), layout="constrained")
     panels = figure.subplots(len(images), 1 + len(columns), squeeze=False)
     for column, (name, way) in enumerate(columns, start=1):
@@ -218,9 +224,11 @@ def tables(measured: Measured) -> str:
     costs: list[list[object]] = []
     shares: list[list[object]] = []
     far: list[list[object]] = []
+    first = next(iter(measured.values()))[0]
+    ways, stretches = [*first["ways"]], [*first["far"]]
     for name, seeds in measured.items():
         cells: list[object] = []
-        for way in WAYS:
+        for way in ways:
             of_way = [seed["ways"][way] for seed in seeds]
             counts = [of_seeds((w.get(key) for w in of_way), 0, 1e-3) for key in ("operations", "alone")]
             cells.append(" / ".join([of_seeds((w["top1"] for w in of_way), 1), *filter(None, counts)]))
@@ -229,18 +237,18 @@ def tables(measured: Measured) -> str:
                 again = of_seeds((w.get("of_the_second") for w in of_way), 2)
                 shares.append([name, way, of_seeds((w["kept"] for w in of_way), 2), *news, again])
         costs.append([name, seeds[0]["parameters"], *cells])
-        stretches = [[seed["far"][stretch] for seed in seeds] for stretch in seeds[0]["far"]]
-        both = [(of_seeds((s["top1"] for s in some), 1), of_seeds((s["kept"] for s in some), 2)) for some in stretches]
+        found = [[seed["far"][stretch] for seed in seeds] for stretch in stretches]
+        both = [(of_seeds((s["top1"] for s in some), 1), of_seeds((s["kept"] for s in some), 2)) for some in found]
         far.append([name, *(" / ".join(filter(None, pair)) for pair in both)])
     edges = [f"{low:g} to {high:g}" for low, high in pairwise((*NEW, 1.0))]
     heading: list[object] = ["router", "glimpses", "kept", "nothing new", *edges, "shown again"]
     return "\n\n".join(
         [
             markdown(f"Top-1 (%) after {TOTAL} glimpses / thousand multiply-adds a glimpse, {BATCH} images at a time / "
-                     "one at a time:", ["model", "parameters", *WAYS], costs),
+                     "one at a time:", ["model", "parameters", *ways], costs),
             markdown("Share of the glimpses that is kept, by the share of their pixels that is new:", heading, shares),
-            markdown("Top-1 (%) at the end of a stretch of random glimpses / share of it that is kept:",
-                     ["model", *(f"{a + 1} to {b}" for a, b in pairwise(STRETCHES))], far),
+            *([markdown("Top-1 (%) at the end of a stretch of random glimpses / share of it that is kept:",
+                        ["model", *stretches], far)] if stretches else []),
         ]
     )  # fmt: skip
 
@@ -251,6 +259,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("kept"), help="stem of the JSON and the PNG")
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="where the embedded digits are")
     parser.add_argument("--side", type=int, default=64, help="canvas side, pixels")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="ways of looking (default: all)")
     parser.add_argument("--draw", action="store_true", help="print the tables of OUTPUT.json alone")
     args = parser.parse_args()
     found = args.output.with_suffix(".json")
@@ -260,8 +269,9 @@ def main() -> None:
     if args.draw:
         print(tables(report["measured"]))
         return
-    if report["side"] != args.side:
-        parser.error(f"{found} is of side {report['side']}: give another --output")
+    known = [seed["ways"].keys() for seeds in report["measured"].values() for seed in seeds]
+    if report["side"] != args.side or any(ways != set(args.ways) for ways in known):
+        parser.error(f"{found} is of another side, or of other ways: give another --output")
     torch.set_num_threads(1)
     digits = args.data_dir / "digits"
     ensure_digits(digits)
@@ -270,14 +280,14 @@ def main() -> None:
     for name, _, path in (given.partition("=") for given in args.models):
         model = load(path).eval()
         assert isinstance(model, Model), f"{name} is none of {Model}"
-        report["measured"].setdefault(name, []).append(measure(model, images, args.side))
+        report["measured"].setdefault(name, []).append(measure(model, images, args.side, args.ways))
         models.setdefault(name, model)
     report["models"] += args.models
     with atomic_write(found) as partial:
         partial.write_text(json.dumps(report, indent=1) + "\n")
     routed = {name: model for name, model in models.items() if isinstance(model, HNet)}
     if routed:
-        save(draw(routed, images[:SHOWN], args.side), args.output.with_suffix(".png"))
+        save(draw(routed, images[:SHOWN], args.side, args.ways), args.output.with_suffix(".png"))
     print(tables(report["measured"]))
 
 

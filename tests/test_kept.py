@@ -75,6 +75,9 @@ def test_models_are_measured_and_what_a_stride_keeps_is_its_share(
     written = kept.tables({"stride": [of_routed], "flat": [of_flat]})
     assert "| stride | twice | 0.50 |" in written
     assert written.count("| flat |") == 2
+    of_dense = kept.measure(routed, images, 32, ["dense"])
+    assert of_dense["ways"] == {"dense": of_routed["ways"]["dense"]}
+    assert "stretch" not in kept.tables({"stride": [of_dense]})
 
 
 def test_one_image_at_a_time_costs_what_it_keeps_and_no_padding(

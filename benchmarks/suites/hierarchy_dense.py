@@ -26,7 +26,7 @@ TITLES = {
     **{router: f"{router}, one of four" for router in OF_ROUTERS},
     **{f"{router}_ratio": f"{router}, ten times the ratio loss" for router in LEARNT},
 }
-TITLES |= {f"{name}_fine": f"{TITLES[name]}; trained on 576" for name in FINE}
+TITLES |= {f"{name}_fine": f"{TITLES[name].partition(':')[0]}; trained on 576" for name in FINE}
 
 COSTS = {**dict.fromkeys(VARIANTS, 2.2), "base": 1.0, "flat_6": 2.9, "flat_3": 1.4}
 COSTS |= {f"{name}_fine": 4 * COSTS[name] for name in FINE}
