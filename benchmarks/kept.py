@@ -53,7 +53,7 @@ FAR, FAR_IMAGES = 8 * TOTAL, 64
 STRETCHES = (0, 32, 128, TOTAL, 2048, FAR)
 NEW = (0.0, 0.25, 0.5, 0.75)  # lower ends of shares of new pixels, after none at all
 WAYS = ("random", "sobol", "dense", "shuffled", "twice")
-SHOWN = 5  # images of the picture
+SHOWN, DRAWN = 5, {"random", "dense"}  # images of the picture, and ways of looking
 
 Model = HNet | MambaEye
 Measured = dict[str, list[dict[str, Any]]]
@@ -191,7 +191,7 @@ def painted(views: Views, kept: Tensor, number: int, patch: int) -> np.ndarray:
 
 def draw(models: dict[str, HNet], images: list[Image], side: int, ways: Sequence[str] = WAYS) -> Figure:
     """Draw some images, and beside each what every model keeps of random and of dense glimpses, if these are wanted."""
-    columns = [(name, way) for name in models for way in ("random", "dense") if way in ways]
+    columns = [(name, way) for name in models for way in ways if way in DRAWN]
     figure = Figure(figsize=(1.7 * (1 + len(columns)) + 0.8, 1.6 * len(images) + 0.5), layout="constrained")
     panels = figure.subplots(len(images), 1 + len(columns), squeeze=False)
     for column, (name, way) in enumerate(columns, start=1):
@@ -266,7 +266,9 @@ def main() -> None:
     report: dict[str, Any] = {"models": [], "side": args.side, "measured": {}}
     if found.exists():
         report = json.loads(found.read_text())
-    if args.draw:
+    elif args.draw or not args.models:
+        parser.error(f"there is nothing in {found}: give models, as NAME=CHECKPOINT")
+    if args.draw or not args.models:
         print(tables(report["measured"]))
         return
     known = [seed["ways"].keys() for seeds in report["measured"].values() for seed in seeds]
@@ -286,7 +288,7 @@ def main() -> None:
     with atomic_write(found) as partial:
         partial.write_text(json.dumps(report, indent=1) + "\n")
     routed = {name: model for name, model in models.items() if isinstance(model, HNet)}
-    if routed:
+    if routed and DRAWN & {*args.ways}:
         save(draw(routed, images[:SHOWN], args.side, args.ways), args.output.with_suffix(".png"))
     print(tables(report["measured"]))
 

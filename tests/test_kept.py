@@ -108,6 +108,18 @@ def test_means_over_seeds_leave_out_what_some_have_not() -> None:
     assert kept.of_seeds([None], 1) == ""
 
 
+def test_without_models_there_are_the_tables_of_what_was_measured_or_a_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["kept", "--output", str(ROOT / "docs/results/kept")])
+    kept.main()
+    assert "| novelty | random |" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["kept", "--output", str(tmp_path / "none")])
+    with pytest.raises(SystemExit):
+        kept.main()
+    assert "give models, as NAME=CHECKPOINT" in capsys.readouterr().err
+
+
 def test_the_tables_in_the_docs_are_those_of_the_measurements() -> None:
     page = (ROOT / "docs/hierarchy.md").read_text()
     for path in (ROOT / "docs/results").glob("kept*.json"):
