@@ -56,6 +56,7 @@ def test_a_dense_scan_is_a_raster_from_edge_to_edge(total: int, lines: int) -> N
     assert places.tolist() == [[row, col] for row in spread[0] for col in spread[1]][:total]
 
 
+@pytest.mark.long
 def test_models_are_measured_and_what_a_stride_keeps_is_its_share(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -245,7 +245,8 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path): b"" if "tfevents" in path.name else path.read_bytes() for path in files}
 
 
-@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("devices", [1, 2])
 def test_a_second_fit_in_one_folder_ends_before_it_has_written_anything(devices: int, arguments: list[str]) -> None:
     """Both begin a new one with --ckpt_path last; other flags would show in config.yaml."""
     rank = ["--last.every_n_epochs=1000"]  # nothing there that a continued run would load

@@ -345,7 +345,7 @@ def gone(process: int) -> bool:
 @pytest.mark.parametrize(
     ("killed", "method"),
     [
-        ("process", "fork"),
+        pytest.param("process", "fork", marks=pytest.mark.long),
         ("worker", "fork"),
         pytest.param("process", "forkserver", marks=pytest.mark.long),
         pytest.param("worker", "forkserver", marks=pytest.mark.long),
