@@ -230,6 +230,7 @@ def tables(measured: Measured) -> str:
         cells: list[object] = []
         for way in ways:
             of_way = [seed["ways"][way] for seed in seeds]
+            # seeds that were measured first have no count of one image at a time
             counts = [of_seeds((w.get(key) for w in of_way), 0, 1e-3) for key in ("operations", "alone")]
             cells.append(" / ".join([of_seeds((w["top1"] for w in of_way), 1), *filter(None, counts)]))
             if "kept" in of_way[0]:
