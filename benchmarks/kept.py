@@ -1,6 +1,7 @@
 """Look at what the router of a hierarchy over glimpses keeps, and count what an answer costs.
 
     python -m benchmarks.kept [--output docs/results/kept] novelty=runs/x/checkpoints/last.ckpt flat=...
+    python -m benchmarks.kept flat=runs/x/checkpoints/last.ckpt --ways dense  # models come first
     python -m benchmarks.kept --draw [--output docs/results/kept]
 
 HNet or MambaEye, from checkpoints by name, on the embedded digits held out for validation, at one canvas side. A name
@@ -42,6 +43,7 @@ from datamodules.transforms.images import decode_image, fit_on_canvas
 from mambaeye.atomic import atomic_write
 from mambaeye.encoders.hnet import HNet
 from mambaeye.encoders.mambaeye import MambaEye
+from mambaeye.errors import InputError
 from mambaeye.geometry.box import Box
 from mambaeye.geometry.patches import cut_from_canvases
 from mambaeye.geometry.scans import random, sobol
@@ -281,8 +283,12 @@ def main() -> None:
     images = load_images(digits / "val")
     models: dict[str, Model] = {}
     for name, _, path in (given.partition("=") for given in args.models):
-        model = load(path).eval()
-        assert isinstance(model, Model), f"{name} is none of {Model}"
+        try:
+            model = load(path).eval()
+        except InputError as error:
+            parser.error(str(error))
+        if not isinstance(model, Model):
+            parser.error(f"{path} is of {type(model).__name__}: give checkpoints of HNet or MambaEye")
         report["measured"].setdefault(name, []).append(measure(model, images, args.side, args.ways))
         models.setdefault(name, model)
     report["models"] += args.models

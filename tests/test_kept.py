@@ -110,7 +110,7 @@ def test_means_over_seeds_leave_out_what_some_have_not() -> None:
 
 
 def test_without_models_there_are_the_tables_of_what_was_measured_or_a_message(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", ["kept", "--output", str(ROOT / "docs/results/kept")])
     kept.main()
@@ -119,6 +119,13 @@ def test_without_models_there_are_the_tables_of_what_was_measured_or_a_message(
     with pytest.raises(SystemExit):
         kept.main()
     assert "give models, as NAME=CHECKPOINT" in capsys.readouterr().err
+    monkeypatch.setattr(
+        "sys.argv", ["kept", "novelty=nowhere.ckpt", "--output", str(tmp_path / "none"), "--data_dir", str(data_dir)]
+    )
+    with pytest.raises(SystemExit):
+        kept.main()
+    assert "nowhere.ckpt" in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
 
 
 def test_the_tables_in_the_docs_are_those_of_the_measurements() -> None:
