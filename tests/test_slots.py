@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import cache
 from io import BytesIO
@@ -251,8 +252,12 @@ def large(number: int) -> GlimpseBatch:
 
 
 def pages_taken(batches: int, in_slots: bool) -> tuple[float, float, float]:
-    """Pages that worker and process are given in a pass, and shared ones that the process has at most, in batches."""
+    """Pages that worker and process are given in a pass, and shared ones that the process has at most, in batches.
+
+    As many batches are held as there are slots for, so that all are in use however busy the machine is.
+    """
     seen = []
+    held: deque[GlimpseBatch] = deque(maxlen=SLOTS - 4)  # one more is in hand, one is made, and two wait
     for batch in batches_of(Samples(large, batches * BATCH), 1, in_slots):
         assert batch.patches.amax((1, 2, 3, 4)).tolist() == [int(key) % 256 for key in batch.keys]
         here, shared = (
@@ -260,6 +265,7 @@ def pages_taken(batches: int, in_slots: bool) -> tuple[float, float, float]:
             Path("/proc/self/statm").read_text().split()[2],
         )
         seen.append((int(batch.labels[0]), here, int(shared)))
+        held.append(batch)
     in_worker, here, shared = (np.ptp(np.array(seen), axis=0) / (batch.patches.nbytes / PAGE)).tolist()
     return in_worker, here, shared
 

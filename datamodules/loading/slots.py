@@ -132,7 +132,9 @@ class Contents:
         slot = self._slot[-1]
         if slot not in memory or len(memory[slot]) < self._size:
             memory.pop(slot, None)  # gone before there is more
-            self._new = memory[slot] = torch.empty(self._size, dtype=torch.uint8).share_memory_()
+            # As torch's collate does; share_memory_ would copy memory that nobody has touched, twice as many pages.
+            shared = torch.UntypedStorage._new_shared(self._size)
+            self._new = memory[slot] = torch.empty(0, dtype=torch.uint8).set_(shared)
         array = memory[slot].numpy()
         for parts, place in self._stacks:
             torch.stack(tuple(parts), out=tensor_in(array, place.offset, place.shape, place.dtype))
