@@ -99,6 +99,7 @@ def shards(places: Path, train: str, val: str) -> list[str]:
     return flags({"data.train_shards": places / train / "train", "data.val_shards": places / val / "val"})
 
 
+@pytest.mark.long
 def test_runs_on_shards_in_another_order_of_classes_are_the_same(
     places: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

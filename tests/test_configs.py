@@ -43,6 +43,7 @@ def products_as_before() -> Iterator[None]:
     torch.set_float32_matmul_precision("highest")
 
 
+@pytest.mark.long
 def test_the_imagenet_recipe_runs_is_fine_tuned_and_validated(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

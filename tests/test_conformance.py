@@ -64,7 +64,7 @@ SYSTEMS = [
     for system in Encoder.defined_subclasses()
     if system.__module__.startswith("mambaeye.") and not inspect.isabstract(system)
 ]
-QUICKLY = {"MambaEye", "HNet", "GlimpseViT", "ViT", "Vim", "VMamba"}  # of each kind one, where a command line is tried
+QUICKLY = {"MambaEye", "HNet", "GlimpseViT", "ViT", "Vim"}  # of each kind one, where a command line is tried
 VARIANTS: list[tuple[type[Encoder], dict[str, object]]] = [
     *((system, {}) for system in SYSTEMS),
     (mambaeye.MambaEye, {"registers_every": 3}),

@@ -234,6 +234,7 @@ def test_an_encoder_without_recurrent_states_is_answered_before_anything_is_meas
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_rows_that_fill_up_a_batch_are_no_images(data_dir: Path, tmp_path: Path) -> None:
     """More images asked for than there are: 397 of two batches of 200."""
     validated(tmp_path, data_dir, images=400, batch_size=200)

@@ -48,6 +48,7 @@ def test_two_processes_at_once(data_dir: Path, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} <= {"digits", "digits.lock"}
 
 
+@pytest.mark.long
 def test_a_killed_packing_leaves_nothing_half_made(data_dir: Path, tmp_path: Path) -> None:
     """Killed as soon as its first shard is there: no folder under the final name, and the next packing is whole."""
     folder = tmp_path / "digits"

@@ -149,6 +149,7 @@ def test_head_only_trains_the_head_and_goes_on_so(seven: dict[str, torch.Tensor]
     assert "began with model.optimizer.backbone_lr 1.0, and its optimizer cannot go on with 0.5: start anew" in more
 
 
+@pytest.mark.long
 def test_what_is_frozen_is_as_in_evaluation_and_costs_the_optimizer_nothing(
     recwarn: pytest.WarningsRecorder,
 ) -> None:

@@ -66,6 +66,7 @@ def test_the_authors_weights(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[5:] == [FITS]
 
 
+@pytest.mark.long
 def test_as_a_command_it_warns_of_nothing(tmp_path: Path) -> None:
     torch.save(GOLDEN["state_dict"], tmp_path / "mambaeye_tiny.pt")
     ran = subprocess.run(

@@ -124,6 +124,7 @@ def test_from_a_folder_of_pictures_to_predictions(photos: Path, capsys: pytest.C
     assert torch.load("runs/folder/checkpoints/last.ckpt", weights_only=True)["global_step"] == 7 * 3
 
 
+@pytest.mark.long
 def test_a_fit_names_the_sizes_for_a_gpu_and_takes_them_when_they_are_given(
     photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -241,6 +241,7 @@ def test_killed_at_any_moment_it_continues_to_the_same_bytes(
     assert packed(tmp_path / f"{moment}") == expected
 
 
+@pytest.mark.long
 def test_other_arguments_do_not_mix_with_an_unfinished_packing(
     run_until: Callable[..., bool], images: Path, tmp_path: Path
 ) -> None:
@@ -529,6 +530,7 @@ def test_files_that_are_no_images_are_counted(images: Path, tmp_path: Path, caps
     assert re.fullmatch(rf"{tmp_path / 'out'}: images 30, classes 3, shards 1, \d+\.\d MB", lines[1])
 
 
+@pytest.mark.long
 def test_the_command_line(images: Path, tmp_path: Path) -> None:
     def run(*args: object) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "datamodules.pack", *map(str, args)]

@@ -363,6 +363,7 @@ def test_large_images_that_were_hardly_seen_are_said(checkpoint: Path, capsys: p
     assert said not in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_pictures(checkpoint: Path) -> None:
     """Of images with one name in two folders; and what moves is as long as it says."""
     names = ("there/a $b$ 写.png", "here/a $b$ 写.png", "here/" + 40 * "長い" + ".png")

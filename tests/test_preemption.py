@@ -156,6 +156,7 @@ def wait_for(path: Path, lines: int) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.long
 def test_a_signal_to_every_process_of_the_group(arguments: list[str]) -> None:
     """As torchrun and schedulers send it: loader workers must not die of it before the step is done."""
     run = start([*arguments, "--trainer.max_epochs=1000", "--data.loader.num_workers=2"])

@@ -256,10 +256,9 @@ def test_differences_are_paired_by_image_and_seed(tmp_path: Path) -> None:
     assert paired(Curves(rows[:2]), one, other, 48, 4) == ""
 
 
-@pytest.mark.parametrize(
-    "name", ["digits", *(pytest.param(name, marks=pytest.mark.long) for name in SUITES if name != "digits")]
-)
-@pytest.mark.parametrize("seeds", [pytest.param((0,), marks=pytest.mark.long), (0, 1, 2)])
+@pytest.mark.long
+@pytest.mark.parametrize("name", SUITES)
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
 def test_pictures_of_all_claims_and_of_those_that_there_are(name: str, seeds: tuple[int, ...], tmp_path: Path) -> None:
     suite = SUITES[name]
     some = {(variant, seed): 0.9 for variant, seed in suite.rows() if seed in seeds}

@@ -34,12 +34,13 @@ def test_the_authors_logits() -> None:
     assert model.settings == {"num_classes": 7, "dim": 16, "depths": (1, 1, 2, 1), "expand": 2, "mlp_ratio": 4.0}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("size", "parameters", "operations"),
     [
         ("tiny", 26_748_862, 4.5e9),
-        pytest.param("small", 43_074_280, 7.1e9, marks=pytest.mark.long),
-        pytest.param("base", 95_745_592, 15.8e9, marks=pytest.mark.long),
+        ("small", 43_074_280, 7.1e9),
+        ("base", 95_745_592, 15.8e9),
     ],
 )
 def test_the_published_sizes_and_costs(size: str, parameters: int, operations: float) -> None:

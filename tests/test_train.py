@@ -154,6 +154,7 @@ def test_a_directory_that_was_there_stays_when_a_start_fails(data_dir: Path, tmp
     assert (tmp_path / "notes.yaml").exists()
 
 
+@pytest.mark.long
 def test_validate_needs_only_the_checkpoint(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Sizes, data and cells come from the checkpoint, and the numbers are those at the end of the fit, every time."""
     before = rows(trained)

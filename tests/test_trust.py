@@ -134,6 +134,7 @@ def test_validation_asks_for_the_shards_that_a_checkpoint_names(checkpoint: dict
     assert json.loads(Path("out_validate/validation.json").read_text())["rows"]
 
 
+@pytest.mark.long
 def test_a_validation_of_given_shards_packs_no_digits(checkpoint: dict[str, Any], data_dir: Path) -> None:
     Path("data").unlink()
     assert run("validate", checkpoint, f"--data.val_shards={data_dir}/digits/val") == ""
@@ -142,6 +143,7 @@ def test_a_validation_of_given_shards_packs_no_digits(checkpoint: dict[str, Any]
     assert Path("data/digits/val").exists()
 
 
+@pytest.mark.long
 def test_a_run_goes_on_by_its_own_config(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for split in ("train", "val"):
         shutil.copytree(data_dir / "digits" / split, f"mine/{split}")

@@ -77,6 +77,7 @@ def measured(run: str, limit: int, **more: object) -> tuple[Path, dict[str, obje
     return path.parent, json.loads(path.read_text())
 
 
+@pytest.mark.long
 def test_what_is_measured_is_what_is_measured_of_images_read_whole(
     slides: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
