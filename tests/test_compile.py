@@ -81,6 +81,7 @@ def drawn(*shapes: tuple[int, ...]) -> list[Tensor]:
     return [torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True) for shape in shapes]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("steps", [2, 7, 9])
 def test_the_operations_that_are_compiled_around_are_what_they_say(steps: int) -> None:
     """By torch's own checks: shapes and strides of the fake ones, aliases, and gradients against finite differences."""

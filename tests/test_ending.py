@@ -31,10 +31,8 @@ with ending_among_others():
 """
 
 
-@pytest.mark.parametrize(
-    ("code", "expected"),
-    [("number", (75, "")), pytest.param("message", (1, "error: one sentence\n"), marks=pytest.mark.long)],
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("code", "expected"), [("number", (75, "")), ("message", (1, "error: one sentence\n"))])
 def test_a_failing_collective_does_not_change_the_end(code: str, expected: tuple[int, str], tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)

@@ -40,10 +40,8 @@ def fails(*arguments: str) -> str:
     return stop.value.code
 
 
-@pytest.mark.parametrize(
-    "command",
-    ["fit", pytest.param("validate", marks=pytest.mark.long), pytest.param("predict", marks=pytest.mark.long)],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("command", ["fit", "validate", "predict"])
 def test_a_loader_worker_that_the_system_kills(command: str, data_dir: Path, checkpoint: Path) -> None:
     given = [command, *flags({**SMALL, "run_dir": "run", "data.data_dir": data_dir})]
     if command == "predict":

@@ -131,6 +131,7 @@ def test_other_classes_are_no_reason_for_a_new_head_where_nothing_learns(seven: 
     assert '"top5"' in Path("of/predictions.jsonl").read_text()
 
 
+@pytest.mark.long
 def test_head_only_trains_the_head_and_goes_on_so(seven: dict[str, torch.Tensor]) -> None:
     fit("--model.init_from=seven/model.safetensors", "--model.head_only=true")
     last = "run/checkpoints/last.ckpt"

@@ -84,7 +84,9 @@ FITS = {
 }
 
 
-@pytest.mark.parametrize("what", FITS)
+@pytest.mark.parametrize(
+    "what", [pytest.param(what, marks=() if what == "a checkpoint" else pytest.mark.long) for what in FITS]
+)
 def test_in_a_fit(what: str, arguments: list[str], checkpoint: Path, capfd: pytest.CaptureFixture[str]) -> None:
     flag, moment, size, expected = FITS[what]
     last = Path("run/checkpoints/last.ckpt")

@@ -66,6 +66,7 @@ def test_off_unless_asked_for(fit: Callable[..., None]) -> None:
     assert not list(Path("run").glob("ledger*"))
 
 
+@pytest.mark.long
 def test_a_continued_run_goes_on_behind_the_lines_that_its_checkpoint_has_seen(fit: Callable[..., None]) -> None:
     kept = ["--trainer.callbacks+=callbacks.run.checkpointing.StepCheckpoint", "--trainer.callbacks.filename={step}"]
     fit(

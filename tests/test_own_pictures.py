@@ -96,6 +96,7 @@ def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return error.value.code
 
 
+@pytest.mark.long
 def test_from_a_folder_of_pictures_to_predictions(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Fit, validate, predict, as the documentation has them, on smaller sizes."""
     best = "--ckpt_path=runs/folder/checkpoints/best.ckpt"

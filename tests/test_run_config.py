@@ -94,6 +94,7 @@ def test_without_a_checkpoint_there_is_nothing_to_continue(stopped: Path, capsys
     assert capsys.readouterr().err == f"continue with: python train.py fit --run_dir {stopped} --ckpt_path last\n"
 
 
+@pytest.mark.long
 def test_after_ctrl_c_the_last_line_is_the_command_that_continues(data_dir: Path) -> None:
     asked = {**SHORT, "data.data_dir": data_dir, "run_dir": "a run", "trainer.max_epochs": 10_000}
     run = start(["fit", *flags(asked)])

@@ -34,7 +34,7 @@ def somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["train.py"])
 
 
-@pytest.fixture(scope="module", params=[1, 3], ids=["whole", "accumulated"])
+@pytest.fixture(scope="module", params=[pytest.param(1, marks=pytest.mark.long), 3], ids=["whole", "accumulated"])
 def accumulation(request: pytest.FixtureRequest) -> int:
     return request.param
 

@@ -194,6 +194,7 @@ def test_flags_win_over_the_checkpoint(trained: Path) -> None:
     assert {(row["resolution"], row["scan"]) for row in rows(Path("elsewhere"))} == {(56, "random"), (56, "row_raster")}
 
 
+@pytest.mark.long
 def test_batch_size_and_workers_do_not_change_the_numbers(trained: Path) -> None:
     last = f"--ckpt_path={trained}/checkpoints/last.ckpt"
     main(["validate", *QUIET, last, "--run_dir=other", "--data.loader.batch_size=50", "--data.loader.num_workers=2"])

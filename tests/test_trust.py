@@ -113,7 +113,7 @@ def test_a_command_in_every_string_of_a_checkpoint_is_not_run(
     assert not (tmp_path / "was_run").exists()
 
 
-@pytest.mark.parametrize("source", [*SOURCES, "images"])
+@pytest.mark.parametrize("source", [*(pytest.param(source, marks=pytest.mark.long) for source in SOURCES), "images"])
 def test_a_checkpoint_gives_no_place(source: str, checkpoint: dict[str, Any], tmp_path: Path, data_dir: Path) -> None:
     checkpoint[DATA] |= {"val_shards": None, source: COMMAND.format(tmp_path, data_dir / "digits" / "val")}
     run("validate", checkpoint)

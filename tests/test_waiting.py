@@ -178,7 +178,8 @@ def test_two_processes_end_whoever_waits(first: int, everybody: bool, host: Host
         assert "SIGTERM while waiting for data: nothing is saved yet" in said
 
 
-@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("devices", [1, 2])
 def test_before_the_data_are_open_all_end_with_a_message(devices: int, host: Host, data_dir: Path) -> None:
     asked: list[str] = []
 
