@@ -78,7 +78,7 @@ class StopAfter(Callback):
 
 
 def run(data_dir: Path, *callbacks: Callback, **settings: object) -> list[tuple[int, tuple[str, ...], int]]:
-    """What a run over 397 digits sees, up to its end or its interruption."""
+    """Return what a run over 397 digits sees, up to its end or its interruption."""
     return record(data_dir, *callbacks, **settings).seen
 
 

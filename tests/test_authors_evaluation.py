@@ -1,4 +1,4 @@
-"""How an evaluation looks at images, the authors' way among others, against Pillow, definitions and brute force."""
+"""Views of an evaluation, the authors' way among others, against Pillow, definitions and brute force."""
 
 from pathlib import Path
 

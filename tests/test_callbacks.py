@@ -1,4 +1,4 @@
-"""What the callbacks write, against what it should be: on the digits, with a model of a few thousand parameters."""
+"""Files of the callbacks, against what they should hold: on the digits, with a model of a few thousand parameters."""
 
 import csv
 import json
@@ -185,7 +185,7 @@ class KeepResults(Callback):
 
 
 def test_records_are_the_results(data_dir: Path, tmp_path: Path) -> None:
-    """What is written down is what the module says."""
+    """The module's own results are written down."""
     keep = KeepResults()
     fit(tmp_path, data_dir, CurveRecords(), keep, limit_val_batches=None, max_epochs=2, lr=0.01)
     lines = lines_of(tmp_path, "validation")

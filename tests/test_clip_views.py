@@ -148,7 +148,7 @@ def test_augmentations_are_the_same_for_every_frame() -> None:
 
 
 def test_memory_does_not_grow_with_the_frames_of_a_clip_nor_their_size() -> None:
-    """What is held of a clip at once: a frame as it is, and the canvas twice at most."""
+    """At once a frame of a clip is held as it is, and the canvas twice at most."""
     height, width = 480, 640
     still = cv2.GaussianBlur(noise(1, height, width)[0], (31, 31), 9)
     opened = Clip.open(write_avi([png(still)] * 40, height, width, 25), LIMIT, "sample a")
