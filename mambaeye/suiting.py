@@ -35,10 +35,8 @@ def require_axes(encoder: Encoder, axes: int, tube: int) -> None:
     """
     if not encoder.looks_at(axes):
         looks, are = ("images" if number == 2 else "clips" for number in (encoder.axes, axes))
-        remedy = (
-            f"give --model.encoder.axes {axes}" if isinstance(encoder, GlimpseEncoder) else "choose another encoder"
-        )
-        raise InputError(f"{type(encoder).__name__} looks at {looks}, and these data are {are}: {remedy}")
+        fix = f"give --model.encoder.axes {axes}" if isinstance(encoder, GlimpseEncoder) else "choose another encoder"
+        raise InputError(f"{type(encoder).__name__} looks at {looks}, and these data are {are}: {fix}")
     if axes > 2 and isinstance(encoder, GlimpseEncoder) and encoder.tube != tube:
         raise InputError(
             f"data.tube is {tube}, and {type(encoder).__name__} takes glimpses of {encoder.tube}: give --data.tube "

@@ -301,7 +301,7 @@ def here(mistakes: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def answer(words: str, data_dir: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """Return what a command that must fail says: one sentence with exit code 1, or what follows "error:" where it is 2."""
+    """Return what a failing command says: one sentence with exit code 1, or what follows "error:" where it is 2."""
     command, *arguments = shlex.split(words)
     base: dict[str, object] = SHORT | {"data.data_dir": data_dir, "trainer.accelerator": "cpu"}
     if command == "fit":
