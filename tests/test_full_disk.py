@@ -30,12 +30,9 @@ ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="a file system of one's
 
 
 @pytest.fixture(autouse=True)
-def somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["train.py"])
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.fixture
@@ -60,8 +57,12 @@ def refused(moment: str, size: int | None) -> list[str]:
 
 def fails(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> str:
     """What a command says that must fail: one sentence, and no traceback of any thread."""
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+    finally:  # before the test is over: pytest reports it to a file of its own then, which may be larger
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     said = str(stop.value)
     assert said.startswith("error: ")
     assert "\n" not in said
