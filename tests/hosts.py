@@ -130,7 +130,7 @@ def serving(folder: Path, ranges: bool = True) -> Iterator[Host]:
             pass
 
     with Server(("127.0.0.1", 0), partial(Handler, host=host)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()  # ends within 10 ms
         host.url = f"http://127.0.0.1:{server.server_port}"
         yield host
         host.over.set()

@@ -42,7 +42,7 @@ def url(val: Path) -> Iterator[str]:
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(val))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()  # ends within 10 ms
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 

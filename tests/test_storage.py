@@ -90,7 +90,7 @@ def test_a_host_that_gives_too_little_ends_the_read_with_a_sentence(
 
 def test_a_host_that_is_too_slow_all_the_time_does_not_go_on_image_by_image(host: Host) -> None:
     """Each attempt brings a few images: that alone would begin the count of attempts anew for ever."""
-    host.fault = lambda handler, place: handler.path == SHARD and handler.drip(1500, 0.3)
+    host.fault = lambda handler, place: handler.path == SHARD and handler.drip(500, 0.1)
     index = open_index(host.url)
     results = list(read_images(index, np.arange(200), 2, SHORT))
     assert len([path for path, _ in host.requests if path == SHARD]) == 3
