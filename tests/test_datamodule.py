@@ -116,7 +116,10 @@ def test_batches_go_to_a_device_and_into_pinned_memory_whole(data_dir: Path) -> 
     assert moved.keys == batch.keys
 
 
-@pytest.mark.parametrize(("world_size", "workers"), [(1, 0), (1, 3), (2, 0), (3, 2)])
+@pytest.mark.parametrize(
+    ("world_size", "workers"),
+    [(1, 0), (3, 2), *(pytest.param(*layout, marks=pytest.mark.long) for layout in ((1, 3), (2, 0)))],
+)
 def test_a_training_epoch_sees_no_sample_twice_and_drops_less_than_a_global_batch(
     data_dir: Path, world_size: int, workers: int
 ) -> None:

@@ -86,7 +86,7 @@ def learned(checkpoint: dict[str, Any]) -> dict[str, Any]:
     return {key: checkpoint[key] for key in (*LEARNED, "current_model_state", "averaging_state") if key in checkpoint}
 
 
-@pytest.mark.parametrize("ema", [False, True])
+@pytest.mark.parametrize("ema", [pytest.param(False, marks=pytest.mark.long), True])
 def test_a_run_continued_in_the_middle_ends_as_if_it_had_not_been(ema: bool, data_dir: Path) -> None:
     more = flags(EMA) if ema else []
     straight, expected = fit(data_dir, "straight", *more)

@@ -35,8 +35,17 @@ def draws(data_dir: Path) -> dict[tuple[int, tuple[str, ...]], int]:
     return {(epoch, keys): digest for epoch, keys, digest in run(data_dir, batch_size=1)}
 
 
-@pytest.mark.parametrize("validate", [True, False])
-@pytest.mark.parametrize("after", [1, 3, BATCHES - 1, BATCHES, BATCHES + 1, 2 * BATCHES, EPOCHS * BATCHES - 1])
+@pytest.mark.parametrize("validate", [True, pytest.param(False, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "after",
+    [
+        1,
+        BATCHES - 1,
+        BATCHES,
+        EPOCHS * BATCHES - 1,
+        *(pytest.param(after, marks=pytest.mark.long) for after in (3, BATCHES + 1, 2 * BATCHES)),
+    ],
+)
 def test_the_same_layout_goes_on_bit_for_bit(
     after: int, validate: bool, uninterrupted: dict[int, list], data_dir: Path, tmp_path: Path
 ) -> None:
@@ -101,11 +110,14 @@ def test_checkpoints_of_an_epoch_s_end(
 @pytest.mark.parametrize(
     "layouts",
     [
-        [{"num_workers": 0}, {"num_workers": 3}],
+        pytest.param([{"num_workers": 0}, {"num_workers": 3}], marks=pytest.mark.long),
         [{"num_workers": 2}, {"num_workers": 4}, {"num_workers": 1}],
         [{"batch_size": 50}, {"batch_size": 31}, {"batch_size": 64, "num_workers": 2}],
-        [{"batch_size": 10}, {"batch_size": 100}],
-        [{"stream": True, "num_workers": 2}, {"stream": True, "num_workers": 3}, {"stream": True}],
+        pytest.param([{"batch_size": 10}, {"batch_size": 100}], marks=pytest.mark.long),
+        pytest.param(
+            [{"stream": True, "num_workers": 2}, {"stream": True, "num_workers": 3}, {"stream": True}],
+            marks=pytest.mark.long,
+        ),
         [{"stream": True, "shuffle_span": 1}, {"stream": True, "shuffle_span": 2}],
         [{"stream": False}, {"stream": True, "num_workers": 2}, {"stream": False, "batch_size": 30}],
     ],

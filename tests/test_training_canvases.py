@@ -99,9 +99,11 @@ SMALL_STEPS = {"batch_size": 40, "micro_batch_size": 10}
 @pytest.mark.parametrize(
     ("before", "after", "now"),
     [
-        (SMALL_STEPS, 8, SMALL_STEPS),
+        pytest.param(SMALL_STEPS, 8, SMALL_STEPS, marks=pytest.mark.long),
         (SMALL_STEPS, 6, SMALL_STEPS),  # within an optimizer step
-        (SMALL_STEPS, 8, {"batch_size": 40, "micro_batch_size": 20, "num_workers": 2}),
+        pytest.param(
+            SMALL_STEPS, 8, {"batch_size": 40, "micro_batch_size": 20, "num_workers": 2}, marks=pytest.mark.long
+        ),
         ({"batch_size": 40}, 3, SMALL_STEPS),  # the batches before are no multiple of the accumulation of now
         ({"batch_size": 30, "num_workers": 2}, 3, {"batch_size": 60, "micro_batch_size": 30}),
     ],
