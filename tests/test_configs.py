@@ -82,7 +82,7 @@ def test_the_imagenet_recipe_runs_is_fine_tuned_and_validated(
 
 
 def choices_of(run_dir: Path) -> tuple[str, str, list[float]]:
-    """What a fit was run with: precision, products of float32 matrices (as torch has it now), decay by group."""
+    """Return what a fit was run with: precision, products of float32 matrices (as torch has it now), decay by group."""
     checkpoint = torch.load(run_dir / "checkpoints/last.ckpt", weights_only=True)
     (optimizer,) = checkpoint["optimizer_states"]
     config = yaml.safe_load((run_dir / "config.yaml").read_text())
@@ -170,7 +170,7 @@ def test_every_recipe_parses_and_its_header_says_the_command(
 
 
 def assert_holds(given: dict, parsed: dict) -> None:
-    """What a config says is what was parsed, wherever encoders' arguments may lie."""
+    """A config says just what was parsed, wherever encoders' arguments may lie."""
     for name, value in given.items():
         if isinstance(value, dict) and value:
             assert_holds(value, parsed[name].get("init_args", parsed[name]) if name == "encoder" else parsed[name])
@@ -182,7 +182,7 @@ def assert_holds(given: dict, parsed: dict) -> None:
 
 @pytest.fixture(scope="module")
 def of_imagenet(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """What imagenet.yaml alone is printed as."""
+    """Return imagenet.yaml alone as it is printed."""
     said = StringIO()
     with chdir(tmp_path_factory.mktemp("printed")), redirect_stdout(said), pytest.raises(SystemExit):
         main(["fit", f"--config={ROOT}/configs/imagenet.yaml", "--print_config"])

@@ -1,4 +1,4 @@
-"""What every encoder of the project must hold to, whoever wrote it: one test over all subclasses.
+"""Promises of every encoder of the project, whoever wrote it: one test over all subclasses.
 
 A new encoder adds its small settings to SMALL; what it computes is its own test's business.
 """
@@ -185,13 +185,13 @@ def test_its_features_are_what_the_head_sees(encoder: Encoder) -> None:
 
 
 def inputs_of(encoder: Encoder) -> tuple[Tensor, ...]:
-    """What its forward takes."""
+    """Return the arguments of its forward."""
     batch = batch_for(encoder)
     return (batch.scene.canvases,) if isinstance(batch, CanvasBatch) else (batch.patches, batch.positions)
 
 
 def seen_by_head(encoder: Encoder, features: Features) -> Tensor:
-    """What the head sees, of the features: of every glimpse, of class tokens and registers, or the mean of all."""
+    """Return the features that the head sees: of every glimpse, of class tokens and registers, or the mean of all."""
     if isinstance(encoder, EfficientViM):  # besides the states of all stages, which lie on no map
         stages, width = len(encoder.stages), features.last.shape[1]
         of_map = encoder.weights.softmax(0)[-1] * features.last.mean((2, 3))

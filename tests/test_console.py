@@ -1,4 +1,4 @@
-"""What a fit says where there is no terminal: whole lines, how it ended and what comes next, and nothing else."""
+"""The words of a fit where there is no terminal: whole lines, how it ended and what comes next, and nothing else."""
 
 import logging
 import re

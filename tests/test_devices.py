@@ -195,7 +195,7 @@ def steps_of(encoder: Encoder, device: torch.device) -> Iterator[ConditionSums]:
 def test_with_values_a_training_step_and_validation_wait_for_nothing(
     variant: Variant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is copied there once is copied in a first round, which may wait."""
+    """Constants that are copied there once are copied in a first round, which may wait."""
     monkeypatch.setattr("callbacks.run.nonfinite.scaler_of", lambda trainer: None)
     system, changes = variant
     with OnElsewhere() as device:
@@ -212,7 +212,7 @@ def test_with_values_a_training_step_and_validation_wait_for_nothing(
 @pytest.mark.cuda
 @pytest.mark.usefixtures("gpu")
 def test_on_a_gpu_a_training_step_and_validation_wait_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is copied there once is copied in a first round, which may wait."""
+    """Constants that are copied there once are copied in a first round, which may wait."""
     monkeypatch.setattr("callbacks.run.nonfinite.scaler_of", lambda trainer: None)
     steps = steps_of(build(VARIANTS[0][0], kernels="torch"), torch.device("cuda"))
     for mode in ("default", "error"):

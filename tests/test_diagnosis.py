@@ -43,7 +43,7 @@ def scene(images: int, num_glimpses: int) -> Scene:
 
 
 def glimpses(scene: Scene) -> tuple[Tensor, Tensor]:
-    """What the trajectory shows, and where."""
+    """Return patches and positions of the trajectory."""
     return cut_from_canvases(scene.canvases, scene.positions, SMALL.patch_size), scene.positions
 
 

@@ -31,7 +31,7 @@ def a_walk(images: int, length: int, classes: int, seed: int = 0) -> Tensor:
 
 
 def values_of(logits: Tensor) -> Tensor:
-    """What a policy might expect after every glimpse, anything and of the last nothing: (..., T, C) -> (..., T)."""
+    """Return values as a policy might expect them: anything, and nothing in the end; (..., T, C) -> (..., T)."""
     values = logits[..., 0].sin()
     values[..., -1] = float("nan")
     return values
@@ -77,7 +77,7 @@ def test_answers_are_those_of_the_definition_in_any_pieces(pieces: list[int], im
 
 
 def test_images_that_are_done_can_be_left_out() -> None:
-    """What goes on without them is answered as it would be with them."""
+    """Images that go on without them are answered as it would be with them."""
     logits = a_walk(6, 30, 4)
     together, alone = EarlyExitState(RULES, 6, logits), EarlyExitState(RULES, 6, logits)
     some = torch.tensor([1, 4])

@@ -198,7 +198,7 @@ def test_three_axes(tube: int) -> None:
 
 
 def test_a_tube_of_frames_is_projected_frame_by_frame() -> None:
-    """What the projection makes of a tube is what it makes of its pixels in the order channel, frame, row, column."""
+    """The projection makes of a tube what it makes of its pixels in the order channel, frame, row, column."""
     config = replace(SMALL, axes=3, tube=2)
     model, (patches, positions) = small_model(config=config), glimpses(2, 6, config)
     flat = patches.double().reshape(2, 6, -1) / 255

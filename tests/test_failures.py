@@ -1,4 +1,4 @@
-"""What fails around a run, and not in it, ends it in one sentence that says what helps."""
+"""A failure around a run, and not in it, ends it in one sentence that says what helps."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is measured on meta tensors, against a count on paper.
+"""Operations measured on meta tensors, against a count on paper.
 
 A glimpse costs, with the letters of mamba2.py and ssd.py (D width, I inner width, X = I + 2 N channels, H heads, N
 d_state, W taps, Q steps a chunk, C classes, K axes, P patch side, M values that embed a move along an axis):

@@ -56,7 +56,7 @@ def refused(moment: str, size: int | None) -> list[str]:
 
 
 def fails(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> str:
-    """What a command says that must fail: one sentence, and no traceback of any thread."""
+    """Return the words of a command that must fail: one sentence, and no traceback of any thread."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         with pytest.raises(SystemExit) as stop:

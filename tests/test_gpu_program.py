@@ -1,4 +1,4 @@
-"""What `make gpu` runs, gone through on a CPU: every part, once; and what it says of parts that do not end well."""
+"""The program of `make gpu` on a CPU: every part, once; and what it says of parts that do not end well."""
 
 import io
 import json

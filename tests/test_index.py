@@ -311,7 +311,7 @@ HOWS = ["uneven", "text", "none", "number", "large", "nested", "field", "more", 
 
 
 def is_refused(folder: Path, entry: str, value: object) -> bool:
-    """Whether an index with another entry of a shard is refused, by the sentence for what is no index."""
+    """Tell whether an index with another entry of a shard is refused, by the sentence for what is no index."""
     content = json.loads((folder / "index.json").read_text())
     content["shards"][1][entry] = value
     (folder / "index.json").write_text(json.dumps(content))

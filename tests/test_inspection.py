@@ -1,4 +1,4 @@
-"""What python -m mambaeye.weights inspect says of files of all kinds, and that none of them runs code."""
+"""The report of python -m mambaeye.weights inspect on files of all kinds, none of which runs code."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def said_of(path: object, capsys: pytest.CaptureFixture[str]) -> tuple[int, list
 
 
 def sentence_on(path: object, capsys: pytest.CaptureFixture[str]) -> str:
-    """What is said of a file that cannot be read, which is one sentence."""
+    """Return what is said of a file that cannot be read, which is one sentence."""
     with pytest.raises(SystemExit) as stop:
         main(["inspect", str(path)])
     assert capsys.readouterr().out == ""

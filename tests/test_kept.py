@@ -1,4 +1,4 @@
-"""What a router keeps is counted as it is, against loops over pixels and glimpses."""
+"""Kept glimpses of a router are counted as it is, against loops over pixels and glimpses."""
 
 import json
 from pathlib import Path

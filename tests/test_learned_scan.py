@@ -33,7 +33,7 @@ def both(**settings: float) -> tuple[MambaEye, LearnedScan]:
 
 
 def observed(step: int = 3) -> Observation:
-    """What is known after some glimpses of images that lie differently on their canvases, one narrower than those."""
+    """Return what is known after some glimpses of images that lie differently on canvases, one narrower than those."""
     torch.manual_seed(step)
     scene = scene_of(IMAGES, 9, SIDE)
     boxes = torch.tensor([[2, 3, 36, 41], [0, 0, 40, 50], [10, 20, 3, 17]], dtype=torch.int32)

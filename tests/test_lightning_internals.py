@@ -1,4 +1,4 @@
-"""What Lightning does not promise to keep is where the project expects it: a failure here says what has moved."""
+"""Parts of Lightning that are not promised are where the project expects them: a failure here says what has moved."""
 
 import signal
 import subprocess

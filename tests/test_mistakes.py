@@ -119,7 +119,7 @@ def confusion_of(ranks: list[int]) -> ConfusionMetric:
 
 
 def main(rank: int, folder: Path) -> None:
-    """What one of two processes does."""
+    """Be one of two processes."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     found = surest(of_all_ranks(made_up(rank)), 5)
     matrix = confusion_of([rank]).compute().tolist()

@@ -17,7 +17,7 @@ from mambaeye.errors import InputError
 
 
 def same(state: Any, other: Any) -> bool:
-    """Whether two nested states are equal, bit for bit."""
+    """Tell whether two nested states are equal, bit for bit."""
     if isinstance(state, dict):
         return state.keys() == other.keys() and all(same(value, other[key]) for key, value in state.items())
     if isinstance(state, list):

@@ -1,4 +1,4 @@
-"""What a config can switch on: each is seen to do what it says, and a continued run keeps it."""
+"""Options that a config can switch on: each is seen to do what it says, and a continued run keeps it."""
 
 import math
 from collections.abc import Iterator
@@ -69,7 +69,7 @@ def fit(data_dir: Path, run_dir: str, *more: str, **settings: object) -> tuple[W
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two checkpoints, or parts of them, are equal bit for bit."""
+    """Tell whether two checkpoints, or parts of them, are equal bit for bit."""
     if isinstance(one, Tensor):
         return one.dtype == other.dtype and one.equal(other)
     if isinstance(one, dict):

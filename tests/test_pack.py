@@ -60,7 +60,7 @@ def pack(*args: object) -> None:
 
 
 def refusal(*args: object) -> str:
-    """What packing says when it refuses; the exit code of a message is 1."""
+    """Return the sentence by which packing refuses; the exit code of a message is 1."""
     with pytest.raises(SystemExit) as error:
         pack(*args)
     assert isinstance(error.value.code, str)

@@ -49,7 +49,7 @@ def leave_run(
 
 
 class Elements(HTMLParser):
-    """What a browser would make of a page: elements with their attributes, scripts, and the text between."""
+    """A page as a browser would read it: elements with their attributes, scripts, and the text between."""
 
     def __init__(self, page: str) -> None:
         super().__init__()

@@ -193,7 +193,7 @@ def run(folder: Path, **commands: Sequence[object]) -> dict[str, Ended]:
 
 @pytest.fixture(scope="module")
 def of_shards(bombed: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
-    """What packing and checking ended with."""
+    """Return what packing and checking ended with."""
     check = ("datamodules.check", bombed / "shards", "--decode")
     return run(
         tmp_path_factory.mktemp("of_shards"),

@@ -1,4 +1,4 @@
-"""What plots show, against the results that they are drawn from; no fit."""
+"""Contents of plots, against the results that they are drawn from; no fit."""
 
 import io
 from dataclasses import replace

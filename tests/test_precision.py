@@ -1,4 +1,4 @@
-"""What stays float32 whatever the precision, against float64; and how float32 matrices are multiplied."""
+"""Parts that stay float32 whatever the precision, against float64; and how float32 matrices are multiplied."""
 
 import json
 import re
@@ -227,7 +227,7 @@ def test_far_moves_are_embedded_in_bf16_too() -> None:
 
 
 def test_the_residual_stream_is_float32_in_bf16_too() -> None:
-    """What small sums would lose: 1 + 2^-10, eight times."""
+    """Add 1 and then 2^-10 eight times, which sums in bfloat16 would lose."""
     norm, residual = nn.RMSNorm(4, eps=1e-5).bfloat16(), None
     for addend in [1.0] + 8 * [2**-10]:
         x, residual = add_norm(torch.full((1, 4), addend, dtype=torch.bfloat16), residual, norm)

@@ -97,7 +97,7 @@ def test_a_disk_too_small_for_checkpoints_ends_the_run(
 def test_a_step_that_a_gpu_has_no_memory_for_is_marked(
     encoder: str, data_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is counted is held to what is kept in test_blocks.py."""
+    """The count itself is held to what is kept in test_blocks.py."""
     said = []
     for room in (2**40, 2**16):
         monkeypatch.setattr(preflight, "device_memory", lambda trainer, room=room: room)

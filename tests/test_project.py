@@ -1,4 +1,4 @@
-"""What is said about the project, in more than one place, is the same everywhere."""
+"""Facts about the project that are said in more than one place are the same everywhere."""
 
 import re
 import tomllib

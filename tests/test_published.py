@@ -34,7 +34,7 @@ def golden(name: str) -> dict[str, Tensor]:
 
 
 def untold(name: str) -> dict[str, object]:
-    """What no shape tells of a golden model."""
+    """The numbers of a golden model that no shape tells."""
     config = torch.load(GOLDEN / f"{name}.pt", weights_only=True)["config"]
     if name == "deit":
         return {"heads": config["num_heads"]}

@@ -1,4 +1,4 @@
-"""What the tests remember of parsers is what a search finds."""
+"""The tests remember of parsers what a search finds."""
 
 import json
 from pathlib import Path

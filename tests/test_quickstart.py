@@ -1,4 +1,4 @@
-"""What the README promises of the quickstart, measured: minutes long."""
+"""The promises of the README about the quickstart, measured: minutes long."""
 
 import json
 import os

@@ -117,7 +117,7 @@ SMALL = Suite(
 
 
 def calls_counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What run calls from now on: fit, or the folder's name of a validation."""
+    """Return what run calls from now on: fit, or the folder's name of a validation."""
     calls: list[str] = []
     real = subprocess.run
 

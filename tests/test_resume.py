@@ -22,7 +22,7 @@ BATCHES = 397 // BATCH
 
 @pytest.fixture(scope="module")
 def uninterrupted(data_dir: Path) -> dict[int, list]:
-    """What a run sees that nothing interrupts, by number of workers."""
+    """Return what a run sees that nothing interrupts, by number of workers."""
     runs = {workers: run(data_dir, num_workers=workers) for workers in (0, 2)}
     assert all(len(seen) == EPOCHS * BATCHES for seen in runs.values())
     assert [epoch for epoch, *_ in runs[0]] == [epoch for epoch in range(EPOCHS) for _ in range(BATCHES)]
@@ -31,7 +31,7 @@ def uninterrupted(data_dir: Path) -> dict[int, list]:
 
 @pytest.fixture(scope="module")
 def draws(data_dir: Path) -> dict[tuple[int, tuple[str, ...]], int]:
-    """What every sample alone looks like in every epoch: a digest by (epoch, keys)."""
+    """Return what every sample alone looks like in every epoch: a digest by (epoch, keys)."""
     return {(epoch, keys): digest for epoch, keys, digest in run(data_dir, batch_size=1)}
 
 

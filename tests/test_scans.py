@@ -372,7 +372,7 @@ def test_sobol_stays_in_the_box_where_torch_draws_a_one() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_sobol_puts_one_point_in_every_elementary_interval(seed: int) -> None:
-    """What defines a two-dimensional Sobol sequence: so it is for 2^m points and every 2^a x 2^(m-a) intervals."""
+    """The definition of a two-dimensional Sobol sequence: so it is for 2^m points and every 2^a x 2^(m-a) intervals."""
     positions = scan("sobol", Box(0, 0, 256, 256), 1, 256, seed)
     for a in range(9):
         intervals = positions // (256 >> a, 1 << a) @ (1 << (8 - a), 1)

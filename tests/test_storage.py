@@ -49,7 +49,7 @@ def host(val: Path) -> Iterator[Host]:
 
 
 def first_sample_error(index: ShardIndex, attempts: int = 1) -> str:
-    """What becomes of the last sample of the first shard."""
+    """Return what becomes of the last sample of the first shard."""
     results = list(read_images(index, np.arange(200), attempts, SHORT))
     assert isinstance(results[-1], InputError)
     return str(results[-1])
@@ -272,7 +272,7 @@ def test_advice_for_remote_shards_works_there(host: Host, val: Path) -> None:
 
 
 def started(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Whether each command that is started goes through a shell."""
+    """Note whether each command that is started goes through a shell."""
     shells: list[bool] = []
     popen = subprocess.Popen
 

@@ -39,7 +39,7 @@ def trained(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """What a command that must fail says, all of it: one sentence."""
+    """Return the words of a command that must fail, all of it: one sentence."""
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     if stop.value.code == 2:  # what does not parse: two lines, and nothing else

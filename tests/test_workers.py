@@ -44,7 +44,7 @@ def main(method: str, timeout: str) -> None:
 
 
 def gone(process: int) -> bool:
-    """Whether a process has ended."""
+    """Tell whether a process has ended."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:
